@@ -1,0 +1,782 @@
+"""arithmetic_v1: whole-number problems of one to four operations, each with its worked trace.
+
+A problem is drawn as a list of *forms* ("a", "v+a", "v-a*b" ...), where v is the value so far. The forms
+and their numbers give an expression tree, and the tree gives the program, the trace and the answer, so
+that an expression, a chain of instructions and a word problem are worked in the same way.
+"""
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from data.records import Problem
+
+Tree: TypeAlias = "int | tuple[str, Tree, Tree]"
+Step: TypeAlias = tuple[str, int, int, int]
+
+MOST_WORDS = 45  # of a question, and of a trace: tokens are what a run costs
+OPERATIONS = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4}
+PARENTHESES = {1: 0.0, 2: 0.0, 3: 0.2, 4: 0.4, 5: 0.5}  # how often an expression that needs them is kept
+
+
+def families(level: int) -> tuple[str, ...]:
+    """The families that have problems at this level."""
+    return ("expression", "word") if level <= 2 else ("chain", "expression", "word")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers of one level, as inclusive ranges; ``each`` is the larger factor of a drawn product."""
+
+    first: tuple[int, int]
+    addend: tuple[int, int]
+    factor: tuple[int, int]
+    each: tuple[int, int]
+    most: int
+
+
+SIZES = {
+    1: Sizes((1, 10), (1, 10), (2, 10), (2, 10), 100),
+    2: Sizes((10, 99), (10, 99), (2, 9), (11, 99), 900),
+    3: Sizes((5, 60), (3, 60), (2, 9), (3, 20), 300),
+    4: Sizes((5, 99), (5, 99), (2, 9), (4, 30), 700),
+    5: Sizes((20, 300), (15, 400), (3, 25), (12, 60), 9999),
+}
+
+
+# From forms to numbers
+
+
+def _operations(form: str) -> int:
+    return sum(form.count(op) for op in "+-*/")
+
+
+def _numbers(rng: random.Random, form: str, value: int, then: str, level: int) -> tuple[int, ...] | None:
+    """The numbers a (and b) of a form applied to ``value``; None where no number fits."""
+    sizes = SIZES[level]
+    if form == "a":
+        if then == "v/a":  # a first number that can be divided
+            divisor = rng.randint(2, 10)
+            return (divisor * rng.randint(2, 10 if level == 1 else max(10, 99 // divisor)),)
+        return (rng.randint(*sizes.first),)
+    if "a*b" in form:
+        return rng.randint(*sizes.factor), rng.randint(*sizes.each)
+    low, high = sizes.addend
+    if form == "v-a":
+        high = min(high, value)
+    elif form == "a-v":
+        low, high = value + 1, high if level <= 2 else value + high
+    elif form == "v*a":
+        low, high = sizes.factor
+    elif form == "v/a":
+        divisors = [n for n in range(2, 11) if value % n == 0 and value // n > 1] if value <= 300 else []
+        return (rng.choice(divisors),) if divisors else None
+    return (rng.randint(low, high),) if low <= high else None
+
+
+def _grow(tree: Tree, form: str, numbers: tuple[int, ...]) -> Tree:
+    """The tree after one more form."""
+    a = numbers[0]
+    if form == "a":
+        return a
+    if form == "a-v":
+        return ("-", a, tree)
+    operand: Tree = a
+    if "a*b" in form:
+        operand = ("*", a, numbers[1])
+        if form == "a*b":
+            return operand
+    return (form[1], tree, operand)
+
+
+def program_of(tree: Tree) -> list[Step]:
+    """The operations of a tree in the order of computation, as (op, left, right, result)."""
+    if isinstance(tree, int):
+        return []
+    op, left, right = tree
+    steps = program_of(left) + program_of(right)
+    a, b = value_of(left), value_of(right)
+    return [*steps, (op, a, b, value_of(tree))]
+
+
+def value_of(tree: Tree) -> int:
+    """The value of a tree; every division in a tree is exact."""
+    if isinstance(tree, int):
+        return tree
+    op, left, right = tree[0], value_of(tree[1]), value_of(tree[2])
+    if op == "/":
+        return left // right
+    return {"+": left + right, "-": left - right, "*": left * right}[op]
+
+
+def _draw(rng: random.Random, forms: Sequence[str], level: int) -> tuple[Tree, list[tuple[int, ...]]] | None:
+    """A tree of these forms and the numbers of each; None where the numbers drawn lead nowhere."""
+    tree: Tree = 0
+    drawn = []
+    for form, then in zip(forms, [*forms[1:], ""], strict=True):
+        numbers = _numbers(rng, form, value_of(tree), then, level)
+        if numbers is None:
+            return None
+        drawn.append(numbers)
+        tree = _grow(tree, form, numbers)
+        least = 2 if then else 0  # nothing is left to work with after 0
+        if any(not 0 <= step[3] <= SIZES[level].most for step in program_of(tree)) or value_of(tree) < least:
+            return None
+    return tree, drawn
+
+
+def _compose(rng: random.Random, count: int, weights: dict[str, int]) -> list[str]:
+    """A first number and forms of ``count`` operations together."""
+    forms = ["a"]
+    while count:
+        fitting = {form: weight for form, weight in weights.items() if _operations(form) <= count}
+        forms.append(rng.choices(list(fitting), list(fitting.values()))[0])
+        count -= _operations(forms[-1])
+    return forms
+
+
+# Traces
+
+
+def _round(number: int) -> int:
+    """A number without its trailing zeros."""
+    while number and number % 10 == 0:
+        number //= 10
+    return number
+
+
+def _multiplication(a: int, b: int) -> list[str]:
+    """The equations of a product: one where the times table does, else place by place with a running sum."""
+    small, large = sorted((_round(a), _round(b)))
+    if large < 10 or small <= 1 or (small == 2 and large < 100):
+        return [f"{a} * {b} = {a * b}"]
+    small, large = sorted((a, b))
+    split, kept = (small, large) if _round(small) >= 10 else (large, small)
+    digits = str(split)
+    parts = [int(digit) * 10 ** (len(digits) - place) for place, digit in enumerate(digits, 1) if digit != "0"]
+    lines: list[str] = []
+    total = 0
+    for part in parts:
+        lines += _multiplication(kept, part) if split == small else _multiplication(part, kept)
+        if total:
+            lines.append(f"{total} + {part * kept} = {total + part * kept}")
+        total += part * kept
+    return lines
+
+
+def trace_of(program: Sequence[Step], labels: Sequence[str] = ()) -> str:
+    """The program one equation a line; a label names the result of its operation."""
+    lines: list[str] = []
+    for index, (op, left, right, result) in enumerate(program):
+        lines += _multiplication(left, right) if op == "*" else [f"{left} {op} {right} = {result}"]
+        if labels:
+            lines[-1] = f"{labels[index]}: {lines[-1]}"
+    return "\n".join(lines)
+
+
+def canonical(tree: Tree) -> str:
+    """A tree as text, fully parenthesised, the operands of + and * in a fixed order."""
+    if isinstance(tree, int):
+        return str(tree)
+    op, *sides = tree
+    texts = [canonical(side) for side in sides]
+    if op in "+*":
+        texts.sort(key=lambda text: (len(text), text))
+    return f"({texts[0]}{op}{texts[1]})"
+
+
+# Expressions and chains
+
+EXPRESSION_WEIGHTS = {"v+a": 4, "v-a": 3, "v*a": 2, "v/a": 1, "a-v": 1, "v+a*b": 3, "v-a*b": 2}
+SINGLE_WEIGHTS = {"v+a": 8, "v-a": 7, "v*a": 3, "v/a": 2}
+CHAIN_WEIGHTS = {"v+a": 4, "v-a": 4, "v*a": 3, "v/a": 2}
+
+EXPRESSION_TEXTS = (
+    "What is {}?",
+    "Calculate {}.",
+    "Work out {}.",
+    "How much is {}?",
+    "Find the value of {}.",
+    "{} = ?",
+)
+
+CHAIN_VERBS = {
+    "+": ("add {}", "increase the number by {}"),
+    "-": ("subtract {}", "take away {}"),
+    "*": ("multiply by {}",),
+    "/": ("divide by {}",),
+}
+CHAIN_ENDS = ("What is the result?", "What number do you get?", "What is the final number?")
+
+
+def _infix(tree: Tree) -> str:
+    """A tree as it is written by hand, with the parentheses it needs and no more."""
+    if isinstance(tree, int):
+        return str(tree)
+    op, left, right = tree
+    rank = {"+": 1, "-": 1, "*": 2, "/": 2}
+
+    def side(child: Tree, lowest: int) -> str:
+        bare = isinstance(child, int) or rank[child[0]] >= lowest
+        return _infix(child) if bare else f"({_infix(child)})"
+
+    return f"{side(left, rank[op])} {op} {side(right, rank[op] + 1)}"
+
+
+def _swapped(rng: random.Random, tree: Tree) -> Tree:
+    """The tree with the sides of + and * exchanged at random, where that leaves no sum on the right of a +."""
+    if isinstance(tree, int):
+        return tree
+    op, left, right = tree[0], _swapped(rng, tree[1]), _swapped(rng, tree[2])
+    may = op == "*" or (op == "+" and (isinstance(left, int) or left[0] in "*/"))
+    return (op, right, left) if may and rng.random() < 0.4 else (op, left, right)
+
+
+def _products_meet(tree: Tree) -> bool:
+    """Whether * or / works on the result of * or /: written in a row, readers differ on the order."""
+    if isinstance(tree, int):
+        return False
+    return any(
+        _products_meet(side) or (tree[0] in "*/" and not isinstance(side, int) and side[0] in "*/") for side in tree[1:]
+    )
+
+
+def _undoes(numbers: list[tuple[int, ...]], level: int) -> bool:
+    """Whether a number follows itself, as in 29 - 21 + 21; single facts such as 7 * 7 are welcome."""
+    flat = [n for group in numbers for n in group]
+    return level > 1 and any(a == b for a, b in itertools.pairwise(flat))
+
+
+def _expression(rng: random.Random, level: int) -> Problem | None:
+    weights = SINGLE_WEIGHTS if OPERATIONS[level] == 1 else EXPRESSION_WEIGHTS
+    drawn = _draw(rng, _compose(rng, OPERATIONS[level], weights), level)
+    if drawn is None or _products_meet(drawn[0]) or _undoes(drawn[1], level):
+        return None
+    tree = _swapped(rng, drawn[0])
+    text = _infix(tree)
+    if "(" in text and rng.random() >= PARENTHESES[level]:
+        return None
+    return _problem("expression", level, rng.choice(EXPRESSION_TEXTS).format(text), tree, f"expr:{canonical(tree)}")
+
+
+def _chain(rng: random.Random, level: int) -> Problem | None:
+    forms = _compose(rng, OPERATIONS[level], CHAIN_WEIGHTS)
+    drawn = _draw(rng, forms, level)
+    if drawn is None or _undoes(drawn[1], level):
+        return None
+    tree, numbers = drawn
+    steps = [rng.choice(CHAIN_VERBS[form[1]]).format(n) for form, (n,) in zip(forms[1:], numbers[1:], strict=True)]
+    first = numbers[0][0]
+    match rng.randrange(3):
+        case 0:
+            body = " ".join([f"Start with {first}.", *(f"{step.capitalize()}." for step in steps)])
+        case 1:
+            body = f"Take {first}, {', '.join(steps[:-1])}, then {steps[-1]}."
+        case _:
+            body = " ".join([f"Begin with {first}.", f"First {steps[0]}.", *(f"Then {step}." for step in steps[1:])])
+    return _problem("chain", level, f"{body} {rng.choice(CHAIN_ENDS)}", tree, f"expr:{canonical(tree)}")
+
+
+# Word problems: a world has parts to begin with, parts for the middle and parts that ask
+
+
+@dataclass(frozen=True)
+class Part:
+    """One or two sentences of a word problem: its form, its wordings, and what each result means."""
+
+    id: str
+    form: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    now: str = " now"  # how a question after this part ends: "... have now?"
+    passes_on: bool = False  # the value belongs to {other} from here on
+
+
+@dataclass(frozen=True)
+class World:
+    """Parts that fit together in any order, since all of them speak of one quantity."""
+
+    id: str
+    begin: tuple[Part, ...]
+    middle: tuple[Part, ...]
+    ask: tuple[Part, ...]
+
+
+NAMES = {
+    "she": "Mia Zoe Anna Lena Ruth Nora Ivy Clara Aisha Mei Priya Sofia Ella Grace Hana Lucy Maya Rosa Tara",
+    "he": "Tom Ben Leo Omar Raj Ivan Noah Max Paul Sam Kofi Luis Hugo Finn Jack Ali Ken Peter Victor Diego",
+}
+PRONOUNS = {"she": ("her", "her"), "he": ("his", "him")}
+
+# what, in what it comes, how it is gathered
+THINGS = (
+    ("apples", "bags", "picks"),
+    ("pears", "crates", "picks"),
+    ("lemons", "baskets", "picks"),
+    ("shells", "jars", "finds"),
+    ("marbles", "bags", "collects"),
+    ("stickers", "packs", "collects"),
+    ("stamps", "envelopes", "collects"),
+    ("cards", "packs", "collects"),
+    ("cookies", "tins", "bakes"),
+    ("muffins", "trays", "bakes"),
+    ("candles", "boxes", "makes"),
+    ("beads", "jars", "makes"),
+    ("kites", "boxes", "makes"),
+    ("toy cars", "boxes", "collects"),
+    ("badges", "boxes", "collects"),
+    ("plums", "baskets", "picks"),
+)
+GOODS = ("books", "mugs", "hats", "shirts", "puzzles", "pens", "toys", "plants", "posters", "games")
+STOCK = ("lamps", "chairs", "clocks", "vases", "kettles", "scarves", "drums", "tents", "mirrors", "rugs")
+TREATS = ("lunch", "a gift", "a ticket", "a taxi ride", "food", "a haircut")
+WISHES = ("bike", "camera", "guitar", "phone", "coat", "tent")
+VEHICLES = ("bus", "train", "tram", "ferry", "boat")
+SHOPS = ("shop", "store")
+# the verb three times, and what it is done to
+ACTIVITIES = (
+    ("read", "reads", "pages"),
+    ("walk", "walks", "miles"),
+    ("write", "writes", "letters"),
+    ("bake", "bakes", "rolls"),
+    ("plant", "plants", "trees"),
+    ("paint", "paints", "tiles"),
+    ("wash", "washes", "cars"),
+    ("solve", "solves", "riddles"),
+)
+
+WORLDS = (
+    World(
+        "things",
+        (
+            Part("has", "a", ("{name} has {a} {things}.", "{name} starts with {a} {things}.")),
+            Part(
+                "boxes",
+                "a*b",
+                (
+                    "{name} has {a} {boxes} with {b} {things} each.",
+                    "{name} buys {a} {boxes} with {b} {things} each.",
+                    "{name} fills {a} {boxes} with {b} {things} each.",
+                ),
+                ("{things} in {boxes}",),
+                " in all",
+            ),
+            Part(
+                "days",
+                "a*b",
+                ("{name} starts with no {things} and {gathers} {b} a day for {a} days.",),
+                ("{things} so far",),
+                " in all",
+            ),
+        ),
+        (
+            Part(
+                "gain",
+                "v+a",
+                (
+                    "{He} buys {a} more {things}.",
+                    "{He} gets {a} more {things} from a friend.",
+                    "A neighbor gives {him} {a} more {things}.",
+                ),
+                ("{things} now",),
+            ),
+            Part(
+                "lose",
+                "v-a",
+                (
+                    "{He} gives away {a} {things}.",
+                    "{He} gives {a} {things} to {his} cousin.",
+                    "{He} sells {a} {things}.",
+                    "{He} loses {a} {things}.",
+                ),
+                ("{things} left",),
+            ),
+            Part(
+                "more boxes",
+                "v+a*b",
+                (
+                    "Then {he} buys {a} {boxes} with {b} {things} each.",
+                    "Then {he} gets {a} {boxes} with {b} {things} each.",
+                ),
+                ("New {things}", "{things} now"),
+            ),
+            Part(
+                "gives each",
+                "v-a*b",
+                ("{He} gives {b} {things} to each of {his} {a} friends.",),
+                ("{things} given", "{things} left"),
+            ),
+            Part(
+                "times",
+                "v*a",
+                ("{other} {has} {times} as many {things} as {name}.",),
+                ("{other}'s {things}",),
+                "",
+                True,
+            ),
+            Part(
+                "pile",
+                "v/a",
+                ("{He} sorts all of {his} {things} into {a} equal piles and keeps only one pile.",),
+                ("{things} kept",),
+            ),
+        ),
+        (
+            Part("count", "", ("How many {things} does {name} have{now}?",)),
+            Part(
+                "share",
+                "v/a",
+                (
+                    "{He} shares all of {his} {things} equally among {a} children. "
+                    "How many {things} does each child get?",
+                    "{He} gives all of {his} {things} to {a} children in equal shares. "
+                    "How many {things} does each child get?",
+                ),
+                ("{things} each",),
+            ),
+            Part(
+                "pack",
+                "v/a",
+                ("{He} packs all of {his} {things} into {boxes} of {a}. How many {boxes} does {he} fill?",),
+                ("{boxes} filled",),
+            ),
+            Part(
+                "sell",
+                "v*a",
+                ("{He} sells all of {his} {things} for {a} dollars each. How many dollars does {he} get?",),
+                ("Dollars",),
+            ),
+            Part(
+                "goal",
+                "a-v",
+                ("{He} wants to have {a} {things}. How many more {things} does {he} need?",),
+                ("{things} needed",),
+            ),
+            Part(
+                "both",
+                "v+a",
+                ("{third} has {a} {things}. How many {things} do {name} and {third} have together?",),
+                ("{things} together",),
+            ),
+        ),
+    ),
+    World(
+        "money",
+        (
+            Part("has", "a", ("{name} has {a} dollars.", "{name} has saved {a} dollars.")),
+            Part(
+                "earns",
+                "a*b",
+                (
+                    "{name} starts with no money, works {a} hours and earns {b} dollars an hour.",
+                    "{name} starts with no money and earns {b} dollars a day for {a} days.",
+                    "{name} starts with no money and saves {b} dollars a week for {a} weeks.",
+                ),
+                ("Dollars so far",),
+                " in all",
+            ),
+        ),
+        (
+            Part(
+                "gets",
+                "v+a",
+                (
+                    "{He} earns {a} more dollars.",
+                    "{He} gets {a} dollars from {his} aunt.",
+                    "{He} wins {a} dollars in a contest.",
+                ),
+                ("Dollars now",),
+            ),
+            Part(
+                "spends",
+                "v-a",
+                ("{He} spends {a} dollars on {treat}.", "{He} pays {a} dollars for {treat}."),
+                ("Dollars left",),
+            ),
+            Part(
+                "buys",
+                "v-a*b",
+                ("{He} buys {a} {goods} for {b} dollars each.",),
+                ("Cost of {goods}", "Dollars left"),
+            ),
+            Part(
+                "sells",
+                "v+a*b",
+                ("{He} sells {a} old {junk} for {b} dollars each.",),
+                ("Dollars for {junk}", "Dollars now"),
+            ),
+            Part(
+                "times",
+                "v*a",
+                ("{other} {has} {times} as much money as {name}.",),
+                ("{other}'s dollars",),
+                "",
+                True,
+            ),
+        ),
+        (
+            Part("count", "", ("How many dollars does {name} have{now}?",)),
+            Part(
+                "wish",
+                "a-v",
+                (
+                    "A {wish} costs {a} dollars. How many more dollars does {he} need to buy it?",
+                    "{He} wants a {wish} that costs {a} dollars. How many more dollars does {he} need?",
+                ),
+                ("Dollars needed",),
+            ),
+            Part(
+                "spends all",
+                "v/a",
+                (
+                    "{He} spends all of {his} money on {goods} that cost {a} dollars each. "
+                    "How many {goods} does {he} buy?",
+                ),
+                ("{goods} bought",),
+            ),
+            Part(
+                "share",
+                "v/a",
+                ("{He} shares all of {his} money equally among {a} children. How many dollars does each child get?",),
+                ("Dollars each",),
+            ),
+            Part(
+                "both",
+                "v+a",
+                ("{third} has {a} dollars. How many dollars do {name} and {third} have together?",),
+                ("Dollars together",),
+            ),
+        ),
+    ),
+    World(
+        "ride",
+        (
+            Part("on", "a", ("There are {a} people on a {bus}.", "A {bus} leaves with {a} people on board.")),
+            Part("groups", "a*b", ("An empty {bus} picks up {a} groups of {b} people.",), ("People on board",)),
+        ),
+        (
+            Part(
+                "in",
+                "v+a",
+                ("At the next stop, {a} people get on.", "Then {a} more people get on."),
+                ("People now",),
+            ),
+            Part(
+                "out",
+                "v-a",
+                ("At the next stop, {a} people get off.", "Then {a} people get off."),
+                ("People left",),
+            ),
+            Part(
+                "stops in",
+                "v+a*b",
+                ("At each of the next {a} stops, {b} people get on.",),
+                ("People getting on", "People now"),
+            ),
+            Part(
+                "stops out",
+                "v-a*b",
+                ("At each of the next {a} stops, {b} people get off.",),
+                ("People getting off", "People left"),
+            ),
+        ),
+        (
+            Part("count", "", ("How many people are on the {bus} now?",)),
+            Part(
+                "seats",
+                "a-v",
+                ("The {bus} has {a} seats, and everyone on board sits down. How many seats stay empty?",),
+                ("Empty seats",),
+            ),
+            Part(
+                "fare",
+                "v*a",
+                ("Everyone on board pays {a} dollars. How many dollars do they pay in all?",),
+                ("Dollars paid",),
+            ),
+            Part(
+                "walk",
+                "v/a",
+                ("At the last stop, everyone gets off and walks on in groups of {a}. How many groups are there?",),
+                ("Groups",),
+            ),
+        ),
+    ),
+    World(
+        "shop",
+        (
+            Part("has", "a", ("A {shop} has {a} {stock}.", "There are {a} {stock} in a {shop}.")),
+            Part(
+                "shelves",
+                "a*b",
+                ("A {shop} has {a} shelves with {b} {stock} each.",),
+                ("{stock} at first",),
+                " in all",
+            ),
+        ),
+        (
+            Part(
+                "brings",
+                "v+a",
+                ("A truck brings {a} more {stock}.", "The {shop} gets {a} more {stock}."),
+                ("{stock} now",),
+            ),
+            Part(
+                "sells",
+                "v-a",
+                ("The {shop} sells {a} {stock}.", "Customers buy {a} {stock}."),
+                ("{stock} left",),
+            ),
+            Part(
+                "crates",
+                "v+a*b",
+                ("A truck brings {a} crates with {b} {stock} each.",),
+                ("New {stock}", "{stock} now"),
+            ),
+            Part(
+                "days",
+                "v-a*b",
+                ("For {a} days, the {shop} sells {b} {stock} a day.",),
+                ("{stock} sold", "{stock} left"),
+            ),
+        ),
+        (
+            Part("count", "", ("How many {stock} does the {shop} have{now}?",)),
+            Part(
+                "sells all",
+                "v*a",
+                (
+                    "Then the {shop} sells all the {stock} it has for {a} dollars each. "
+                    "How many dollars does it get for them?",
+                ),
+                ("Dollars",),
+            ),
+            Part(
+                "rows",
+                "v/a",
+                ("It puts all the {stock} it has in {a} equal rows. How many {stock} are in each row?",),
+                ("{stock} each",),
+            ),
+            Part(
+                "goal",
+                "a-v",
+                ("It needs {a} {stock} in all. How many more {stock} must it order?",),
+                ("{stock} needed",),
+            ),
+        ),
+    ),
+    World(
+        "work",
+        (
+            Part("first", "a", ("On Monday, {name} {does} {a} {units}.", "{name} {does} {a} {units} in the morning.")),
+            Part("days", "a*b", ("{name} {does} {b} {units} a day for {a} days.",), ("{units} so far",)),
+        ),
+        (
+            Part(
+                "more",
+                "v+a",
+                ("Then {he} {does} {a} more {units}.", "The next day, {he} {does} {a} {units}."),
+                ("{units} so far",),
+            ),
+            Part(
+                "stretch",
+                "v+a*b",
+                ("For the next {a} days, {he} {does} {b} {units} a day.",),
+                ("New {units}", "{units} so far"),
+            ),
+        ),
+        (
+            Part("count", "", ("How many {units} does {name} {do} in all?",)),
+            Part(
+                "goal",
+                "a-v",
+                ("{He} wants to {do} {a} {units} in all. How many more {units} must {he} {do}?",),
+                ("{units} to go",),
+            ),
+            Part(
+                "rival",
+                "v*a",
+                ("{other} {does} {times} as many {units} as {name}. How many {units} does {other} {do}?",),
+                ("{other}'s {units}",),
+            ),
+        ),
+    ),
+)
+
+
+def _slots(rng: random.Random) -> dict[str, Any]:
+    """The people and things of one word problem."""
+    things, boxes, gathers = rng.choice(THINGS)
+    do, does, units = rng.choice(ACTIVITIES)
+    goods, junk = rng.sample(GOODS, 2)
+    gender, other_gender = (rng.choice(("he", "she")) for _ in range(2))
+    people = rng.sample(NAMES["he"].split(), 3), rng.sample(NAMES["she"].split(), 3)
+    name, other, third = people[gender == "she"][0], people[other_gender == "she"][1], people[rng.randrange(2)][2]
+    his, him = PRONOUNS[gender]
+    return {
+        **{"name": name, "he": gender, "He": gender.capitalize(), "his": his, "him": him, "has": "has"},
+        **{"other": other, "other_his": PRONOUNS[other_gender][0], "third": third},
+        **{"things": things, "boxes": boxes, "gathers": gathers, "do": do, "does": does, "units": units},
+        **{"goods": goods, "junk": junk, "treat": rng.choice(TREATS), "wish": rng.choice(WISHES)},
+        **{"bus": rng.choice(VEHICLES), "stock": rng.choice(STOCK), "shop": rng.choice(SHOPS), "now": ""},
+    }
+
+
+def _word(rng: random.Random, level: int) -> Problem | None:
+    world = rng.choice(WORLDS)
+    middle = rng.sample(world.middle, rng.randint(0, min(4, len(world.middle))))
+    parts = [rng.choice(world.begin), *middle, rng.choice(world.ask)]
+    forms = [part.form for part in parts if part.form]
+    if sum(map(_operations, forms)) != OPERATIONS[level]:
+        return None
+    drawn = _draw(rng, forms, level)
+    if drawn is None:
+        return None
+    tree, numbers = drawn
+    if any(1 in group for group in numbers):  # "1 apples"
+        return None
+    slots = _slots(rng)
+    sentences, labels = [], []
+    for part, group in zip(parts, [*numbers, ()], strict=False):
+        slots |= dict(zip("ab", group, strict=False))
+        slots["times"] = "twice" if group[:1] == (2,) else f"{slots['a']} times"
+        sentences.append(rng.choice(part.texts).format(**slots))
+        labels += [label.format(**slots) for label in part.labels]
+        slots |= {"now": part.now, "has": "now has" if part in middle else "has"}
+        if part.passes_on:  # from here on by name, since "she" could be either
+            slots |= dict.fromkeys(("name", "he", "He", "him"), slots["other"]) | {"his": slots["other_his"]}
+    key = f"word:{world.id}/{','.join(p.id for p in parts)}:{','.join(str(n) for group in numbers for n in group)}"
+    return _problem("word", level, " ".join(sentences), tree, key, [label[0].upper() + label[1:] for label in labels])
+
+
+# One problem
+
+
+def _problem(
+    family: str, level: int, question: str, tree: Tree, key: str, labels: Sequence[str] = ()
+) -> Problem | None:
+    program = program_of(tree)
+    trace = trace_of(program, labels)
+    if max(len(question.split()), len(trace.split())) > MOST_WORDS:
+        return None
+    return Problem(
+        id="",
+        question=question,
+        answer=str(value_of(tree)),
+        kind="number",
+        family=family,
+        level=level,
+        rationale=trace,
+        extra={"key": key, "program": [list(step) for step in program]},
+    )
+
+
+def make(rng: random.Random, level: int, family: str | None = None) -> Problem:
+    """One problem without an id; the family is drawn where none is asked for."""
+    family = family or rng.choice(families(level))
+    draw = {"expression": _expression, "chain": _chain, "word": _word}[family]
+    while (problem := draw(rng, level)) is None:
+        pass
+    return problem
