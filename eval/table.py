@@ -1,0 +1,141 @@
+"""The one table: what each stage scores on the same problems, and what it costs in tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data.records import BadInput, read_grades, write_json, write_text
+from eval.compare import mcnemar
+
+STAGES = ("plain", "cot", "sft", "rl", "adaptive")
+# What each stage is tested against: the best variant of these, on the same problems.
+BEFORE = {"plain": (), "cot": ("plain",), "sft": ("plain", "cot"), "rl": ("sft",), "adaptive": ("rl",)}
+SCORES = ["n", "accuracy", "ci_low", "ci_high", "tokens_mean", "thinking_tokens_mean"]
+SCORES += ["thinking_rate", "format_rate", "truncated_rate", "seconds"]
+
+NOTE = """\
+Accuracy is in percent of the n problems, with its 95 % interval (Wilson). Tokens are means over all problems: thought
+and answer together, then the thought alone. "thinks", "boxed" and "cut" are the percent of texts with a thought, with
+a boxed answer, and stopped by the token limit. One completion a problem; the decoding is in each stage's recipe.yaml.
+
+p: exact two-sided McNemar test on the same problems against the stage before: cot against the best variant of plain,
+sft against the best-prompted base (all variants of plain and cot), rl against the best of sft, adaptive against the
+best of rl. "Best" is the highest accuracy on these very problems, which favours the stage before. Not corrected for
+the number of tests.
+"""
+
+
+def rows(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of runs/BASE, benchmark by benchmark in the order of the stages, from each stage's ``scores.json``.
+
+    ``p_vs_previous`` is None for plain and where no earlier stage has the benchmark. Raises BadInput where a file is
+    no scores or grades file, where stages were scored on different problems, or where nothing was scored.
+    """
+    table: list[dict[str, Any]] = []
+    hits: list[dict[str, bool]] = []  # for each row: problem id -> correct
+    for stage in STAGES:
+        path = run_dir / stage / "scores.json"
+        if not path.is_file():
+            continue
+        try:
+            for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]:
+                for entry in variant["benchmarks"]:
+                    row = {"stage": stage, "variant": variant["variant"], "benchmark": entry["benchmark"]}
+                    row["benchmark_sha256"] = entry["benchmark_sha256"]
+                    table.append(row | {key: entry[key] for key in SCORES})
+                    hits.append({grade.id: grade.correct for grade in read_grades(path.parent / entry["grades"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}: no scores file ({error!r}); rerun the stage {stage}") from None
+    if not table:
+        raise BadInput(f"{run_dir}: no stage has a scores.json; run one first, for example: make plain")
+    for row, right in zip(table, hits, strict=True):
+        same = [i for i, other in enumerate(table) if other["benchmark"] == row["benchmark"]]
+        first = table[same[0]]
+        if row["benchmark_sha256"] != first["benchmark_sha256"] or right.keys() != hits[same[0]].keys():
+            raise BadInput(
+                f"{run_dir}: {first['stage']} ({first['variant']}) and {row['stage']} ({row['variant']}) were scored "
+                f"on different problems of {row['benchmark']}; rerun both with the same benchmark and limit"
+            )
+        before = [i for i in same if table[i]["stage"] in BEFORE[row["stage"]]]
+        best = max(before, key=lambda i: table[i]["accuracy"], default=None)
+        row["p_vs_previous"] = (
+            None if best is None else mcnemar(list(right.values()), [hits[best][identity] for identity in right])
+        )
+    benchmarks = list(dict.fromkeys(row["benchmark"] for row in table))
+    return sorted(table, key=lambda row: benchmarks.index(row["benchmark"]))  # stable: the stages keep their order
+
+
+HEADINGS = (
+    "benchmark",
+    "stage",
+    "variant",
+    "n",
+    "accuracy",
+    "tokens",
+    "thought",
+    "thinks",
+    "boxed",
+    "cut",
+    "seconds",
+    "p",
+)
+LEFT = 3  # columns of text; the others are numbers
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    p = row["p_vs_previous"]
+    return [
+        row["benchmark"],
+        row["stage"],
+        row["variant"],
+        str(row["n"]),
+        f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]",
+        f"{row['tokens_mean']:.1f}",
+        f"{row['thinking_tokens_mean']:.1f}",
+        *(f"{100 * row[key]:.1f}" for key in ("thinking_rate", "format_rate", "truncated_rate")),
+        f"{row['seconds']:.0f}",
+        "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
+    ]
+
+
+def markdown(table: list[dict[str, Any]]) -> str:
+    """The rows as an aligned GitHub Markdown table, with the note under it."""
+    lines = [list(HEADINGS)] + [[cell.replace("|", "\\|") for cell in _cells(row)] for row in table]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if i < LEFT else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    lines.insert(1, rule)
+    padded = (
+        [
+            cell.ljust(width) if i < LEFT else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    )
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE
+
+
+def write(run_dir: Path) -> list[dict[str, Any]]:
+    """Write ``table.json`` and ``table.md`` into runs/BASE and return the rows; raises BadInput as :func:`rows`."""
+    table = rows(run_dir)
+    write_json(run_dir / "table.json", table)
+    write_text(run_dir / "table.md", markdown(table))
+    return table
+
+
+def show(table: list[dict[str, Any]]) -> None:
+    """Print the rows to stdout; plain text where that is no terminal. Never narrower than its numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i, heading in enumerate(HEADINGS):
+        grid.add_column(heading, justify="left" if i < LEFT else "right", no_wrap=True)
+    for row in table:
+        grid.add_row(*map(Text, _cells(row)))  # Text: a name is never read as markup
+    needed = console.measure(grid, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, needed)
+    console.print(grid)

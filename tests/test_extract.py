@@ -1,0 +1,237 @@
+"""The one rule that finds an answer."""
+
+from fractions import Fraction
+
+import pytest
+
+from eval.extract import Extraction, boxes, extract, number, plain, split_thought, value
+
+TRUTH = ("True", "False")
+ANIMALS = ("wolf", "cat", "grey wolf")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("just 5", (None, "just 5", True)),
+        ("<think>a</think>b", ("a", "b", True)),
+        ("<think></think>b", ("", "b", True)),
+        ("<think>a", ("a", "", False)),
+        ("a</think>b", ("a", "b", True)),  # the prompt opened the thought
+        ("a</think>b<think>c</think>d", ("a", "b<think>c</think>d", True)),
+        ("<think>a</think>b<think>c", ("a", "b<think>c", False)),
+        ("x <think>a <think> b</think>c", ("a <think> b", "c", True)),
+        ("<think>a</think>b</think>c", ("a", "b</think>c", True)),
+    ],
+)
+def test_thought_is_parted_from_the_answer(text, expected):
+    assert split_thought(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{5}", ["5"]),
+        (r"\boxed {5} and \boxed{\frac{1}{2}}", ["5", r"\frac{1}{2}"]),
+        (r"\boxed{\boxed{5}}", [r"\boxed{5}"]),
+        (r"\boxed{5", []),
+        (r"\boxed{ } \boxed{}", []),
+        (r"{ \boxed{3 \} 4} }", [r"3 \} 4"]),
+        (r"\boxed{ \boxed{5}", ["5"]),
+    ],
+)
+def test_boxes_need_balanced_braces(text, expected):
+    assert boxes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("108 apples", 108),
+        ("1,234", 1234),
+        (r"1{,}234", 1234),
+        (r"1\,234", 1234),
+        ("1\u202f234", 1234),
+        ("$5.50", Fraction(11, 2)),
+        (r"\$18", 18),
+        ("-$5", -5),
+        ("\u22123", -3),
+        ("negative 5", -5),
+        ("\u0663\u0664", 34),
+        ("5.", 5),
+        (".5", Fraction(1, 2)),
+        ("1/2", Fraction(1, 2)),
+        (r"-\dfrac12", Fraction(-1, 2)),
+        (r"2\frac{1}{2}", Fraction(5, 2)),
+        ("50%", 50),
+        (r"50\%", 50),
+        ("1e3", 1000),
+        (r"1.5 \times 10^{3}", 1500),
+        ("3\u00bd", Fraction(7, 2)),
+        ("5 cm\u00b2", 5),
+        ("twelve", 12),
+        ("Twenty-five", 25),
+        ("thirty two cats", 32),
+        ("2 million", 2_000_000),
+        (r"\text{18 dollars}", 18),
+        (r"30^\circ", 30),
+        ("5 m^2", 5),
+        ("x = 5", 5),
+        ("3 + 4 = 7", 7),
+        ("**5**", 5),
+        ("$\\frac{3}{4}$", Fraction(3, 4)),
+    ],
+)
+def test_numbers_are_read_exactly(text, expected):
+    assert number(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "apples",
+        "3 or 4",
+        "3, 4",
+        "3,4",
+        "1,2345",
+        "5 or six",
+        "five or six",
+        "5 hundred thousand",
+        "5x",
+        "5e",
+        "1/0",
+    ]
+    + ["not 5", "x >= 5", "5 and a half", "5k", "1/2/3", "1e999999999", "9" * 201, "nan", "inf", "12:30"],
+)
+def test_anything_else_is_no_number(text):
+    assert number(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["3 + 4", "10 - 3", "10-3", "3 * 4", "6/2", "2^3", "5!", "5\u00b2", r"\sqrt{25}", r"5\pi"]
+)
+def test_an_expression_left_to_work_out_is_no_number(text):
+    assert number(text) is None
+
+
+def test_texts_lose_case_articles_punctuation_and_keep_operators():
+    assert plain("The  Grey-wolf!") == plain("grey wolf") == plain(r"\text{a grey wolf}.")
+    assert plain("x - 2") == plain("x-2") != plain("x+2")
+    assert plain("A") == "a"
+    assert plain("3.5") != plain("35")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("False.", "false"),
+        ("no", "false"),
+        ("(A)", "true"),
+        ("B", "false"),
+        ("(B) False", "false"),
+        ("(A) False", None),
+        ("not true", None),
+        ("isn't true", None),
+        ("True or False", None),
+        ("the statement is true", "true"),
+        ("untrue", None),
+    ],
+)
+def test_labels(text, expected):
+    assert value(text, "label", TRUTH) == expected
+
+
+def test_the_longest_choice_wins_and_letters_stand_for_choices():
+    assert value("a grey wolf", "text", ANIMALS) == "grey wolf"
+    assert value("C", "text", ANIMALS) == "grey wolf"
+    assert value("option b", "text", ANIMALS) == "cat"
+    assert value("D", "text", ANIMALS) is None
+    assert value("yes", "text", TRUTH) is None  # synonyms are for labels
+    assert value("C. coli", "text", ("C. coli", "E. coli")) == "c coli"
+
+
+def test_choices_that_are_letters_are_not_positions():
+    assert value("b", "label", ("B", "A")) == "b"
+    assert value("(A)", "label", ("(B)", "(A)")) == "a"
+    assert extract("A dog barks, so B", "label", ("A", "B")).answer == "B"
+
+
+def test_rule_one_comes_before_two_and_two_before_three():
+    assert extract(r"\boxed{1} The answer is 2. Or 3", "number") == Extraction("1", boxed=True)
+    assert extract("The answer is 2. Or 3", "number") == Extraction("2")
+    assert extract("It is 2. Or 3", "number") == Extraction("3")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 1. No, the answer is 2.", "2"),
+        ("**Answer:** 7", "7"),
+        ("**Answer**: 7\nmore 8", "7"),
+        ("The final answer is:\n\\[\n5\n\\]", "5"),
+        ("The answer is\n\n8", "8"),
+        ("The answer is 3.5. I think", "3.5"),
+        ("The answer is 3 apples for 4 kids", "3"),
+        ("The answer is 8 because 5 + 3 = 8 holds", "8"),
+        ("The answer is 5 + 3 = 8.", "8"),
+        ("The answer is plain: see 9", "9"),
+        ("5 - 3 leaves 2 of them", "2"),
+        ("so it fell to -3 degrees", "-3"),
+        ("10-3", "3"),
+        ("nothing here", None),
+        ("", None),
+    ],
+)
+def test_numbers_in_sentences(text, answer):
+    found = extract(text, "number")
+    assert (found.answer and number(found.answer)) == (answer and number(answer))
+    assert not found.ambiguous
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\boxed{3}, or \boxed{4}", r"\boxed{3 or 4}", r"\boxed{3, 4}", "The answer is 3 or 4.", "The answer is 3, 4"]
+    + ["The answer is 3 apples or 4", "The answer is 3 and 4", "The answer is 3 + 4", "The answer is not 3"]
+    + [r"\boxed{3 + 4}", "".join(f"\\boxed{{5 {chr(97 + i)}{chr(97 + i)}}}" for i in range(26))],
+)
+def test_guesses_are_ambiguous(text):
+    assert extract(text, "number").ambiguous
+
+
+def test_boxes_that_agree_are_one_answer():
+    assert extract(r"\boxed{0.5} = \boxed{\frac{1}{2}}", "number") == Extraction(r"\frac{1}{2}", boxed=True)
+    assert extract(r"write \boxed{} so \boxed{5}", "number") == Extraction("5", boxed=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "ambiguous"),
+    [
+        ("So the answer is **False**.", "False", False),
+        ("The answer is True, since it is not false.", "true", False),
+        ("The answer is True or False", "True or False", True),
+        ("The answer is not true.", "not true", True),
+        ("It is false. So it is true", "true", False),
+        ("That is not true", "true", True),
+        ("no idea? (B)", "no", False),
+        ("Hm.\nB", "B", False),
+        ("Hm", None, False),
+    ],
+)
+def test_labels_in_sentences(text, answer, ambiguous):
+    assert extract(text, "label", TRUTH) == Extraction(answer, ambiguous=ambiguous)
+
+
+def test_free_text_takes_the_sentence_or_a_short_last_line():
+    assert extract("The answer is a wolf. Yes", "text").answer == "a wolf"
+    assert extract("Emily is a cat.\n\n**mouse**\n", "text").answer == "mouse"
+    assert extract("word " * 40, "text").answer is None
+
+
+def test_a_cut_text_counts_only_what_was_complete():
+    assert extract("The answer is 12", "number", finished=False).answer is None
+    assert extract("The answer is 12.", "number", finished=False).answer is None  # 12.5 was possible
+    assert extract("The answer is 12. Next", "number", finished=False).answer == "12"
+    assert extract("The answer is 7.\nThe answer is 12", "number", finished=False).answer == "7"
+    assert extract("It is 12. Next", "number", finished=False).answer is None
+    assert extract(r"\boxed{12} and on", "number", finished=False) == Extraction("12", boxed=True)

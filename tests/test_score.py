@@ -1,0 +1,137 @@
+"""Scores, their intervals and paired tests."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from data.records import Completion, Problem, write_records
+from eval import score as score_module
+from eval.compare import mcnemar, wilson
+from eval.grade import grade
+from eval.score import main, score
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_agrees_with_scipy(case):
+    right, n = case
+    expected = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
+    assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_wilson_refuses_nonsense():
+    for right, n in ((0, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError):
+            wilson(right, n)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=300))
+def test_mcnemar_agrees_with_scipy(pairs):
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    only_a, only_b = sum(x > y for x, y in pairs), sum(y > x for x, y in pairs)
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert mcnemar(a, b) == pytest.approx(expected)
+    assert mcnemar(b, a) == mcnemar(a, b)
+
+
+def test_mcnemar_takes_many_problems_and_equal_lengths_only():
+    assert mcnemar([True] * 20_000, [False] * 20_000) == 0.0
+    assert mcnemar([True, False] * 10_000, [False, True] * 10_000) == 1.0
+    with pytest.raises(ValueError):
+        mcnemar([True], [])
+
+
+def made_up():
+    problems = [
+        Problem(str(i), "q", str(i), "number", family="sum" if i < 3 else "product", level=i // 2) for i in range(4)
+    ]
+    texts = [
+        ("<think>steps</think>\\boxed{0}", 10, 2, "stop"),
+        ("<think> </think>\\boxed{7}", 4, 2, "stop"),
+        ("it is 2", 0, 3, "stop"),
+        ("<think>on and on", 20, 0, "length"),
+    ]
+    completions = [Completion(str(i), text, 9, *rest) for i, (text, *rest) in enumerate(texts)]
+    return problems, completions, [grade(p, c) for p, c in zip(problems, completions, strict=True)]
+
+
+def test_the_numbers_of_a_benchmark():
+    problems, completions, grades = made_up()
+    result = score(problems, completions[::-1], grades[::-1], 12.5)  # in any order
+    assert (result["n"], result["accuracy"], result["seconds"]) == (4, 0.5, 12.5)
+    assert (result["ci_low"], result["ci_high"]) == wilson(2, 4)
+    assert result["tokens_mean"] == (12 + 6 + 3 + 20) / 4
+    assert result["thinking_tokens_mean"] == 34 / 4
+    assert result["thinking_rate"] == 0.5  # a blank thought and a text without tags do not think
+    assert result["format_rate"] == 0.5
+    assert result["truncated_rate"] == 0.25
+    assert result["verdicts"] == {"correct": 2, "wrong": 1, "no_answer": 0, "unclosed": 0, "truncated": 1}
+    assert result["by_level"] == {"0": {"n": 2, "accuracy": 0.5}, "1": {"n": 2, "accuracy": 0.5}}
+    assert result["by_family"]["sum"] == {"n": 3, "accuracy": 2 / 3}
+
+
+def test_a_problem_without_completion_is_an_error():
+    problems, completions, grades = made_up()
+    with pytest.raises(KeyError):
+        score(problems, completions[1:], grades, 1.0)
+
+
+def command(tmp_path, monkeypatch, status=0):
+    """eval.score with a stand-in for the model's process, and what that was asked."""
+    problems, completions, _ = made_up()
+    write_records(tmp_path / "bench.test.jsonl", problems)
+    asked = []
+
+    def complete(command, check):
+        asked.append(command)
+        if status == 0:
+            write_records(command[command.index("--out") + 1], completions)
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(score_module.subprocess, "run", complete)
+    arguments = ["--model", "nano", "--benchmark", str(tmp_path / "bench.test.jsonl"), "--prompt", "think"]
+    return [*arguments, "--budget", "8", "--out", str(tmp_path / "out")], asked
+
+
+def test_the_command_line_generates_grades_and_scores(tmp_path, monkeypatch, capsys):
+    arguments, asked = command(tmp_path, monkeypatch)
+    assert main(arguments) == 0
+    options = dict(pairwise(asked[0]))
+    assert asked[0][:4] == [sys.executable, "-m", "pipeline", "complete"]
+    assert [options[f"--{key}"] for key in ("model", "prompt", "shots", "budget")] == ["nano", "think", "0", "8"]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["accuracy"] == 0.5 and scores["benchmark"] == "bench.test"
+    assert (tmp_path / "out" / scores["completions"]).is_file() and (tmp_path / "out" / scores["grades"]).is_file()
+    printed = capsys.readouterr().out
+    assert "bench.test: 50.0 % of 4" in printed and printed.count("\n") == 1
+
+
+def test_the_status_of_the_models_process_is_passed_on(tmp_path, monkeypatch):
+    arguments, _ = command(tmp_path, monkeypatch, status=2)
+    assert main(arguments) == 2
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_a_bad_benchmark_is_refused_before_the_model_runs(tmp_path, monkeypatch, capsys):
+    arguments, asked = command(tmp_path, monkeypatch)
+    (tmp_path / "bench.test.jsonl").write_text('{"id": "x9", "question": "q", "answer": "many", "kind": "number"}\n')
+    assert main(arguments) == 2 and not asked
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "x9" in error and error.count("\n") == 1
+
+
+def test_importing_eval_is_light():
+    code = (
+        "import sys, eval.table, eval.score; print([m for m in ('torch', 'transformers', 'sympy', 'rich', 'pipeline')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + " if m in sys.modules])"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,123 @@
+"""The table: its rows, what it compares, and what it refuses."""
+
+import json
+import re
+
+import pytest
+
+from data.records import BadInput, Grade, write_json, write_records
+from eval.compare import mcnemar, wilson
+from eval.table import markdown, rows, show, write
+
+KEYS = (
+    "stage variant benchmark benchmark_sha256 n accuracy ci_low ci_high tokens_mean thinking_tokens_mean thinking_rate"
+)
+KEYS += " format_rate truncated_rate seconds p_vs_previous"
+N = 40
+
+
+def add(run_dir, stage, variants, benchmark="sums", sha="s1", first_id=0):
+    """A stage scored on N problems; ``variants``: name -> which of them are right."""
+    entries = []
+    for name, right in variants.items():
+        low, high = wilson(len(right), N)
+        path = f"grades/{name}/{benchmark}.jsonl"
+        ids = range(first_id, first_id + N)
+        verdict = {True: "correct", False: "wrong"}
+        write_records(run_dir / stage / path, [Grade(str(i), i in right, "7", verdict[i in right], True) for i in ids])
+        scored = {"n": N, "accuracy": len(right) / N, "ci_low": low, "ci_high": high, "tokens_mean": 12345.678}
+        scored |= {"thinking_tokens_mean": 3.0, "thinking_rate": 0.5, "format_rate": 1.0, "truncated_rate": 0.0}
+        scored |= {"seconds": 61.2, "benchmark": benchmark, "benchmark_sha256": sha, "grades": path, "verdicts": {}}
+        entries.append({"variant": name, "benchmarks": [scored]})
+    write_json(run_dir / stage / "scores.json", {"stage": stage, "variants": entries})
+
+
+def p(a, b):
+    return mcnemar([i in a for i in range(N)], [i in b for i in range(N)])
+
+
+BAD, FAIR, GOOD, BEST = set(range(4)), set(range(2, 14)), set(range(20)), set(range(5, 36))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    add(tmp_path, "plain", {"zero-shot": BAD, "few-shot": GOOD})
+    add(tmp_path, "cot", {"zero-shot": FAIR, "few-shot": BAD})
+    add(tmp_path, "sft", {"think": BEST})
+    add(tmp_path, "rl", {"think": BEST})
+    return tmp_path
+
+
+def test_each_stage_is_tested_against_the_best_of_the_stage_before(run_dir):
+    table = rows(run_dir)
+    assert all(list(row) == KEYS.split() for row in table)
+    found = {(row["stage"], row["variant"]): row["p_vs_previous"] for row in table}
+    assert found == {
+        ("plain", "zero-shot"): None,
+        ("plain", "few-shot"): None,
+        ("cot", "zero-shot"): p(FAIR, GOOD),
+        ("cot", "few-shot"): p(BAD, GOOD),
+        ("sft", "think"): p(BEST, GOOD),  # plain's few-shot is the best-prompted base, better than any cot
+        ("rl", "think"): 1.0,
+    }
+    assert found["sft", "think"] != p(BEST, FAIR)
+
+
+def test_benchmarks_stand_together_and_are_compared_apart(run_dir):
+    add(run_dir, "adaptive", {"think": BEST}, benchmark="logic", sha="s2")
+    table = rows(run_dir)
+    assert [row["benchmark"] for row in table] == ["sums"] * 6 + ["logic"]
+    assert table[-1]["p_vs_previous"] is None  # rl has no logic
+
+
+@pytest.mark.parametrize("change", [{"sha": "s2"}, {"first_id": 1}])
+def test_stages_on_different_problems_are_refused(run_dir, change):
+    add(run_dir, "rl", {"think": BEST}, **change)
+    with pytest.raises(BadInput, match=r"plain.*rl.*sums.*rerun"):
+        rows(run_dir)
+
+
+def test_no_scores_and_broken_scores_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="make plain"):
+        rows(tmp_path)
+    (tmp_path / "cot").mkdir()
+    for text in ("{", "[]", '{"variants": [{}]}'):
+        (tmp_path / "cot" / "scores.json").write_text(text)
+        with pytest.raises(BadInput, match=r"cot.*rerun"):
+            rows(tmp_path)
+
+
+def test_the_files_say_the_same_as_the_rows(run_dir):
+    table = write(run_dir)
+    assert json.loads((run_dir / "table.json").read_text()) == table == rows(run_dir)
+    text = (run_dir / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == len(table) + 2 and len(set(map(len, lines))) == 1
+    assert "| 30.0 [18.1, 45.4] |" in lines[4]
+    assert "McNemar" in text and "best-prompted base" in text
+
+
+def test_a_bar_in_a_name_does_not_break_the_markdown(run_dir):
+    add(run_dir, "plain", {"a|b": BAD})
+    line = markdown(rows(run_dir)).splitlines()[2]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 13
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "300"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_numbers_are_never_cut_on_the_screen(run_dir, capsys, monkeypatch, columns, terminal):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", columns)
+    add(run_dir, "plain", {"[red]zero[/red]": BAD}, benchmark="a_benchmark_with_a_rather_long_name_" * 3, sha="s3")
+    add(run_dir, "cot", {"zero-shot": FAIR})
+    add(run_dir, "sft", {"think": BEST})
+    add(run_dir, "rl", {"think": BEST})
+    show(rows(run_dir))
+    out = capsys.readouterr().out
+    assert "30.0 [18.1, 45.4]" in out and "12345.7" in out and "\u2026" not in out
+    assert ("\x1b" in out) == terminal
+    assert "[red]zero[/red]" in out  # a name is no markup
+    assert len(out.splitlines()) == 5
