@@ -99,7 +99,7 @@ def _problem(row: Mapping[str, Any], where: str) -> Problem:
         isinstance(choices, list) and choices and all(isinstance(c, str) and c.strip() for c in choices)
     ):
         raise BadInput(f"{where}: 'choices' must be a list of texts, or be left out")
-    meta = row.get("meta") if isinstance(row.get("meta"), Mapping) else {}
+    meta = row["meta"] if isinstance(row.get("meta"), Mapping) else {}
     answer = str(row["answer"]).strip()
     kind = row.get("kind") or meta.get("answer_kind") or guess_kind(answer, choices)
     if kind not in KINDS:
@@ -206,7 +206,8 @@ def write_text(path: Path | str, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # A lone surrogate, which JSON can smuggle in and UTF-8 cannot write, is written as its escape.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

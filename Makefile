@@ -1,0 +1,81 @@
+# Ladder: five rungs of reasoning training, one table. `make help` lists what there is.
+
+BASE    ?= smollm2-135m
+PROFILE ?=
+RUNS    ?= runs
+LIMIT   ?=
+SET     ?=
+Q       ?= What is 25 * 4 + 8?
+BUDGET  ?=
+# Without a GPU torch is installed first and pinned: a bare `torch` may bring gigabytes of CUDA.
+TORCH   ?= torch==2.13.0
+
+# PYTHON= names an interpreter whose environment exists already; then nothing is installed.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := .venv/bin/python
+READY  := .venv/ready
+endif
+
+LADDER  = $(PYTHON) -m pipeline
+OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE)") \
+          $(if $(LIMIT),--limit "$(LIMIT)") $(foreach item,$(SET),--set "$(item)")
+
+.DEFAULT_GOAL := all
+.PHONY: help env all plain cot sft rl adaptive table ask smoke test check clean
+
+all: $(READY)       ## all five stages on BASE, then the table (the default)
+	@$(LADDER) all $(OPTIONS)
+
+plain: $(READY)     ## 1: the base answers at once
+	@$(LADDER) plain $(OPTIONS)
+
+cot: $(READY)       ## 2: the base thinks step by step
+	@$(LADDER) cot $(OPTIONS)
+
+sft: $(READY)       ## 3: fine-tuned on verified reasoning traces
+	@$(LADDER) sft $(OPTIONS)
+
+rl: $(READY)        ## 4: reinforced with the grader as reward (after sft)
+	@$(LADDER) rl $(OPTIONS)
+
+adaptive: $(READY)  ## 5: learns when to think (after rl)
+	@$(LADDER) adaptive $(OPTIONS)
+
+table: $(READY)     ## print the table of what has been run
+	@$(LADDER) table $(OPTIONS)
+
+ask: $(READY)       ## every stage answers Q="…", side by side; BUDGET=N caps the thought
+	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") "$(Q)"
+
+smoke: $(READY)     ## all five stages on nano, in minutes
+	@$(LADDER) all $(OPTIONS) --base nano
+
+test: $(READY)      ## the tests, one of them all five stages on nano
+	@$(PYTHON) -m pytest -q
+
+check: $(READY)     ## lint, format, types, the import rule
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@$(PYTHON) -m pytest -q tests/test_imports.py
+
+env: $(READY)       ## the environment in .venv
+
+clean:              ## remove RUNS and .venv; the cached base models stay
+	rm -rf "$(RUNS)" .venv
+
+help:               ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo 'BASE=$(BASE)    a name, a hub id, a folder or a GGUF file'
+	@echo 'PROFILE=             cpu, gpu or multi_gpu; by what is there'
+	@echo 'RUNS=$(RUNS)            where results go'
+	@echo 'LIMIT=               problems a benchmark, stratified by level'
+	@echo 'SET=                 "sft.learning_rate=1e-4 rl.steps=20"'
+	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
+
+.venv/ready: constraints.txt pyproject.toml
+	python3 -m venv .venv
+	$(if $(shell command -v nvidia-smi),,.venv/bin/python -m pip install --quiet $(TORCH))
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,245 @@
+"""Decoding, one loop for scoring, rollouts and ``ask``.
+
+``model.generate`` copies the whole key-value cache at every token, computes a shared prompt once for every row,
+and keeps finished rows until the last is done; on a CPU that is most of its time. This loop asks the same model for
+the same logits, but reserves room for the cache, computes what prompts share once, and lets finished rows leave.
+It also enforces the thinking budget (s1, arXiv 2501.19393, section 3), which no library hook gives per row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from pipeline.prompts import DIRECT, END_THINK, THINK, encode
+
+BOX = "\\boxed{"
+
+
+@dataclass
+class Sample:
+    """One completion as tokens. ``forced[i]`` is True where the budget, not the model, chose ``ids[i]``;
+    ``logprobs[i]`` is the log-probability (nats, at the sampling temperature) of a chosen token, 0.0 if greedy."""
+
+    ids: list[int] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: str = "length"
+
+
+class ReservedLayer(DynamicLayer):
+    """A cache layer that writes new tokens into reserved room; ``keys`` and ``values`` are views of it."""
+
+    room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+        old, new = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        if self.room is None or self.room[0].shape[-2] < new:
+            rows, heads, _, width = key_states.shape
+            grown = [t.new_empty(rows, heads, new + 64, t.shape[-1]) for t in (key_states, value_states)]
+            grown[0][..., :old, :], grown[1][..., :old, :] = self.keys, self.values
+            self.room = (grown[0], grown[1])
+        self.room[0][..., old:new, :], self.room[1][..., old:new, :] = key_states, value_states
+        self.keys, self.values = self.room[0][..., :new, :], self.room[1][..., :new, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.room = None
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all prompts share, leaving each at least one of its own."""
+    low, high = min(prompts), max(prompts)
+    limit = min(len(p) for p in prompts) - 1
+    return next((i for i in range(limit) if low[i] != high[i]), limit)
+
+
+def count_tokens(tokenizer, ids: Sequence[int]) -> tuple[int, int]:
+    """(thinking, other) tokens of a completion: a token is thinking if any of its text lies between the tags."""
+    thinking = _thinking(tokenizer, ids, END_THINK)
+    return thinking, len(ids) - thinking
+
+
+def _thinking(tokenizer, ids: Sequence[int], closing: str) -> int:
+    """How many tokens hold text between the opening tag and ``closing`` (or the end, where that is missing or "").
+
+    Only whole decoded pieces are looked at, never offsets: a token may end in the middle of a character, and may hold
+    the end of one tag and the start of another.
+    """
+    opened = next((n for n in range(1, len(ids) + 1) if THINK in tokenizer.decode(ids[:n])), None)
+    if opened is None:
+        return 0
+    start = opened if tokenizer.decode(ids[:opened]).endswith(THINK) else opened - 1
+    between = tokenizer.decode(ids).split(THINK, 1)[1]
+    if not closing or closing not in between:
+        return len(ids) - start if between else 0
+    if between.startswith(closing):
+        return 0
+    rest = ids[start:]
+    closed = next(n for n in range(1, len(rest) + 1) if closing in tokenizer.decode(rest[:n]))
+    end = next(n for n in range(closed - 1, -1, -1) if closing in tokenizer.decode(rest[n:closed]))
+    return end if tokenizer.decode(rest[end:closed]).startswith(closing) else end + 1
+
+
+def _closing(tokenizer, ids: Sequence[int], budget: int) -> list[int]:
+    """The tokens that close the thought and begin the answer where the budget is spent, else nothing."""
+    text = tokenizer.decode(ids)
+    if not ids:
+        return encode(tokenizer, DIRECT + BOX) if budget == 0 else []
+    if THINK not in text or END_THINK in text.split(THINK, 1)[1]:
+        return []
+    # A tail that may be the start of the closing tag is not content; only what is missing of the tag is forced.
+    tail = next((n for n in range(len(END_THINK) - 1, 0, -1) if text.endswith(END_THINK[:n])), 0)
+    spent = _thinking(tokenizer, [*ids, *encode(tokenizer, END_THINK[tail:])], END_THINK)
+    return encode(tokenizer, END_THINK[tail:] + "\n" + BOX) if spent >= budget else []
+
+
+def stop_ids(model, tokenizer) -> set[int]:
+    """The tokens that end a turn."""
+    eos = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+
+
+@torch.no_grad()
+def generate(
+    model,
+    tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    budget: int | None = None,
+    prefixes: Sequence[Sequence[int]] | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Sample]:
+    """Complete every prompt, in order; greedy at temperature 0, else sampled from the full distribution.
+
+    ``budget`` caps the tokens between the think tags, exactly, 0 meaning none; ``prefixes`` are tokens the
+    completion is made to begin with, one list a prompt; ``progress(completions, tokens)`` is called as rows finish.
+    """
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    samples = [Sample() for _ in prompts]
+    pending = [list(p) for p in prefixes] if prefixes else [[] for _ in prompts]
+    # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        _decode(
+            model,
+            tokenizer,
+            [list(prompts[i]) for i in rows],
+            [samples[i] for i in rows],
+            [pending[i] for i in rows],
+            max_tokens,
+            temperature,
+            generator,
+            budget,
+            progress,
+        )
+    model.train(was_training)
+    return samples
+
+
+def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+    """The cache, attention mask (rows, length) and last logits (rows, vocabulary) of a batch of prompts.
+
+    Equal prompts are computed once; so is the prefix all share. Layout of a row: prefix, padding, own tokens.
+    """
+    unique = sorted(set(map(tuple, prompts)))
+    device = model.device
+    cache = Cache(layer_class_to_replicate=ReservedLayer)
+    shared = common_prefix(unique)
+    if shared:
+        model(torch.tensor([unique[0][:shared]], device=device), past_key_values=cache, logits_to_keep=1)
+        cache.batch_select_indices(torch.zeros(len(unique), dtype=torch.long, device=device))
+    width = max(map(len, unique)) - shared
+    ids = torch.zeros(len(unique), width, dtype=torch.long)
+    mask = torch.ones(len(unique), shared + width, dtype=torch.long)
+    for row, prompt in enumerate(unique):
+        own = prompt[shared:]
+        ids[row, width - len(own) :] = torch.tensor(own)
+        mask[row, shared : shared + width - len(own)] = 0
+    mask = mask.to(device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    output = model(
+        ids.to(device),
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        logits_to_keep=1,
+    )
+    rows = torch.tensor([unique.index(tuple(p)) for p in prompts], device=device)
+    cache.batch_select_indices(rows)
+    return cache, mask[rows], output.logits[rows, -1]
+
+
+def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Chosen tokens and their log-probabilities, both (rows,). Sampling inverts the cumulative distribution, which
+    draws one random number a row where torch.multinomial draws one a vocabulary entry."""
+    if temperature == 0:
+        chosen = logits.argmax(-1)
+        return chosen, torch.zeros_like(chosen, dtype=torch.float)
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    cumulative = logprobs.exp().cumsum(-1)
+    point = torch.rand(len(logits), 1, generator=generator, device=logits.device) * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[-1] - 1)
+    return chosen[:, 0], logprobs.gather(-1, chosen)[:, 0]
+
+
+def _decode(model, tokenizer, prompts, samples, pending, max_tokens, temperature, generator, budget, progress) -> None:
+    """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come."""
+    stops = stop_ids(model, tokenizer)
+    cache, mask, logits = _prefill(model, prompts)
+    live = list(range(len(prompts)))  # the rows still in the batch, some of which may have finished
+    done = [False] * len(prompts)
+    while True:
+        chosen, logprobs = _choose(logits, temperature, generator)
+        tokens, values = chosen.tolist(), logprobs.tolist()
+        for place, row in enumerate(live):
+            sample = samples[row]
+            if done[row]:
+                continue
+            if budget is not None and not pending[row]:
+                pending[row] = _closing(tokenizer, sample.ids, budget)
+            forced = bool(pending[row])
+            if forced:
+                tokens[place], values[place] = pending[row].pop(0), 0.0
+            sample.ids.append(tokens[place])
+            sample.forced.append(forced)
+            sample.logprobs.append(values[place])
+            if tokens[place] in stops:
+                sample.finish = "stop"
+            done[row] = sample.finish == "stop" or len(sample.ids) >= max_tokens
+            if done[row] and progress:
+                progress(1, len(sample.ids))
+        if all(done[row] for row in live):
+            return
+        places = list(range(len(live)))
+        if sum(not done[row] for row in live) <= 0.8 * len(live):
+            places = [place for place, row in enumerate(live) if not done[row]]
+            live = [live[place] for place in places]
+            keep = torch.tensor(places, device=model.device)
+            cache.batch_select_indices(keep)
+            mask = mask[keep]
+        mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+        output = model(
+            torch.tensor([[tokens[place]] for place in places], device=model.device),
+            attention_mask=mask,
+            position_ids=mask.sum(-1, keepdim=True) - 1,
+            past_key_values=cache,
+        )
+        logits = output.logits[:, -1]
+
+
+def text_of(tokenizer, ids: Sequence[int], stops: set[int]) -> str:
+    """A completion as text, without the token that ended the turn; think tags stay, even where they are special."""
+    return tokenizer.decode(ids[:-1] if ids and ids[-1] in stops else ids)

@@ -1,0 +1,89 @@
+"""From a problem to the token ids a model is asked with, the same for training, rollouts and scoring.
+
+Three prompts, in the base's own chat template (or a plain one of ours where it has none):
+``plain`` asks for the answer at once, ``cot`` asks for steps first (Kojima et al. 2022, arXiv 2205.11916; with
+worked exemplars: Wei et al. 2022, arXiv 2201.11903), ``think`` is what the trained rungs are asked with.
+"""
+
+from collections.abc import Sequence
+
+import jinja2
+
+from data.build import load
+from data.records import Problem
+
+PROMPTS = ("plain", "cot", "think")
+
+# The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
+INSTRUCTIONS = {
+    "plain": "Answer with \\boxed{answer} and nothing else.",
+    "cot": "Think step by step, then end with the answer as \\boxed{answer}.",
+    "think": "Think, then answer.",
+}
+
+THINK, END_THINK = "<think>", "</think>"
+DIRECT = f"{THINK}{END_THINK}\n"
+
+# For a base model without a chat template; its end of turn is the tokenizer's own end-of-text token.
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
+    "{% elif m['role'] == 'user' %}Question: {{ m['content'] }}\n"
+    "{% else %}Answer: {{ m['content'] }}{{ eos_token }}\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Answer: {% endif %}"
+)
+
+
+def thinking_answer(steps: str, answer: str) -> str:
+    """A completion that thinks first: ``steps`` is one step a line."""
+    return f"{THINK}\n{steps}\n{END_THINK}\n\\boxed{{{answer}}}"
+
+
+def direct_answer(answer: str) -> str:
+    """A completion that answers at once."""
+    return f"{DIRECT}\\boxed{{{answer}}}"
+
+
+def exemplar_answer(problem: Problem, prompt: str) -> str:
+    """How a few-shot exemplar answers under a prompt."""
+    if prompt == "plain":
+        return f"\\boxed{{{problem.answer}}}"
+    if prompt == "cot":
+        return f"{problem.rationale}\n\\boxed{{{problem.answer}}}"
+    return thinking_answer(problem.rationale or "", problem.answer)
+
+
+def exemplars(problem: Problem, shots: int) -> list[Problem]:
+    """The worked train problems that stand before ``problem``: arithmetic for a number, else logic, easiest first."""
+    return load("arithmetic_v1" if problem.kind == "number" else "logic_v1", "train")[:shots] if shots else []
+
+
+def messages(problem: Problem, prompt: str, shots: Sequence[Problem] = ()) -> list[dict[str, str]]:
+    """The chat that asks ``problem``, the exemplars as earlier turns."""
+    chat = [{"role": "system", "content": INSTRUCTIONS[prompt]}]
+    for shot in shots:
+        chat.append({"role": "user", "content": shot.question})
+        chat.append({"role": "assistant", "content": exemplar_answer(shot, prompt)})
+    chat.append({"role": "user", "content": problem.question})
+    return chat
+
+
+def render(tokenizer, chat: list[dict[str, str]]) -> str:
+    """The chat as text up to where the assistant begins; templates without a system role get it in the first turn."""
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError:
+        system, first, *rest = chat
+        merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
+        return tokenizer.apply_chat_template([merged, *rest], tokenize=False, add_generation_prompt=True)
+
+
+def encode(tokenizer, text: str) -> list[int]:
+    """Token ids of a piece of text, nothing added."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def prompt_ids(tokenizer, problem: Problem, prompt: str, shots: Sequence[Problem] = ()) -> list[int]:
+    """The token ids of the whole prompt."""
+    return encode(tokenizer, render(tokenizer, messages(problem, prompt, shots)))

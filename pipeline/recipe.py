@@ -1,0 +1,202 @@
+"""Recipes: one YAML file a stage, a profile for the machine, overrides from the command line.
+
+Every key is a field of a dataclass below; a wrong name, type or value stops at once and names the nearest valid one.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from data.records import BadInput, nearest
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+STAGES = ("plain", "cot", "sft", "rl", "adaptive")
+PROFILES = ("cpu", "gpu", "multi_gpu")
+
+
+@dataclass(frozen=True)
+class PromptedSettings:
+    """Stages 1 and 2: the base alone, one row for each number of worked exemplars."""
+
+    shots: list[int] = field(default_factory=lambda: [0, 4])
+
+
+@dataclass(frozen=True)
+class SftSettings:
+    """Stage 3. ``arithmetic`` and ``logic`` count train problems; ``direct_share`` of the traces answer at once."""
+
+    arithmetic: int = 1000
+    logic: int = 500
+    direct_share: float = 0.2
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    learning_rate: float = 1e-3
+    epochs: int = 1
+    batch_size: int = 16
+    warmup_steps: int = 5
+    save_steps: int = 20
+
+
+@dataclass(frozen=True)
+class RlSettings:
+    """Stages 4 and 5. A step samples ``prompts`` problems ``samples`` times each. They come from ``arithmetic`` and
+    ``logic`` train problems that sft has not seen, of which those are kept whose ``probe`` samples do not all earn the
+    same (0: no probe, all are kept). Every ``eval_every`` steps the adapter answers ``dev`` dev problems of each benchmark; the best is kept.
+    ``direct_bonus`` (stage 5 only) is what an answer gains by not thinking."""
+
+    steps: int = 20
+    prompts: int = 8
+    samples: int = 8
+    learning_rate: float = 3e-5
+    temperature: float = 1.0
+    max_tokens: int = 144
+    arithmetic: int = 100
+    logic: int = 50
+    probe: int = 4
+    eval_every: int = 5
+    dev: int = 100
+    micro_batch: int = 8
+    direct_bonus: float = 0.0
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Scoring: the same for every stage."""
+
+    limit: int = 120
+    max_tokens: int = 144
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages' settings, resolved."""
+
+    seed: int = 0
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    plain: PromptedSettings = field(default_factory=PromptedSettings)
+    cot: PromptedSettings = field(default_factory=PromptedSettings)
+    sft: SftSettings = field(default_factory=SftSettings)
+    rl: RlSettings = field(default_factory=RlSettings)
+    adaptive: RlSettings = field(default_factory=RlSettings)
+
+
+FILES = {stage: f"{number}_{stage}.yaml" for number, stage in enumerate(STAGES, 1)}
+
+
+def load(profile: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The five recipe files, then the profile, then ``--set`` overrides such as ``sft.learning_rate=1e-4``."""
+    if profile not in PROFILES:
+        raise BadInput(f"profile {profile!r} is unknown; {nearest(profile, PROFILES)}")
+    tree: dict = {}
+    for stage in STAGES:
+        tree[stage] = _read(RECIPES / FILES[stage])
+    _merge(tree, _read(RECIPES / "profiles" / f"{profile}.yaml"))
+    recipe = build(tree, str(RECIPES))
+    for item in overrides:
+        recipe = override(recipe, item)
+    return recipe
+
+
+def override(recipe: Recipe, item: str) -> Recipe:
+    """``recipe`` with one ``section.key=value`` changed."""
+    name, equals, text = item.partition("=")
+    if not equals:
+        raise BadInput(f"--set {item!r}: no '='; write section.key=value, such as sft.learning_rate=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(f"--set {item!r}: {text!r} is not a YAML value; write section.key=value") from None
+    tree = dataclasses.asdict(recipe)
+    node, path = tree, name.split(".")
+    for part in path[:-1]:
+        if not isinstance(node.get(part), dict):
+            raise BadInput(f"--set {item!r}: no section {part!r}; {nearest(part, tree)}")
+        node = node[part]
+    node[path[-1]] = value
+    return build(tree, f"--set {item}")
+
+
+def build(tree: Mapping, where: str) -> Recipe:
+    """A recipe from nested mappings, every key, type and bound checked."""
+    recipe = _build(Recipe, tree, where, "")
+    for stage in ("rl", "adaptive"):
+        settings = getattr(recipe, stage)
+        for key in ("steps", "prompts", "samples", "max_tokens", "eval_every", "dev", "micro_batch"):
+            least = 2 if key == "samples" else 1
+            if getattr(settings, key) < least:
+                raise BadInput(f"{where}: {stage}.{key} must be at least {least}, not {getattr(settings, key)}")
+        if settings.prompts * settings.samples % settings.micro_batch:
+            raise BadInput(f"{where}: {stage}.prompts times {stage}.samples must be a multiple of {stage}.micro_batch")
+    for section, keys in {
+        "sft": ("lora_rank", "epochs", "batch_size", "save_steps"),
+        "eval": ("max_tokens", "batch_size"),
+    }.items():
+        for key in keys:
+            if getattr(getattr(recipe, section), key) < 1:
+                raise BadInput(f"{where}: {section}.{key} must be at least 1")
+    return recipe
+
+
+def _build(kind: type, tree: object, where: str, path: str):
+    if not isinstance(tree, Mapping):
+        raise BadInput(f"{where}: {path or 'the recipe'} must hold keys and values, not {tree!r}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else str(key)
+        if key not in hints:
+            raise BadInput(f"{where}: unknown key {name!r}; {nearest(str(key), hints)}")
+        hint = hints[key]
+        values[key] = (
+            _build(hint, value, where, name) if dataclasses.is_dataclass(hint) else _value(hint, value, where, name)
+        )
+    return kind(**values)
+
+
+def _value(hint: object, value: object, where: str, name: str):
+    """``value`` where it is of the hinted type; YAML reads ``1e-4`` as text, so numbers may come as text."""
+    if hint is float and not isinstance(value, bool):
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = float("nan")
+        if number >= 0 and number != float("inf"):
+            return number
+    elif (
+        hint is int
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= 0
+        or hint is str
+        and isinstance(value, str)
+    ):
+        return value
+    elif isinstance(hint, types.GenericAlias) and isinstance(value, list):
+        return [_value(typing.get_args(hint)[0], item, where, name) for item in value]
+    wanted = {float: "a number of 0 or more", int: "a whole number of 0 or more", str: "a text"}
+    raise BadInput(f"{where}: {name} must be {wanted.get(hint, 'a list of whole numbers')}, not {value!r}")  # type: ignore[call-overload]
+
+
+def _merge(tree: dict, over: Mapping) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _read(path: Path) -> dict:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise BadInput(f"{path}:{mark.line + 1 if mark else 1}: not YAML; mend the line") from None
+    if not isinstance(tree, dict):
+        raise BadInput(f"{path}: must hold keys and values")
+    return tree

@@ -1,0 +1,160 @@
+"""Run folders: what a stage was made from, and whether that still holds.
+
+``runs/BASE/STAGE/manifest.json`` has two parts, ``training`` and ``scoring``, each with the inputs it was made from and
+their hashes. A part is up to date where its inputs are what they would be now; it is written last, so that a part that
+is there is whole.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.build import load
+from data.records import BadInput, Problem, read_problems, sha256_of, write_json
+from data.splits import BENCHMARKS, take
+from eval.grade import check_gold
+from pipeline.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The problems that are scored, and the hash of the whole file they were taken from."""
+
+    name: str
+    problems: list[Problem]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One base under one recipe: ``folder`` holds the base's weights, ``root`` is runs/BASE."""
+
+    base: str
+    folder: Path
+    fingerprint: str
+    root: Path
+    profile: str
+    recipe: Recipe
+    benchmarks: list[Benchmark]
+
+    def stage(self, stage: str) -> Path:
+        return self.root / stage
+
+
+def benchmarks(files: list[Path], limit: int) -> list[Benchmark]:
+    """The test benchmarks, the built-in ones where no file is named, ``limit`` problems of each, stratified."""
+    if limit < 1:
+        raise BadInput(f"LIMIT (--limit) is {limit}; it must be 1 or more problems a benchmark")
+    chosen = []
+    if not files:
+        for name in BENCHMARKS:
+            path = ROOT / "data" / "benchmarks" / f"{name}.test.jsonl"
+            chosen.append(Benchmark(name, take(load(name, "test"), limit), sha256_of(path)))
+    for path in files:
+        problems = read_problems(path)
+        for problem in problems:
+            check_gold(problem)
+        chosen.append(Benchmark(path.stem, take(problems, limit), sha256_of(path)))
+    names = [b.name for b in chosen]
+    if len(set(names)) != len(names):
+        raise BadInput(f"two benchmark files have the same name ({', '.join(names)}); rename one")
+    return chosen
+
+
+def manifest(stage_dir: Path) -> dict[str, Any]:
+    """The stage's manifest, empty where there is none."""
+    path = stage_dir / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: not a manifest; delete {stage_dir} and run the stage again")
+    return value
+
+
+def up_to_date(stage_dir: Path, part: str, inputs: dict[str, Any]) -> bool:
+    """Whether a part was made from just these inputs."""
+    return manifest(stage_dir).get(part, {}).get("inputs") == json.loads(json.dumps(inputs))
+
+
+def record(stage_dir: Path, part: str, inputs: dict[str, Any], seconds: float, **more: object) -> None:
+    """Write a part of the manifest, with what it was made on. A new adapter makes older scores void."""
+    kept = {} if part == "training" else manifest(stage_dir)
+    about = {"inputs": inputs, "seconds": round(seconds, 1), **more, **surroundings()}
+    write_json(stage_dir / "manifest.json", kept | {part: about})
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, commit and hardware."""
+    import torch
+
+    from pipeline.base import versions
+
+    return {
+        "versions": {"python": platform.python_version()} | versions(),
+        "commit": commit(),
+        "hardware": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        },
+    }
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def commit() -> str | None:
+    """The project's git commit, with "+" where tracked files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode != 0:
+        return None
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def folder_hash(folder: Path) -> str | None:
+    """The sha256 of an adapter's weights; None where there are none."""
+    weights = folder / "adapter_model.safetensors"
+    return sha256_of(weights) if weights.is_file() else None
+
+
+def work_folder(stage_dir: Path, inputs: dict[str, Any]) -> Path:
+    """Where a training keeps its checkpoints: kept where it was begun from the same inputs, else begun anew."""
+    work = stage_dir / "work"
+    begun = work / "inputs.json"
+    if not begun.is_file() or json.loads(begun.read_text()) != json.loads(json.dumps(inputs)):
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(begun, inputs)
+    return work
+
+
+def check_space(folder: Path, gib: float) -> None:
+    """Refuse to begin where the disk could not hold the outcome."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < gib:
+        raise BadInput(f"{folder}: {free:.1f} GiB free on this disk, {gib} are needed; free some, or set RUNS=")
+
+
+def settings(value: object) -> dict[str, Any]:
+    """A recipe section as JSON-ready keys and values."""
+    return dataclasses.asdict(value)  # type: ignore[call-overload]

@@ -1,0 +1,117 @@
+"""Decoding agrees with model.generate, and the thinking budget is exact."""
+
+import random
+
+import pytest
+import torch
+
+from data.records import Problem
+from pipeline import prompts
+from pipeline.generate import common_prefix, count_tokens, generate, stop_ids, text_of
+from pipeline.prompts import encode
+
+
+def questions(tokenizer, count, shots=()):
+    rng = random.Random(0)
+    texts = [f"What is {rng.randint(1, 999)}{' * 7' * rng.randint(0, 4)}?" for _ in range(count)]
+    return [prompts.prompt_ids(tokenizer, Problem("x", text, "1", "number"), "think", shots) for text in texts]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_greedy_equals_model_generate(tiny, batch_size):
+    model, tokenizer = tiny
+    asked = questions(tokenizer, 12)
+    ours = generate(model, tokenizer, asked, max_tokens=24, batch_size=batch_size)
+    for prompt, sample in zip(asked, ours, strict=True):
+        theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
+        assert sample.ids == theirs
+
+
+def test_rows_that_finish_early_leave_the_others_unchanged(tiny):
+    model, tokenizer = tiny
+    asked = questions(tokenizer, 16)
+    free = generate(model, tokenizer, asked, max_tokens=40, temperature=1.0, seed=3)
+    assert {s.finish for s in free} == {"stop", "length"}, "the case is not covered: no row ended early"
+    for prompt, sample in zip(asked, free, strict=True):
+        logits = model(torch.tensor([prompt + sample.ids])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(sample.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_sampling_follows_the_distribution(tiny):
+    model, tokenizer = tiny
+    prompt = questions(tokenizer, 1)[0]
+    samples = generate(model, tokenizer, [prompt] * 4000, max_tokens=1, temperature=1.0, batch_size=4000)
+    seen = torch.bincount(torch.tensor([s.ids[0] for s in samples]), minlength=len(tokenizer)) / 4000
+    wanted = model(torch.tensor([prompt])).logits[0, -1].softmax(-1)[: len(seen)]
+    assert (seen - wanted).abs().max() < 0.04
+    again = generate(model, tokenizer, [prompt] * 4000, max_tokens=1, temperature=1.0, batch_size=4000)
+    assert [s.ids for s in again] == [s.ids for s in samples]
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2, 7, 16])
+def test_the_budget_is_exact(tiny, budget):
+    model, tokenizer = tiny
+    asked = questions(tokenizer, 24)
+    start = encode(tokenizer, "<think>")
+    prefixes = None if budget == 0 else [start] * len(asked)
+    samples = generate(
+        model, tokenizer, asked, max_tokens=60, temperature=1.0, budget=budget, prefixes=prefixes, batch_size=8
+    )
+    spent = [count_tokens(tokenizer, s.ids)[0] for s in samples]
+    assert max(spent) == budget
+    closed = [s for s, n in zip(samples, spent, strict=True) if n == budget and any(s.forced[len(start) :])]
+    assert closed
+    for sample in closed:
+        assert "</think>\n\\boxed{" in tokenizer.decode(sample.ids)
+
+
+def test_the_budget_holds_where_the_tags_are_plain_text(tiny):
+    """Character-like tokens: every tag takes several, and a token may hold the end of one and the start of another."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<|end|>", *alphabet, "th", "in", "></", "k>"])}
+    merges = [("t", "h"), ("i", "n"), ("<", "/"), ("k", ">"), (">", "</")]
+    vocabulary["</"] = len(vocabulary)
+    backend = Tokenizer(models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", chat_template="x")
+    model, _ = tiny
+    asked = [encode(tokenizer, f"{i} + {i} = ?") for i in range(16)]
+    for budget in (1, 5, 12):
+        prefixes = [encode(tokenizer, "<think>")] * len(asked)
+        samples = generate(
+            model, tokenizer, asked, max_tokens=60, temperature=1.0, seed=budget, budget=budget, prefixes=prefixes
+        )
+        spent = [count_tokens(tokenizer, s.ids)[0] for s in samples]
+        assert max(spent) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking"),
+    [
+        ("<think></think>\n\\boxed{4}", 0),
+        ("\\boxed{4}", 0),
+        ("<think>25</think>\n\\boxed{4}", 2),
+        ("<think>257", 3),
+    ],
+)
+def test_thinking_tokens_are_those_between_the_tags(tiny, text, thinking):
+    _, tokenizer = tiny
+    ids = encode(tokenizer, text)
+    assert count_tokens(tokenizer, ids) == (thinking, len(ids) - thinking)
+
+
+def test_common_prefix_leaves_each_prompt_a_token_of_its_own():
+    assert common_prefix([[1, 2, 3], [1, 2, 4]]) == 2
+    assert common_prefix([[1, 2], [1, 2, 4]]) == 1
+    assert common_prefix([[7]]) == 0
+
+
+def test_the_tags_survive_decoding_and_the_end_of_turn_does_not(tiny):
+    model, tokenizer = tiny
+    ids = [*encode(tokenizer, "<think>2</think>"), tokenizer.eos_token_id]
+    assert text_of(tokenizer, ids, stop_ids(model, tokenizer)) == "<think>2</think>"

@@ -1,0 +1,56 @@
+"""Recipes load, override and refuse."""
+
+import pytest
+
+from data.records import BadInput
+from pipeline import recipe
+
+
+@pytest.mark.parametrize("profile", recipe.PROFILES)
+def test_every_profile_loads(profile):
+    assert recipe.load(profile).rl.samples > 1
+
+
+def test_an_override_changes_one_value():
+    changed = recipe.load("cpu", ["sft.learning_rate=1e-4", "plain.shots=[0, 8]", "seed=7"])
+    assert (changed.sft.learning_rate, changed.plain.shots, changed.seed) == (1e-4, [0, 8], 7)
+    assert changed.rl == recipe.load("cpu").rl
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("sft.learning_rat=1", "did you mean learning_rate?"),
+        ("stf.learning_rate=1", "did you mean sft?"),
+        ("sft.epochs=two", "sft.epochs must be a whole number"),
+        ("sft.epochs=1.5", "sft.epochs must be a whole number"),
+        ("sft.epochs=true", "sft.epochs must be a whole number"),
+        ("rl.learning_rate=nan", "rl.learning_rate must be a number"),
+        ("rl.learning_rate=fast", "rl.learning_rate must be a number"),
+        ("rl.steps=-1", "rl.steps must be a whole number"),
+        ("plain.shots=4", "plain.shots must be a list"),
+        ("rl=4", "rl must hold keys and values"),
+        ("rl.steps", "no '='"),
+        ("rl.steps=[", "not a YAML value"),
+        ("rl.steps.more=1", "no section 'steps'"),
+        ("rl.steps=0", "rl.steps must be at least 1"),
+        ("rl.micro_batch=7", "must be a multiple of rl.micro_batch"),
+    ],
+)
+def test_a_bad_override_is_refused_in_one_line(item, words):
+    with pytest.raises(BadInput) as refusal:
+        recipe.load("cpu", [item])
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_an_unknown_profile_names_the_nearest():
+    with pytest.raises(BadInput, match="did you mean gpu"):
+        recipe.load("gpuu")
+
+
+def test_a_recipe_file_that_is_no_yaml_names_its_line(tmp_path, monkeypatch):
+    for stage, name in recipe.FILES.items():
+        (tmp_path / name).write_text("shots: [0\nmore: x\n" if stage == "plain" else "{}")
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
+    with pytest.raises(BadInput, match=r"1_plain\.yaml:2: not YAML"):
+        recipe.load("cpu")
