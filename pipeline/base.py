@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.records import BadInput, nearest, sha256_of
 
@@ -151,7 +152,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     # The quantizer stays attached and would refuse both saving and training.
     model.hf_quantizer = None
     model.is_quantized = False
@@ -177,7 +178,7 @@ def load_tokenizer(folder: Path):
     return tokenizer
 
 
-def load(folder: Path, adapter: Path | None = None, trainable: bool = False):
+def load(folder: Path, adapter: Path | None = None, trainable: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) of a base folder, with an adapter on it where given: bf16 on a GPU, else float32."""
     import torch
     from peft import PeftModel
@@ -185,7 +186,7 @@ def load(folder: Path, adapter: Path | None = None, trainable: bool = False):
 
     tokenizer = load_tokenizer(folder)
     gpu = torch.cuda.is_available()
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16 if gpu else torch.float32, device_map="cuda" if gpu else None
     )
     if adapter is not None:

@@ -52,7 +52,7 @@ class ReservedLayer(DynamicLayer):
         self.room = None
 
 
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """How many leading tokens all prompts share, leaving each at least one of its own."""
     low, high = min(prompts), max(prompts)
     limit = min(len(p) for p in prompts) - 1

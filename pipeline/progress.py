@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 console = Console(stderr=True)
 
@@ -40,6 +42,14 @@ def bar(label: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int,
             progress.update(task, advance=items, units=progress.tasks[0].fields["units"] + units)
 
         yield advance
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The checkpoint a training goes on from, said aloud; None where it begins."""
+    found = get_last_checkpoint(str(work)) if work.is_dir() else None
+    if found:
+        console.print(f"going on from step {found.rpartition('-')[2]}")
+    return found
 
 
 def training_bar(label: str) -> TrainerCallback:

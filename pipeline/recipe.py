@@ -4,11 +4,12 @@ Every key is a field of a dataclass below; a wrong name, type or value stops at 
 """
 
 import dataclasses
-import types
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -44,10 +45,13 @@ class SftSettings:
 
 @dataclass(frozen=True)
 class RlSettings:
-    """Stages 4 and 5. A step samples ``prompts`` problems ``samples`` times each. They come from ``arithmetic`` and
-    ``logic`` train problems that sft has not seen, of which those are kept whose ``probe`` samples do not all earn the
-    same (0: no probe, all are kept). Every ``eval_every`` steps the adapter answers ``dev`` dev problems of each benchmark; the best is kept.
-    ``direct_bonus`` (stage 5 only) is what an answer gains by not thinking."""
+    """Stages 4 and 5. A step samples ``prompts`` problems ``samples`` times each.
+
+    They come from ``arithmetic`` and ``logic`` train problems that sft has not seen, of which those are kept whose
+    ``probe`` samples do not all earn the same (0: no probe, all are kept). Every ``eval_every`` steps the adapter
+    answers ``dev`` dev problems of each benchmark, and the best is kept. ``direct_bonus`` (stage 5 only) is what an
+    answer gains by not thinking.
+    """
 
     steps: int = 20
     prompts: int = 8
@@ -143,7 +147,7 @@ def build(tree: Mapping, where: str) -> Recipe:
     return recipe
 
 
-def _build(kind: type, tree: object, where: str, path: str):
+def _build(kind: Any, tree: object, where: str, path: str):
     if not isinstance(tree, Mapping):
         raise BadInput(f"{where}: {path or 'the recipe'} must hold keys and values, not {tree!r}")
     hints = typing.get_type_hints(kind)
@@ -161,25 +165,19 @@ def _build(kind: type, tree: object, where: str, path: str):
 
 def _value(hint: object, value: object, where: str, name: str):
     """``value`` where it is of the hinted type; YAML reads ``1e-4`` as text, so numbers may come as text."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if hint is float and not isinstance(value, bool):
         try:
             number = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            number = float("nan")
-        if number >= 0 and number != float("inf"):
+            number = math.nan
+        if 0 <= number < math.inf:
             return number
-    elif (
-        hint is int
-        and isinstance(value, int)
-        and not isinstance(value, bool)
-        and value >= 0
-        or hint is str
-        and isinstance(value, str)
-    ):
+    elif hint is int and whole:
         return value
-    elif isinstance(hint, types.GenericAlias) and isinstance(value, list):
+    elif typing.get_origin(hint) is list and isinstance(value, list):
         return [_value(typing.get_args(hint)[0], item, where, name) for item in value]
-    wanted = {float: "a number of 0 or more", int: "a whole number of 0 or more", str: "a text"}
+    wanted = {float: "a number of 0 or more", int: "a whole number of 0 or more"}
     raise BadInput(f"{where}: {name} must be {wanted.get(hint, 'a list of whole numbers')}, not {value!r}")  # type: ignore[call-overload]
 
 

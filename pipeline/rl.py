@@ -12,17 +12,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from data.records import Problem, write_json
 from pipeline.generate import Sample, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
-from pipeline.progress import bar, training_bar
+from pipeline.progress import bar, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
 
@@ -167,7 +167,7 @@ def train(
     stops = stop_ids(model, tokenizer)
     rollouts = 0
 
-    def rollout(prompts: list[str], trainer) -> dict[str, list]:
+    def rollout(prompts: list[str], trainer) -> dict[str, Any]:
         nonlocal rollouts
         rollouts += 1
         samples: list[Sample] = generate(
@@ -187,7 +187,7 @@ def train(
             "finish": [s.finish for s in samples],
         }
 
-    def reward(prompts, completions, completion_ids, index, finish, **columns) -> list[float]:
+    def reward(prompts, completions, completion_ids, index, finish, **columns) -> list[float | None]:
         texts = [text_of(tokenizer, ids, stops) for ids in completion_ids]
         return [task.reward(problems[i], t, f) for i, t, f in zip(index, texts, finish, strict=True)]
 
@@ -228,8 +228,8 @@ def train(
         callbacks=[keeper, training_bar(label)],
     )
     trainer.remove_callback(PrinterCallback)
-    label_only_head(trainer.model.get_base_model(), temperature=settings.temperature)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+    label_only_head(model.get_base_model(), temperature=settings.temperature)
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
     if all(torch.equal(before[name], p) for name, p in model.named_parameters() if name in before):
         raise RuntimeError(f"{label}: {settings.steps} steps left every weight as it was; the adapter did not train")
     return work / "best"

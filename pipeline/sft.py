@@ -8,6 +8,7 @@ is trained is, token for token, what generation is asked with.
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.records import Completion, Problem
 from eval.grade import grade
@@ -71,15 +72,15 @@ def lora(settings: SftSettings):
     )
 
 
-def train(model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, adapter=None, callbacks=()) -> object:
+def train(model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, adapter=None, callbacks=()) -> Any:
     """Train ``model`` on tokenized rows, from the last checkpoint in ``work`` where there is one; returns the model."""
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     from pipeline.lm_head import label_only_head
+    from pipeline.progress import last_checkpoint
 
     longest = max(len(row["input_ids"]) for row in rows)
     gpu = torch.cuda.is_available()
@@ -115,6 +116,7 @@ def train(model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, 
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    label_only_head(trainer.model.get_base_model() if adapter else trainer.model)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
-    return trainer.model
+    trained: Any = trainer.model
+    label_only_head(trained.get_base_model() if adapter else trained)
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    return trained

@@ -106,9 +106,9 @@ def test_thinking_tokens_are_those_between_the_tags(tiny, text, thinking):
 
 
 def test_common_prefix_leaves_each_prompt_a_token_of_its_own():
-    assert common_prefix([[1, 2, 3], [1, 2, 4]]) == 2
-    assert common_prefix([[1, 2], [1, 2, 4]]) == 1
-    assert common_prefix([[7]]) == 0
+    assert common_prefix([(1, 2, 3), (1, 2, 4)]) == 2
+    assert common_prefix([(1, 2), (1, 2, 4)]) == 1
+    assert common_prefix([(7,)]) == 0
 
 
 def test_the_tags_survive_decoding_and_the_end_of_turn_does_not(tiny):

@@ -1,0 +1,102 @@
+"""Bad input gets one line and exit status 2, and leaves nothing behind; every --help works."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GOOD = json.dumps({"id": "1", "question": "What is 1 + 1?", "answer": "2"})
+
+
+def call(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["pipeline", *(f"pipeline {c}" for c in ("plain", "cot", "sft", "rl", "adaptive", "all", "ask", "table"))]
+    + ["pipeline complete", "data.build", "eval.grade", "eval.score"],
+)
+def test_help(command):
+    done = call(*command.split(), "--help")
+    assert done.returncode == 0 and "usage:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["plain", "--base", "smollm2-135n"], "did you mean smollm2-135m?"),
+        (["plain", "--base", "no/such/model/at/all"], "is unknown"),
+        (["plain", "--base", "absent.gguf"], "no such file"),
+        (["plain", "--profile", "gpux"], "did you mean gpu?"),
+        (["plain", "--limit", "0"], "must be 1 or more"),
+        (["plain", "--limit", "-3"], "must be 1 or more"),
+        (["plain", "--set", "sft.learning_rat=1"], "did you mean learning_rate?"),
+        (["plain", "--set", "sft.epochs=many"], "sft.epochs must be a whole number"),
+        (["plain", "--benchmark", "absent.jsonl"], "no such file"),
+        (["ask", "What is 1 + 1?", "--budget", "-1"], "must be 0 or more"),
+        (["table"], "no stage has a scores.json"),
+    ],
+)
+def test_bad_input_is_one_line_with_status_2(tmp_path, options, words):
+    done = call("pipeline", *options, "--runs", tmp_path / "runs")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_stage_is_refused():
+    done = call("pipeline", "slf")
+    assert done.returncode == 2 and "invalid choice: 'slf'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{broken", "not JSON"),
+        ('{"id": "2", "question": "?"}', "'answer' is missing"),
+        (GOOD, "already at"),
+        ('{"id": "2", "question": "?", "answer": "about ten", "kind": "number"}', "about ten"),
+    ],
+)
+def test_a_malformed_benchmark_line_is_named(tmp_path, line, words):
+    benchmark = tmp_path / "bench.jsonl"
+    benchmark.write_text(f"{GOOD}\n{line}\n")
+    done = call("pipeline", "plain", "--benchmark", benchmark, "--runs", tmp_path / "runs")
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert "bench.jsonl:2" in done.stderr or "'2'" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_network_is_said_in_one_line_and_leaves_no_half_made_base(tmp_path):
+    cache = tmp_path / "cache"
+    done = call(
+        "pipeline", "plain", "--base", "smollm2-135m", "--runs", tmp_path / "runs",
+        LADDER_CACHE=str(cache), PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 2 and "check the network" in done.stderr, done.stderr
+    assert done.stderr.strip().count("\n") == 0
+    assert not list(cache.iterdir()) and not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    from data.records import BadInput
+    from pipeline import runs
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(1, 1, 2**20))
+    with pytest.raises(BadInput, match=r"0\.0 GiB free on this disk, 1\.0 are needed"):
+        runs.check_space(tmp_path, 1.0)

@@ -1,0 +1,164 @@
+"""All five stages on nano, once, with real training: the stages must learn, resume, regrade and be left alone.
+
+The order of the tests is the order of a user's day; each uses what the run at the top left on disk.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data.records import read_grades
+from eval.table import rows
+from pipeline.runs import folder_hash
+
+ROOT = Path(__file__).resolve().parent.parent
+# Enough to learn, little enough for a test; the rest is the cpu profile's.
+SMALL = ["rl.steps=4", "rl.eval_every=2", "adaptive.steps=4", "adaptive.eval_every=2", "rl.dev=40", "adaptive.dev=40"]
+OPTIONS = ["--base", "nano", "--profile", "cpu", "--limit", "100", *(x for s in SMALL for x in ("--set", s))]
+
+
+def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", *command, "--runs", str(runs), *OPTIONS] if command[0] == "pipeline" else command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    done = ladder(runs, "pipeline", "all")
+    assert done.returncode == 0, done.stderr
+    return runs
+
+
+def accuracy(run: Path, benchmark: str = "arithmetic_v1") -> dict[str, float]:
+    best: dict[str, float] = {}
+    for row in rows(run / "nano"):
+        if row["benchmark"] == benchmark:
+            best[row["stage"]] = max(best.get(row["stage"], 0), row["accuracy"])
+    return best
+
+
+def test_every_stage_is_in_the_table_on_the_same_problems(run):
+    table = json.loads((run / "nano" / "table.json").read_text())
+    assert {row["stage"] for row in table} == {"plain", "cot", "sft", "rl", "adaptive"}
+    for benchmark in ("arithmetic_v1", "logic_v1"):
+        assert len({(r["benchmark_sha256"], r["n"]) for r in table if r["benchmark"] == benchmark}) == 1
+    assert all(row["p_vs_previous"] is not None for row in table if row["stage"] != "plain")
+    assert "| arithmetic_v1 |" in (run / "nano" / "table.md").read_text()
+
+
+def test_sft_beats_the_best_prompted_base_clearly(run):
+    best = accuracy(run)
+    assert best["sft"] >= max(best["plain"], best["cot"]) + 0.10, best
+
+
+def test_sft_thinks_and_boxes_its_answers(run):
+    [row] = [r for r in rows(run / "nano") if r["stage"] == "sft" and r["benchmark"] == "arithmetic_v1"]
+    assert row["thinking_rate"] > 0.5 and row["format_rate"] > 0.9 and row["truncated_rate"] < 0.1
+
+
+def test_rl_and_adaptive_trained_and_kept_their_best_on_dev(run):
+    """A training that leaves every weight as it was raises, see test_rl; here, what it wrote while it trained."""
+    for stage in ("rl", "adaptive"):
+        curve = json.loads((run / "nano" / stage / "curve.json").read_text())
+        assert [point["step"] for point in curve] == [0, 2, 4]
+        steps = [json.loads(line) for line in (run / "nano" / stage / "train.jsonl").read_text().splitlines()]
+        assert [s["step"] for s in steps] == [1, 2, 3, 4]
+        assert any(s["grad_norm"] > 0 for s in steps)
+        kept_first = max(point["reward"] for point in curve) == curve[0]["reward"]
+        parent = {"rl": "sft", "adaptive": "rl"}[stage]
+        same = folder_hash(run / "nano" / stage / "adapter") == folder_hash(run / "nano" / parent / "adapter")
+        assert same == kept_first
+
+
+def test_a_second_run_changes_nothing(run):
+    before = {path: path.stat().st_mtime_ns for path in (run / "nano").rglob("adapter*/*.safetensors")}
+    done = ladder(run, "pipeline", "all")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("up to date") >= 5 and "training" not in done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in (run / "nano").rglob("adapter*/*.safetensors")}
+
+
+def test_every_completion_regrades_to_the_same_grade_without_a_model(run, tmp_path):
+    benchmark = ROOT / "data" / "benchmarks"
+    regraded = 0
+    for completions in (run / "nano").glob("*/completions/**/*.jsonl"):
+        grades = Path(str(completions).replace("/completions/", "/grades/"))
+        whole = [json.loads(line) for line in (benchmark / f"{completions.stem}.test.jsonl").read_text().splitlines()]
+        answered = {json.loads(line)["id"] for line in completions.read_text().splitlines()}
+        subset, out = tmp_path / "subset.jsonl", tmp_path / "grades.jsonl"
+        subset.write_text("".join(json.dumps(row) + "\n" for row in whole if row["id"] in answered))
+        command = [sys.executable, "-m", "eval.grade", "--benchmark", str(subset)]
+        command += ["--completions", str(completions), "--out", str(out)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert read_grades(out) == read_grades(grades)
+        regraded += 1
+    assert regraded == 14  # two benchmarks; plain and cot twice each, three trained stages once
+
+
+def test_a_killed_sft_goes_on_from_its_checkpoint_to_the_same_adapter(run, tmp_path):
+    command = [sys.executable, "-m", "pipeline", "sft", "--runs", str(tmp_path), *OPTIONS]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work = tmp_path / "nano" / "sft" / "work"
+    deadline = time.monotonic() + 300
+    while not (work / "checkpoint-40").is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "nano" / "sft" / "adapter").exists()
+    kept = max(int(path.name.split("-")[1]) for path in work.glob("checkpoint-*"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"from step {kept}" in done.stderr
+    again, unbroken = tmp_path / "nano" / "sft" / "adapter", run / "nano" / "sft" / "adapter"
+    assert folder_hash(again) == folder_hash(unbroken)
+
+
+def test_a_budget_caps_the_thought_of_any_stage(run, tmp_path):
+    from data.records import read_completions
+
+    benchmark = tmp_path / "some.jsonl"
+    lines = (ROOT / "data" / "benchmarks" / "arithmetic_v1.test.jsonl").read_text().splitlines()[:40]
+    benchmark.write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "eval.score", "--model", str(run / "nano" / "sft"), "--benchmark", str(benchmark)]
+    command += ["--prompt", "think", "--budget", "5", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    spent = [c.thinking_tokens for c in read_completions(tmp_path / "out" / "completions" / "some.jsonl")]
+    assert max(spent) == 5
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["thinking_tokens_mean"] <= 5
+
+
+def test_ask_shows_every_stage(run):
+    done = ladder(run, "pipeline", "ask", "What is 25 * 4 + 8?")
+    assert done.returncode == 0, done.stderr
+    for stage in ("plain", "cot", "sft", "rl", "adaptive"):
+        assert stage in done.stdout
+    assert done.stdout.count("tokens,") == 5
+
+
+def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(run, copy)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "plain", "--runs", str(copy), *OPTIONS, "--set", "plain.shots=[0]"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "plain: scored" in done.stderr
+    assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1

@@ -1,0 +1,87 @@
+"""RL on an untrained model: the trainer's shortcuts change nothing, and a training that trains nothing is refused."""
+
+import json
+
+import pytest
+import torch
+
+from data.records import Problem
+from pipeline import rl, sft
+from pipeline.recipe import RlSettings, SftSettings
+
+SETTINGS = RlSettings(
+    steps=2, prompts=2, samples=4, micro_batch=4, max_tokens=12, probe=4, eval_every=1, dev=4, learning_rate=1e-3
+)
+PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i), "number") for i in range(8)]
+
+
+def adapted(tiny):
+    import copy
+
+    from peft import get_peft_model
+
+    model, tokenizer = tiny
+    torch.manual_seed(0)
+    return get_peft_model(copy.deepcopy(model), sft.lora(SftSettings(lora_rank=4))), tokenizer
+
+
+def length_reward(problem, text, finish):
+    return float(len(text) % 2)
+
+
+def test_the_weights_move_and_the_best_adapter_is_kept(tiny, tmp_path):
+    model, tokenizer = adapted(tiny)
+    task = rl.Task(length_reward)
+    best = rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, SETTINGS, 0, tmp_path, "rl")
+    assert (best / "adapter_model.safetensors").is_file()
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert [point["step"] for point in curve] == [0, 1, 2]
+    assert any(p.detach().abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+
+
+def test_a_training_that_moves_no_weight_is_an_error(tiny, tmp_path):
+    from dataclasses import replace
+
+    model, tokenizer = adapted(tiny)
+    frozen = replace(SETTINGS, learning_rate=0.0)
+    with pytest.raises(RuntimeError, match="left every weight as it was"):
+        rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(length_reward), frozen, 0, tmp_path, "rl")
+
+
+def test_problems_without_mixed_rewards_are_refused_with_the_reason(tiny, tmp_path):
+    model, tokenizer = adapted(tiny)
+    with pytest.raises(RuntimeError, match="only 0 of 8 train problems give mixed rewards"):
+        rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(lambda *_: 1.0), SETTINGS, 0, tmp_path, "rl")
+
+
+def test_prefixes_are_taken_in_turn(tiny):
+    model, tokenizer = adapted(tiny)
+    task = rl.Task(length_reward, ("<think></think>\n", "<think>\n"))
+    groups = rl.sample(model, tokenizer, PROBLEMS[:2], task, SETTINGS, 4, seed=0)
+    starts = [tokenizer.decode(s.ids[:2]) for group in groups for s, _ in group]
+    assert starts == ["<think></think>", "<think>\n"] * 4
+
+
+def test_dropping_rows_without_advantage_and_columns_of_padding_keeps_the_gradient(tiny, tmp_path, monkeypatch):
+    """The same step with TRL's own loss and with ours."""
+    gradients = []
+    for ours in (True, False):
+        with monkeypatch.context() as patch:
+            if not ours:
+                patch.delattr(rl.Trainer, "_compute_loss")
+            model, tokenizer = adapted(tiny)
+            seen: dict[str, torch.Tensor] = {}
+            step = torch.optim.AdamW.step
+
+            def note(self, *args, seen=seen, model=model, step=step, **kwargs):
+                seen.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+                return step(self, *args, **kwargs)
+
+            patch.setattr(torch.optim.AdamW, "step", note)
+            folder = tmp_path / str(ours)
+            one = RlSettings(**{**SETTINGS.__dict__, "steps": 1, "prompts": 4, "micro_batch": 16})
+            rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(length_reward), one, 0, folder, "rl")
+            gradients.append(seen)
+    assert gradients[0] and gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)

@@ -1,0 +1,80 @@
+"""SFT: what is trained is what generation is asked with, and every trace is one the grader takes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data.build import load
+from data.records import Problem
+from pipeline import prompts, sft
+from pipeline.lm_head import label_only_head
+
+
+def test_a_row_is_the_prompt_of_generation_then_the_completion_then_the_end_of_turn(tiny):
+    _, tokenizer = tiny
+    [problem] = load("arithmetic_v1", "train")[:1]
+    [(_, text)] = sft.traces([problem], 0.0, 0)
+    [row] = sft.tokenized(tokenizer, [(problem, text)])
+    before = prompts.prompt_ids(tokenizer, problem, "think")
+    assert row["input_ids"][: len(before)] == before
+    assert tokenizer.decode(row["input_ids"][len(before) :]) == text + tokenizer.eos_token
+    assert row["completion_mask"] == [0] * len(before) + [1] * (len(row["input_ids"]) - len(before))
+
+
+def test_both_ways_of_answering_are_there_in_the_share_asked_for():
+    problems = load("arithmetic_v1", "train")[:500]
+    texts = [text for _, text in sft.traces(problems, 0.2, 0)]
+    direct = sum(text.startswith("<think></think>") for text in texts)
+    assert 70 <= direct <= 130
+    assert all(text.startswith("<think>") and text.endswith("}") for text in texts)
+
+
+def test_a_trace_with_a_wrong_answer_is_refused():
+    [problem] = load("arithmetic_v1", "train")[:1]
+    broken = replace(problem, rationale="25 * 4 = 100\n</think>\n\\boxed{1}")
+    with pytest.raises(ValueError, match="is graded wrong"):
+        sft.traces([broken], 0.0, 0)
+
+
+def test_batches_hold_rows_of_like_length_in_random_order():
+    rows = [{"input_ids": [0] * n, "completion_mask": [1] * n} for n in range(1, 131)]
+    ordered = sft.in_batches(rows, 8, seed=0)
+    assert sorted(len(r["input_ids"]) for r in ordered) == list(range(1, 131))
+    batches = [[len(r["input_ids"]) for r in ordered[i : i + 8]] for i in range(0, 128, 8)]
+    padding = sum(max(b) * len(b) - sum(b) for b in batches) / sum(map(sum, batches))
+    assert padding < 0.15
+    means = [sum(b) / len(b) for b in batches]
+    assert means != sorted(means) and means != sorted(means, reverse=True)
+
+
+def test_the_label_only_head_gives_what_the_model_gives(tiny):
+    import copy
+
+    model = copy.deepcopy(tiny[0])
+    ids = torch.randint(7, 200, (3, 10))
+    labels = ids.clone()
+    labels[:, :4] = -100
+    labels[1, 8:] = -100
+    logits = model(ids).logits[:, :-1] / 0.7
+    expected = torch.log_softmax(logits, -1)
+    label_only_head(model, temperature=0.7)
+    output = model(ids, labels=labels, fused_lm_head=True)
+    mask = labels[:, 1:] != -100
+    chosen = expected.gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(output.log_probs, chosen * mask, atol=1e-5, rtol=1e-5)
+    entropy = -(expected.exp() * expected).sum(-1)
+    torch.testing.assert_close(output.entropy, entropy * mask, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.loss, -(chosen * mask).sum() / mask.sum(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_template_without_a_system_role_gets_the_instruction_in_the_first_turn(tiny):
+    import copy
+
+    tokenizer = copy.deepcopy(tiny[1])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    )
+    text = prompts.render(tokenizer, prompts.messages(Problem("x", "What is 1 + 1?", "2", "number"), "cot"))
+    assert text == f"[user] {prompts.INSTRUCTIONS['cot']}\n\nWhat is 1 + 1?\n"
