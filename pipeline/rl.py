@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from data.records import Problem, write_json
+from data.records import Problem, write_json, write_text
 from pipeline.generate import Sample, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, last_checkpoint, training_bar
@@ -124,6 +124,10 @@ class KeepBest(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         self.curve = [point for point in self.curve if point["step"] <= state.global_step]
+        log = self.work / "train.jsonl"
+        steps = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        kept = [step for step in steps if step["step"] <= state.global_step]
+        write_text(log, "".join(json.dumps(step) + "\n" for step in kept))
         if not self.curve:
             self.note(model, 0)
 

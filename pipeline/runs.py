@@ -147,14 +147,6 @@ def work_folder(stage_dir: Path, inputs: dict[str, Any]) -> Path:
     return work
 
 
-def check_space(folder: Path, gib: float) -> None:
-    """Refuse to begin where the disk could not hold the outcome."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free / 2**30
-    if free < gib:
-        raise BadInput(f"{folder}: {free:.1f} GiB free on this disk, {gib} are needed; free some, or set RUNS=")
-
-
 def settings(value: object) -> dict[str, Any]:
     """A recipe section as JSON-ready keys and values."""
     return dataclasses.asdict(value)  # type: ignore[call-overload]

@@ -31,7 +31,7 @@ def run_stage(run: Run, stage: str) -> None:
     parent = STANDS_ON[stage]
     if parent:
         run_stage(run, parent)
-    runs.check_space(run.stage(stage), 1.0)
+    base.check_space(run.stage(stage), 1.0, "set RUNS=")
     if stage in TRAINED:
         train(run, stage)
     answer(run, stage)

@@ -1,8 +1,12 @@
 """Bad input gets one line and exit status 2, and leaves nothing behind; every --help works."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,6 @@ GOOD = json.dumps({"id": "1", "question": "What is 1 + 1?", "answer": "2"})
 
 
 def call(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
         cwd=cwd,
@@ -56,9 +58,17 @@ def test_bad_input_is_one_line_with_status_2(tmp_path, options, words):
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unknown_stage_is_refused():
-    done = call("pipeline", "slf")
-    assert done.returncode == 2 and "invalid choice: 'slf'" in done.stderr
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["adaptiv"], "did you mean adaptive?"),
+        ([], "COMMAND"),
+        (["plain", "--limit", "ten"], "invalid int value: 'ten'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_too(options, words):
+    done = call("pipeline", *options)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -90,13 +100,24 @@ def test_no_network_is_said_in_one_line_and_leaves_no_half_made_base(tmp_path):
     assert not list(cache.iterdir()) and not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    import shutil
-    from collections import namedtuple
-
+@pytest.mark.parametrize("place", ["runs", "cache"])
+def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch, place):
     from data.records import BadInput
-    from pipeline import runs
+    from pipeline import base
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(1, 1, 2**20))
-    with pytest.raises(BadInput, match=r"0\.0 GiB free on this disk, 1\.0 are needed"):
-        runs.check_space(tmp_path, 1.0)
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(BadInput, match=r"0\.0 GiB free on this disk, \d\.\d are needed"):
+        base.check_space(tmp_path, 1.0, "set RUNS=") if place == "runs" else base.resolve("smollm2-135m")
+    assert place == "runs" or not list((tmp_path / "cache").iterdir())
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_line_with_status_2(monkeypatch, capsys):
+    from pipeline import __main__ as command_line
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/nano/sft/adapter")
+
+    monkeypatch.setattr(command_line, "run", full)
+    assert command_line.main(["plain"]) == 2
+    assert capsys.readouterr().err == "error: runs/nano/sft/adapter: no space left on the disk; free some and rerun\n"
