@@ -1,6 +1,8 @@
 """Bars with throughput and time left, on standard error; nothing is drawn where the output is no terminal."""
 
 import contextlib
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 console = Console(stderr=True)
 
@@ -46,11 +47,16 @@ def bar(label: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int,
 
 
 def last_checkpoint(work: Path) -> str | None:
-    """The checkpoint a training goes on from, said aloud; None where it begins."""
-    found = get_last_checkpoint(str(work)) if work.is_dir() else None
-    if found:
-        console.print(f"going on from step {found.rpartition('-')[2]}")
-    return found
+    """The last whole checkpoint, said aloud; None where a training begins. Half-written ones are removed."""
+    for path in sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())  # the trainer writes it last
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(path)
+            continue
+        console.print(f"going on from step {path.name.rpartition('-')[2]}")
+        return str(path)
+    return None
 
 
 def training_bar(label: str) -> TrainerCallback:

@@ -123,13 +123,16 @@ def test_a_killed_sft_goes_on_from_its_checkpoint_to_the_same_adapter(run, tmp_p
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     work = tmp_path / "nano" / "sft" / "work"
     deadline = time.monotonic() + 300
-    while not (work / "checkpoint-40").is_dir():
+    while not (work / "checkpoint-60").is_dir():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "nano" / "sft" / "adapter").exists()
-    kept = max(int(path.name.split("-")[1]) for path in work.glob("checkpoint-*"))
+    whole = [
+        path.parent.name for path in work.glob("checkpoint-*/trainer_state.json") if path.read_text().endswith("}\n")
+    ]
+    kept = max(int(name.split("-")[1]) for name in whole)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"from step {kept}" in done.stderr
