@@ -93,9 +93,10 @@ def _closing(tokenizer, ids: Sequence[int], budget: int) -> list[int]:
         return encode(tokenizer, DIRECT + BOX) if budget == 0 else []
     if THINK not in text or END_THINK in text.split(THINK, 1)[1]:
         return []
-    # A tail that may be the start of the closing tag is not content; only what is missing of the tag is forced.
+    # A tail that may be the start of the closing tag counts: the next token could make content of it. Where the budget
+    # is spent with it, only what is missing of the tag is forced.
     tail = next((n for n in range(len(END_THINK) - 1, 0, -1) if text.endswith(END_THINK[:n])), 0)
-    spent = _thinking(tokenizer, [*ids, *encode(tokenizer, END_THINK[tail:])], END_THINK)
+    spent = _thinking(tokenizer, ids, "")
     return encode(tokenizer, END_THINK[tail:] + "\n" + BOX) if spent >= budget else []
 
 

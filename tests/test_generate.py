@@ -29,8 +29,8 @@ def test_greedy_equals_model_generate(tiny, batch_size):
 
 def test_rows_that_finish_early_leave_the_others_unchanged(tiny):
     model, tokenizer = tiny
-    asked = questions(tokenizer, 16)
-    free = generate(model, tokenizer, asked, max_tokens=40, temperature=1.0, seed=3)
+    asked = questions(tokenizer, 64)
+    free = generate(model, tokenizer, asked, max_tokens=150, temperature=1.0, seed=3)
     assert {s.finish for s in free} == {"stop", "length"}, "the case is not covered: no row ended early"
     for prompt, sample in zip(asked, free, strict=True):
         logits = model(torch.tensor([prompt + sample.ids])).logits[0, len(prompt) - 1 : -1]
