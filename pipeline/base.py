@@ -46,7 +46,6 @@ BASES = {
     "qwen3-0.6b": Base(hub="Qwen/Qwen3-0.6B", licence="Apache-2.0"),
     "nano": Base(hub=None, licence="the project's own"),
 }
-DEFAULT = "smollm2-135m"
 WEIGHTS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "LICENSE*"]
 
 

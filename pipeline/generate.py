@@ -39,7 +39,7 @@ class ReservedLayer(DynamicLayer):
             self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
         old, new = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
         if self.room is None or self.room[0].shape[-2] < new:
-            rows, heads, _, width = key_states.shape
+            rows, heads = key_states.shape[:2]
             grown = [t.new_empty(rows, heads, new + 64, t.shape[-1]) for t in (key_states, value_states)]
             grown[0][..., :old, :], grown[1][..., :old, :] = self.keys, self.values
             self.room = (grown[0], grown[1])

@@ -169,11 +169,8 @@ def train(
         )
     random.Random(seed).shuffle(problems)
     stops = stop_ids(model, tokenizer)
-    rollouts = 0
 
     def rollout(prompts: list[str], trainer) -> dict[str, Any]:
-        nonlocal rollouts
-        rollouts += 1
         samples: list[Sample] = generate(
             trainer.accelerator.unwrap_model(trainer.model),
             tokenizer,
