@@ -117,7 +117,7 @@ def generate(
     seed: int = 0,
     budget: int | None = None,
     prefixes: Sequence[Sequence[int]] | None = None,
-    batch_size: int = 32,
+    batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Sample]:
     """Complete every prompt, in order; greedy at temperature 0, else sampled from the full distribution.

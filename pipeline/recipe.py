@@ -49,8 +49,8 @@ class RlSettings:
 
     They come from ``arithmetic`` and ``logic`` train problems that sft has not seen, of which those are kept whose
     ``probe`` samples do not all earn the same (0: no probe, all are kept). Every ``eval_every`` steps the adapter
-    answers ``dev`` dev problems of each benchmark, and the best is kept. ``direct_bonus`` (stage 5 only) is what an
-    answer gains by not thinking.
+    answers ``dev`` dev problems of each benchmark, and the best is kept. Stage 5 only: ``direct_bonus`` is what an answer
+    gains by not thinking, ``accuracy_loss`` what the kept adapter may lose on dev against the parent.
     """
 
     steps: int = 20
@@ -66,6 +66,7 @@ class RlSettings:
     dev: int = 100
     micro_batch: int = 8
     direct_bonus: float = 0.0
+    accuracy_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def build(tree: Mapping, where: str) -> Recipe:
             least = 2 if key == "samples" else 1
             if getattr(settings, key) < least:
                 raise BadInput(f"{where}: {stage}.{key} must be at least {least}, not {getattr(settings, key)}")
+        if stage == "rl" and settings.temperature == 0:
+            raise BadInput(f"{where}: rl.temperature must be above 0, or all samples of a problem are the same")
         if settings.prompts * settings.samples % settings.micro_batch:
             raise BadInput(f"{where}: {stage}.prompts times {stage}.samples must be a multiple of {stage}.micro_batch")
     for section, keys in {

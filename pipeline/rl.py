@@ -4,9 +4,15 @@ The reward is the grader. Two things differ from a plain GRPO run. Problems are 
 samples are neither all right nor all wrong are trained on: the others carry no gradient (DAPO, arXiv 2503.14476,
 section 3.2). And the adapter is scored on the dev split every few steps and the best one is kept, the starting one
 included: the last step is not the best step.
+
+Stage 5 trains the choice between thinking and answering at once, and nothing else: its samples are made to begin in
+one way or the other, by turns, and only the token in which these differ is in the loss, weighted by what the model
+gives it over what the turns give it (AdaptThink, arXiv 2505.13417, section 3.3). Averaged with the dozens of tokens
+that follow, the choice was lost: thinking stayed at 100 % (measured, 15 steps).
 """
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,21 +26,31 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from data.records import Problem, write_json, write_text
-from pipeline.generate import Sample, generate, stop_ids, text_of
+from pipeline.generate import Sample, common_prefix, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
+from pipeline.reward import correctness
 
 Reward = Callable[[Problem, str, str], float]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one RL stage is: the reward, and the prefixes its samples take in turn (empty: the model's own choice)."""
+    """What one RL stage is: the reward, and the prefixes its samples take in turn, the choice among which is then all that is
+    trained. Without prefixes the samples are the model's own from the first token, and all of each is trained."""
 
     reward: Reward
-    prefixes: tuple[str, ...] = ("",)
+    prefixes: tuple[str, ...] = ()
+
+    def better(self, point: dict[str, float], kept: dict[str, float], start: dict[str, float], loss: float) -> bool:
+        """Whether a point of the dev curve is to be kept instead of ``kept``: where content is trained, for more
+        accuracy; where the choice is, for fewer tokens at no more than ``loss`` of the starting accuracy (the
+        constrained objective of AdaptThink, arXiv 2505.13417, section 3.2)."""
+        if not self.prefixes:
+            return point["accuracy"] > kept["accuracy"]
+        return point["accuracy"] >= start["accuracy"] - loss and point["tokens"] < kept["tokens"]
 
 
 class Trainer(GRPOTrainer):
@@ -50,76 +66,99 @@ class Trainer(GRPOTrainer):
             key: value[rows] if isinstance(value, torch.Tensor) and value.dim() and len(value) == count else value
             for key, value in inputs.items()
         }
-        prompt, completion = inputs["prompt_mask"].any(0), inputs["completion_mask"].any(0)
+        prompt, trained = inputs["prompt_mask"].any(0), inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        width = int(trained.any(0).nonzero().max()) + 1
         for key in inputs:
             if key.startswith("prompt_"):
                 inputs[key] = inputs[key][:, prompt]
             elif key.startswith(("completion_", "tool_mask", "sampling_per")) and inputs[key].dim() == 2:
-                inputs[key] = inputs[key][:, completion]
-        return super()._compute_loss(model, inputs)
+                inputs[key] = inputs[key][:, :width]
+        # TRL takes samples for the policy's own; where rollouts say how likely each token was, that is the denominator.
+        return super()._compute_loss(model, inputs | {"old_per_token_logps": inputs.get("sampling_per_token_logps")})
 
 
-def sample(model, tokenizer, problems: Sequence[Problem], task: Task, settings: RlSettings, copies: int, seed: int):
-    """``copies`` samples of each problem, as (sample, reward) pairs in a list a problem."""
-    prompts = [encode(tokenizer, render(tokenizer, messages(p, "think"))) for p in problems for _ in range(copies)]
-    prefixes = [encode(tokenizer, task.prefixes[i % len(task.prefixes)]) for i in range(len(prompts))]
-    with bar("probing the train problems", len(prompts)) as advance:
-        samples = generate(
-            model,
-            tokenizer,
-            prompts,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            seed=seed,
-            prefixes=prefixes,
-            batch_size=64,
-            progress=advance,
-        )
+def asked(tokenizer, problem: Problem) -> str:
+    """The prompt of the trained rungs, as text."""
+    return render(tokenizer, messages(problem, "think"))
+
+
+def sample(
+    model, tokenizer, prompts: Sequence[str], task: Task, settings: RlSettings, seed: int, progress=None
+) -> list[Sample]:
+    """One sample of each prompt; the task's prefixes are taken in turn."""
+    prefixes = task.prefixes or ("",)
+    return generate(
+        model,
+        tokenizer,
+        [encode(tokenizer, prompt) for prompt in prompts],
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        seed=seed,
+        prefixes=[encode(tokenizer, prefixes[i % len(prefixes)]) for i in range(len(prompts))],
+        progress=progress,
+    )
+
+
+def rewards(model, tokenizer, problems: Sequence[Problem], samples: Sequence[Sample], task: Task) -> list[float]:
+    """What each sample earns as a completion of the problem beside it."""
     stops = stop_ids(model, tokenizer)
-    scored = [
-        (s, task.reward(problems[i // copies], text_of(tokenizer, s.ids, stops), s.finish))
-        for i, s in enumerate(samples)
-    ]
-    return [scored[i : i + copies] for i in range(0, len(scored), copies)]
+    texts = [text_of(tokenizer, s.ids, stops) for s in samples]
+    return [task.reward(p, text, s.finish) for p, text, s in zip(problems, texts, samples, strict=True)]
 
 
 def mixed(model, tokenizer, problems: Sequence[Problem], task: Task, settings: RlSettings, seed: int) -> list[Problem]:
     """The problems whose samples do not all earn the same reward; all of them where nothing is to be probed."""
     if settings.probe == 0:
         return list(problems)
-    groups = sample(model, tokenizer, problems, task, settings, settings.probe, seed)
-    return [p for p, group in zip(problems, groups, strict=True) if len({reward for _, reward in group}) > 1]
+    each = [p for p in problems for _ in range(settings.probe)]
+    with bar("probing the train problems", len(each)) as advance:
+        samples = sample(model, tokenizer, [asked(tokenizer, p) for p in each], task, settings, seed, advance)
+    earned = rewards(model, tokenizer, each, samples, task)
+    groups = [set(earned[i : i + settings.probe]) for i in range(0, len(each), settings.probe)]
+    return [p for p, group in zip(problems, groups, strict=True) if len(group) > 1]
 
 
 def dev_scores(model, tokenizer, dev: Sequence[Problem], task: Task, settings: RlSettings) -> dict[str, float]:
-    """Mean reward, and mean tokens a completion, of greedy decoding on the dev problems."""
-    prompts = [encode(tokenizer, render(tokenizer, messages(p, "think"))) for p in dev]
+    """Accuracy, mean reward, and mean tokens a completion, of greedy decoding on the dev problems."""
+    prompts = [encode(tokenizer, asked(tokenizer, p)) for p in dev]
     with bar("scoring on dev", len(dev)) as advance:
-        samples = generate(model, tokenizer, prompts, max_tokens=settings.max_tokens, batch_size=64, progress=advance)
-    stops = stop_ids(model, tokenizer)
-    texts = [text_of(tokenizer, s.ids, stops) for s in samples]
-    rewards = [task.reward(p, text, s.finish) for p, text, s in zip(dev, texts, samples, strict=True)]
-    return {"reward": sum(rewards) / len(dev), "tokens": sum(len(s.ids) for s in samples) / len(dev)}
+        samples = generate(model, tokenizer, prompts, max_tokens=settings.max_tokens, progress=advance)
+    totals = {
+        "accuracy": sum(rewards(model, tokenizer, dev, samples, Task(correctness))),
+        "reward": sum(rewards(model, tokenizer, dev, samples, task)),
+        "tokens": sum(len(s.ids) for s in samples),
+    }
+    return {name: total / len(dev) for name, total in totals.items()}
 
 
 class KeepBest(TrainerCallback):
-    """Scores the adapter on dev every ``eval_every`` steps, writes the curve, and keeps the best adapter."""
+    """Scores the adapter on dev every ``eval_every`` steps, writes the curve, and keeps the best adapter; ``better``
+    is told a new point, the kept one and the first."""
 
-    def __init__(self, score: Callable[[], dict[str, float]], every: int, work: Path) -> None:
-        self.score, self.every, self.work = score, every, work
+    def __init__(self, score: Callable[[], dict[str, float]], better: Callable, every: int, work: Path) -> None:
+        self.score, self.better, self.every, self.work = score, better, every, work
         self.curve: list[dict[str, float]] = []
         path = work / "curve.json"
         if path.is_file():
             self.curve = json.loads(path.read_text())
 
+    def kept(self) -> dict[str, float] | None:
+        """The point of the curve whose adapter is kept."""
+        kept = None
+        for point in self.curve:
+            if kept is None or self.better(point, kept, self.curve[0]):
+                kept = point
+        return kept
+
     def note(self, model, step: int) -> None:
-        scores = {"step": step} | self.score()
-        if all(scores["reward"] > earlier["reward"] for earlier in self.curve):
+        point = {"step": step} | self.score()
+        kept = self.kept()
+        if kept is None or self.better(point, kept, self.curve[0]):
             aside = self.work / "best.new"
             model.save_pretrained(aside, selected_adapters=["default"])
             shutil.rmtree(self.work / "best", ignore_errors=True)
             aside.rename(self.work / "best")
-        self.curve.append(scores)
+        self.curve.append(point)
         write_json(self.work / "curve.json", self.curve)
 
     def on_train_begin(self, args, state, control, model, **kwargs):
@@ -168,30 +207,27 @@ def train(
             f"needed a step: the model solves nearly all or nearly none; raise {label}.arithmetic or train sft longer"
         )
     random.Random(seed).shuffle(problems)
-    stops = stop_ids(model, tokenizer)
 
     def rollout(prompts: list[str], trainer) -> dict[str, Any]:
-        samples: list[Sample] = generate(
-            trainer.accelerator.unwrap_model(trainer.model),
-            tokenizer,
-            [encode(tokenizer, p) for p in prompts],
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            seed=1_000_003 * seed + trainer.state.global_step,
-            prefixes=[encode(tokenizer, task.prefixes[i % len(task.prefixes)]) for i in range(len(prompts))],
-            batch_size=64,
-        )
-        return {
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        samples = sample(policy, tokenizer, prompts, task, settings, 1_000_003 * seed + trainer.state.global_step)
+        rows = {
             "prompt_ids": [encode(tokenizer, p) for p in prompts],
             "completion_ids": [s.ids for s in samples],
             "logprobs": None,
-            "finish": [s.finish for s in samples],
+            "sample": samples,
         }
+        if task.prefixes:
+            choice = common_prefix([tuple(encode(tokenizer, prefix)) for prefix in task.prefixes])
+            turn = -math.log(len(task.prefixes))
+            rows["logprobs"] = [[turn] * len(s.ids) for s in samples]
+            rows["env_mask"] = [[int(i == choice) for i in range(len(s.ids))] for s in samples]
+        return rows
 
-    def reward(prompts, completions, completion_ids, index, finish, **columns) -> list[float | None]:
-        texts = [text_of(tokenizer, ids, stops) for ids in completion_ids]
-        return [task.reward(problems[i], t, f) for i, t, f in zip(index, texts, finish, strict=True)]
+    def reward(prompts, completions, index, sample, **columns) -> list[float]:
+        return rewards(model, tokenizer, [problems[i] for i in index], sample, task)
 
+    temperature = 1.0 if task.prefixes else settings.temperature  # of the tokens that are trained
     config = GRPOConfig(
         output_dir=str(work),
         max_steps=settings.steps,
@@ -199,7 +235,8 @@ def train(
         gradient_accumulation_steps=settings.prompts * settings.samples // settings.micro_batch,
         num_generations=settings.samples,
         max_completion_length=settings.max_tokens,
-        temperature=settings.temperature,
+        temperature=temperature,
+        epsilon=1.0,  # clips nothing: what the model gives a token is at most twice what two turns give it
         loss_type="dapo",
         scale_rewards="none",  # Dr. GRPO (arXiv 2503.20783, section 3.2): dividing by the deviation favours extremes
         beta=0.0,
@@ -216,9 +253,14 @@ def train(
         bf16=gpu,
         seed=seed,
     )
-    rows = [{"prompt": render(tokenizer, messages(p, "think")), "index": i} for i, p in enumerate(problems)]
+    rows = [{"prompt": asked(tokenizer, p), "index": i} for i, p in enumerate(problems)]
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    keeper = KeepBest(lambda: dev_scores(model, tokenizer, dev, task, settings), settings.eval_every, work)
+    keeper = KeepBest(
+        lambda: dev_scores(model, tokenizer, dev, task, settings),
+        lambda point, kept, start: task.better(point, kept, start, settings.accuracy_loss),
+        settings.eval_every,
+        work,
+    )
     trainer = Trainer(
         model=model,
         args=config,
@@ -229,7 +271,7 @@ def train(
         callbacks=[keeper, training_bar(label)],
     )
     trainer.remove_callback(PrinterCallback)
-    label_only_head(model.get_base_model(), temperature=settings.temperature)
+    label_only_head(model.get_base_model(), temperature=temperature)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     if all(torch.equal(before[name], p) for name, p in model.named_parameters() if name in before):
         raise RuntimeError(f"{label}: {settings.steps} steps left every weight as it was; the adapter did not train")

@@ -56,10 +56,63 @@ def test_problems_without_mixed_rewards_are_refused_with_the_reason(tiny, tmp_pa
 
 def test_prefixes_are_taken_in_turn(tiny):
     model, tokenizer = adapted(tiny)
-    task = rl.Task(length_reward, ("<think></think>\n", "<think>\n"))
-    groups = rl.sample(model, tokenizer, PROBLEMS[:2], task, SETTINGS, 4, seed=0)
-    starts = [tokenizer.decode(s.ids[:2]) for group in groups for s, _ in group]
+    task = rl.Task(length_reward, PREFIXES)
+    samples = rl.sample(model, tokenizer, ["What is 1 + 1?", "What is 2 + 2?"] * 4, task, SETTINGS, seed=0)
+    starts = [tokenizer.decode(s.ids[:2]) for s in samples]
     assert starts == ["<think></think>", "<think>\n"] * 4
+
+
+PREFIXES = ("<think></think>\n", "<think>\n")
+
+
+def direct_pays(problem, text, finish):
+    return float(text.startswith(PREFIXES[0]))
+
+
+def test_with_prefixes_only_the_choice_is_trained(tiny, tmp_path, monkeypatch):
+    """Nothing reaches TRL's loss after the token in which the prefixes differ, and its ratio is to a fair coin."""
+    seen = []
+    model, tokenizer = adapted(tiny)
+    original = rl.GRPOTrainer._compute_loss
+
+    def note(self, model, inputs):
+        seen.append(inputs)
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(rl.GRPOTrainer, "_compute_loss", note)
+    task = rl.Task(direct_pays, PREFIXES)
+    rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, SETTINGS, 0, tmp_path, "adaptive")
+    assert len(seen) == 4
+    for inputs in seen:
+        assert (inputs["completion_mask"] * inputs["tool_mask"]).tolist() == [[0, 1]] * 4
+        torch.testing.assert_close(inputs["old_per_token_logps"][:, 1].exp(), torch.full((4,), 0.5))
+
+
+def test_the_choice_that_pays_is_learnt(tiny, tmp_path):
+    model, tokenizer = adapted(tiny)
+    task = rl.Task(direct_pays, PREFIXES)
+
+    def preference() -> float:
+        logits = model(torch.tensor([rl.encode(tokenizer, rl.asked(tokenizer, PROBLEMS[0]) + "<think>")])).logits[0, -1]
+        direct, think = (rl.encode(tokenizer, prefix)[1] for prefix in PREFIXES)
+        return float(logits[direct] - logits[think])
+
+    before = preference()
+    settings = RlSettings(**{**SETTINGS.__dict__, "steps": 8, "probe": 0, "learning_rate": 1e-2})
+    rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, settings, 0, tmp_path, "adaptive")
+    assert preference() > before + 0.5
+
+
+def test_what_is_kept_is_the_most_accurate_or_the_cheapest_within_the_loss():
+    content, choice = rl.Task(length_reward), rl.Task(length_reward, PREFIXES)
+    start = {"accuracy": 0.40, "tokens": 50.0, "reward": 0.40}
+    longer = {"accuracy": 0.42, "tokens": 60.0, "reward": 0.42}
+    shorter = {"accuracy": 0.39, "tokens": 30.0, "reward": 0.49}
+    worse = {"accuracy": 0.30, "tokens": 20.0, "reward": 0.60}
+    assert [content.better(point, start, start, 0.02) for point in (longer, shorter, worse)] == [True, False, False]
+    assert [choice.better(point, start, start, 0.02) for point in (longer, shorter, worse)] == [False, True, False]
+    assert not choice.better(shorter, start, start, 0.0)
+    assert not choice.better(shorter, shorter, start, 0.02)
 
 
 def test_dropping_rows_without_advantage_and_columns_of_padding_keeps_the_gradient(tiny, tmp_path, monkeypatch):
