@@ -48,7 +48,7 @@ ask: $(READY)       ## every stage answers Q="…", side by side; BUDGET=N caps 
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") "$(Q)"
 
 smoke: $(READY)     ## all five stages on nano, in minutes
-	@$(LADDER) all $(OPTIONS) --base nano --set sft.learning_rate=5e-3 --set sft.epochs=3 --set rl.steps=10 --set adaptive.steps=10
+	@$(LADDER) all $(OPTIONS) --base nano --set sft.learning_rate=5e-3 --set sft.epochs=3 --set rl.steps=6 --set adaptive.steps=10
 
 test: $(READY)      ## the tests, one of them all five stages on nano
 	@$(PYTHON) -m pytest -q

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -35,3 +36,34 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
         term = term * (n - i) // (i + 1)
         ways += term
     return min(1.0, 2 * ways / 2**n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number, in their own order: the chance that any of them falls below a level by
+    luck alone stays below it (S. Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian
+    Journal of Statistics 6, p. 65-70)."""
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def detectable(n: int, changed: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest difference of two accuracies on the same ``n`` problems that McNemar's test at ``alpha`` finds with
+    ``power``, where a share ``changed`` of the problems has another verdict: R. J. Connor 1987, "Sample size for
+    testing differences in proportions for the paired-sample design", Biometrics 43, p. 207-211, solved for the
+    difference. ``changed`` where even that is too small to be found; all in [0, 1]."""
+    normal = NormalDist()
+    level, reach = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power)
+
+    def needed(difference: float) -> float:
+        spread = level * math.sqrt(changed) + reach * math.sqrt(changed - difference**2)
+        return (spread / difference) ** 2
+
+    low, high = 0.0, changed  # the n that is needed falls as the difference grows
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if needed(middle) > n else (low, middle)
+    return high

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data.records import BadInput, read_grades, write_json, write_text
-from eval.compare import mcnemar
+from eval.compare import detectable, holm, mcnemar
 
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
 # What each stage is tested against: the best variant of these, on the same problems.
@@ -20,9 +20,10 @@ a boxed answer, and stopped by the token limit. One completion a problem; the de
 
 p: exact two-sided McNemar test on the same problems against the stage before: cot against the best variant of plain,
 sft against the best-prompted base (all variants of plain and cot), rl against the best of sft, adaptive against the
-best of rl. "Best" is the highest accuracy on these very problems, which favours the stage before. Not corrected for
-the number of tests.
+best of rl. "Best" is the highest accuracy on these very problems, which favours the stage before. p Holm: the same,
+corrected for the number of tests in the table (Holm).
 """
+CHANGED = 0.2  # the share of problems with another verdict, for which the smallest detectable difference is given
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -61,6 +62,10 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
         row["p_vs_previous"] = (
             None if best is None else mcnemar(list(right.values()), [hits[best][identity] for identity in right])
         )
+    tested = [row for row in table if row["p_vs_previous"] is not None]
+    corrected = iter(holm([row["p_vs_previous"] for row in tested]))
+    for row in table:
+        row["p_holm"] = None if row["p_vs_previous"] is None else next(corrected)
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in table))
     return sorted(table, key=lambda row: benchmarks.index(row["benchmark"]))  # stable: the stages keep their order
 
@@ -78,12 +83,12 @@ HEADINGS = (
     "cut",
     "seconds",
     "p",
+    "p Holm",
 )
 LEFT = 3  # columns of text; the others are numbers
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    p = row["p_vs_previous"]
     return [
         row["benchmark"],
         row["stage"],
@@ -94,12 +99,22 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['thinking_tokens_mean']:.1f}",
         *(f"{100 * row[key]:.1f}" for key in ("thinking_rate", "format_rate", "truncated_rate")),
         f"{row['seconds']:.0f}",
-        "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
+        *("" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (row["p_vs_previous"], row["p_holm"])),
     ]
 
 
+def resolution(table: list[dict[str, Any]]) -> str:
+    """What each benchmark's number of problems can tell apart, one line a benchmark."""
+    sizes = dict.fromkeys((row["benchmark"], row["n"]) for row in table)
+    return "".join(
+        f"{benchmark}, n = {n}: a difference of {100 * detectable(n, CHANGED):.0f} points is found four times in five, "
+        f"a smaller one less often, where {CHANGED:.0%} of the problems change their verdict (McNemar, 5 %).\n"
+        for benchmark, n in sizes
+    )
+
+
 def markdown(table: list[dict[str, Any]]) -> str:
-    """The rows as an aligned GitHub Markdown table, with the note under it."""
+    """The rows as an aligned GitHub Markdown table, with the notes under it."""
     lines = [list(HEADINGS)] + [[cell.replace("|", "\\|") for cell in _cells(row)] for row in table]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if i < LEFT else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
@@ -111,7 +126,7 @@ def markdown(table: list[dict[str, Any]]) -> str:
         ]
         for line in lines
     )
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE + "\n" + resolution(table)
 
 
 def write(run_dir: Path) -> list[dict[str, Any]]:
@@ -139,3 +154,4 @@ def show(table: list[dict[str, Any]]) -> None:
     needed = console.measure(grid, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, needed)
     console.print(grid)
+    console.print(Text("\n" + resolution(table)), end="", soft_wrap=True)

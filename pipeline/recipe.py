@@ -49,8 +49,8 @@ class RlSettings:
 
     They come from ``arithmetic`` and ``logic`` train problems that sft has not seen, of which those are kept whose
     ``probe`` samples do not all earn the same (0: no probe, all are kept). Every ``eval_every`` steps the adapter
-    answers ``dev`` dev problems of each benchmark, and the best is kept. Stage 5 only: ``direct_bonus`` is what an answer
-    gains by not thinking, ``accuracy_loss`` what the kept adapter may lose on dev against the parent.
+    answers ``dev`` dev problems of each benchmark, and the best is kept. Two keys are of stage 5 only:
+    ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the kept adapter may lose on dev.
     """
 
     steps: int = 20

@@ -38,8 +38,8 @@ Reward = Callable[[Problem, str, str], float]
 
 @dataclass(frozen=True)
 class Task:
-    """What one RL stage is: the reward, and the prefixes its samples take in turn, the choice among which is then all that is
-    trained. Without prefixes the samples are the model's own from the first token, and all of each is trained."""
+    """What one RL stage is: the reward, and the prefixes its samples take in turn, the choice among which is then all
+    that is trained. Without prefixes the samples are the model's own from the first token, and all is trained."""
 
     reward: Reward
     prefixes: tuple[str, ...] = ()

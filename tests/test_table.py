@@ -1,18 +1,19 @@
 """The table: its rows, what it compares, and what it refuses."""
 
 import json
+import math
 import re
 
 import pytest
 
 from data.records import BadInput, Grade, write_json, write_records
-from eval.compare import mcnemar, wilson
+from eval.compare import detectable, holm, mcnemar, wilson
 from eval.table import markdown, rows, show, write
 
 KEYS = (
     "stage variant benchmark benchmark_sha256 n accuracy ci_low ci_high tokens_mean thinking_tokens_mean thinking_rate"
 )
-KEYS += " format_rate truncated_rate seconds p_vs_previous"
+KEYS += " format_rate truncated_rate seconds p_vs_previous p_holm"
 N = 40
 
 
@@ -63,6 +64,34 @@ def test_each_stage_is_tested_against_the_best_of_the_stage_before(run_dir):
     assert found["sft", "think"] != p(BEST, FAIR)
 
 
+def test_p_values_are_corrected_for_all_tests_of_the_table(run_dir):
+    add(run_dir, "adaptive", {"think": FAIR})
+    raw = {(r["stage"], r["variant"]): r["p_vs_previous"] for r in rows(run_dir) if r["p_vs_previous"] is not None}
+    corrected = {(r["stage"], r["variant"]): r["p_holm"] for r in rows(run_dir) if r["p_holm"] is not None}
+    assert corrected == dict(zip(raw, holm(list(raw.values())), strict=True))
+    assert corrected["adaptive", "think"] > raw["adaptive", "think"]
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize(("n", "changed"), [(120, 0.2), (500, 0.2), (500, 0.1)])
+def test_the_detectable_difference_is_found_four_times_in_five(n, changed):
+    """By exact enumeration of McNemar's test, which is a little more cautious than Connor's approximation."""
+    difference = detectable(n, changed)
+    better = (
+        (changed + difference) / 2 / changed
+    )  # of the pairs that differ, the share in which the better one is right
+    power = 0.0
+    for pairs in range(n + 1):
+        weight = math.comb(n, pairs) * changed**pairs * (1 - changed) ** (n - pairs)
+        if weight > 1e-5:
+            for wins in range(pairs + 1):
+                if mcnemar([True] * wins + [False] * (pairs - wins), [False] * wins + [True] * (pairs - wins)) <= 0.05:
+                    power += weight * math.comb(pairs, wins) * better**wins * (1 - better) ** (pairs - wins)
+    assert 0.74 <= power <= 0.82
+    assert detectable(4 * n, changed) == pytest.approx(difference / 2, rel=0.1)
+
+
 def test_benchmarks_stand_together_and_are_compared_apart(run_dir):
     add(run_dir, "adaptive", {"think": BEST}, benchmark="logic", sha="s2")
     table = rows(run_dir)
@@ -100,7 +129,7 @@ def test_the_files_say_the_same_as_the_rows(run_dir):
 def test_a_bar_in_a_name_does_not_break_the_markdown(run_dir):
     add(run_dir, "plain", {"a|b": BAD})
     line = markdown(rows(run_dir)).splitlines()[2]
-    assert len(re.findall(r"(?<!\\)\|", line)) == 13
+    assert len(re.findall(r"(?<!\\)\|", line)) == 14
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "300"])
@@ -120,4 +149,4 @@ def test_numbers_are_never_cut_on_the_screen(run_dir, capsys, monkeypatch, colum
     assert "30.0 [18.1, 45.4]" in out and "12345.7" in out and "\u2026" not in out
     assert ("\x1b" in out) == terminal
     assert "[red]zero[/red]" in out  # a name is no markup
-    assert len(out.splitlines()) == 5
+    assert len(out.splitlines()) == 5 + 1 + 2  # then a line a benchmark, on what its size can tell apart
