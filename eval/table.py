@@ -43,7 +43,8 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
                 for entry in variant["benchmarks"]:
                     row = {"stage": stage, "variant": variant["variant"], "benchmark": entry["benchmark"]}
                     row["benchmark_sha256"] = entry["benchmark_sha256"]
-                    table.append(row | {key: entry[key] for key in SCORES})
+                    row |= {key: entry[key] for key in SCORES}
+                    table.append(row | {"overlaps": entry.get("overlaps", 0)})
                     hits.append({grade.id: grade.correct for grade in read_grades(path.parent / entry["grades"])})
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{path}: no scores file ({error!r}); rerun the stage {stage}") from None
@@ -91,7 +92,7 @@ LEFT = 3  # columns of text; the others are numbers
 def _cells(row: dict[str, Any]) -> list[str]:
     return [
         row["benchmark"],
-        row["stage"],
+        row["stage"] + " *" * (row["overlaps"] > 0),
         row["variant"],
         str(row["n"]),
         f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]",
@@ -103,13 +104,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def resolution(table: list[dict[str, Any]]) -> str:
-    """What each benchmark's number of problems can tell apart, one line a benchmark."""
+def caveats(table: list[dict[str, Any]]) -> str:
+    """What each benchmark's number of problems can tell apart, and which were known from training; a line each."""
     sizes = dict.fromkeys((row["benchmark"], row["n"]) for row in table)
     return "".join(
         f"{benchmark}, n = {n}: a difference of {100 * detectable(n, CHANGED):.0f} points is found four times in five, "
         f"a smaller one less often, where {CHANGED:.0%} of the problems change their verdict (McNemar, 5 %).\n"
         for benchmark, n in sizes
+    ) + "".join(
+        f"* {benchmark}: {overlaps} of the problems are given away by the train split (--allow-overlap).\n"
+        for benchmark, overlaps in dict.fromkeys((r["benchmark"], r["overlaps"]) for r in table if r["overlaps"])
     )
 
 
@@ -126,7 +130,7 @@ def markdown(table: list[dict[str, Any]]) -> str:
         ]
         for line in lines
     )
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE + "\n" + resolution(table)
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE + "\n" + caveats(table)
 
 
 def write(run_dir: Path) -> list[dict[str, Any]]:
@@ -154,4 +158,4 @@ def show(table: list[dict[str, Any]]) -> None:
     needed = console.measure(grid, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, needed)
     console.print(grid)
-    console.print(Text("\n" + resolution(table)), end="", soft_wrap=True)
+    console.print(Text("\n" + caveats(table)), end="", soft_wrap=True)

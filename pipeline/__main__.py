@@ -34,6 +34,7 @@ def parser() -> Parser:
     common.add_argument("--limit", type=int, metavar="N", help="problems a benchmark, stratified by level")
     common.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     common.add_argument("--benchmark", action="append", type=Path, default=[], metavar="FILE", help="repeatable")
+    common.add_argument("--allow-overlap", action="store_true", help="score problems that train holds too, and say so")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage in STAGES:
         commands.add_parser(stage, parents=[common], help=f"run the {stage} stage and what it stands on")
@@ -96,6 +97,7 @@ def open_run(options: argparse.Namespace):
     if options.limit is not None:
         recipe = recipes.override(recipe, f"eval.limit={max(options.limit, 0)}")
     benchmarks = runs.benchmarks(options.benchmark, recipe.eval.limit if options.limit is None else options.limit)
+    overlaps = runs.overlaps(benchmarks, options.allow_overlap)
     quiet()
     from transformers import AutoConfig
 
@@ -113,6 +115,7 @@ def open_run(options: argparse.Namespace):
         profile=options.profile or default_profile(),
         recipe=recipe,
         benchmarks=benchmarks,
+        overlaps=overlaps,
     )
 
 

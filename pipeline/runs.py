@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data import overlap
 from data.build import load
 from data.records import BadInput, Problem, read_problems, sha256_of, write_json
 from data.splits import BENCHMARKS, take
@@ -35,7 +36,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Run:
-    """One base under one recipe: ``folder`` holds the base's weights, ``root`` is runs/BASE."""
+    """One base under one recipe: ``folder`` holds the base's weights, ``root`` is runs/BASE; see :func:`overlaps`."""
 
     base: str
     folder: Path
@@ -44,6 +45,7 @@ class Run:
     profile: str
     recipe: Recipe
     benchmarks: list[Benchmark]
+    overlaps: dict[str, list[tuple[str, str, str]]]
 
     def stage(self, stage: str) -> Path:
         return self.root / stage
@@ -67,6 +69,21 @@ def benchmarks(files: list[Path], limit: int) -> list[Benchmark]:
     if len(set(names)) != len(names):
         raise BadInput(f"two benchmark files have the same name ({', '.join(names)}); rename one")
     return chosen
+
+
+def overlaps(benchmarks: list[Benchmark], allowed: bool) -> dict[str, list[tuple[str, str, str]]]:
+    """For each benchmark the (train id, its own id, why) of problems that the train split gives away. Raises BadInput
+    where there are any and ``allowed`` is False."""
+    train = [problem for name in BENCHMARKS for problem in load(name, "train")]
+    found = {b.name: [(a.id, p.id, why) for a, p, why in overlap.overlaps(train, b.problems)] for b in benchmarks}
+    for name, pairs in found.items():
+        if pairs and not allowed:
+            named = "; ".join(f"{mine} has {why} as {theirs}" for theirs, mine, why in pairs[:3])
+            raise BadInput(
+                f"{name}: {len(pairs)} of its problems are given away by the train split: {named}; take them out, or "
+                "pass --allow-overlap, which the table then says"
+            )
+    return found
 
 
 def manifest(stage_dir: Path) -> dict[str, Any]:

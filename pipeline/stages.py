@@ -74,7 +74,7 @@ def train(run: Run, stage: str) -> None:
     (stage_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     seconds = time.monotonic() - start
     made = runs.folder_hash(stage_dir / "adapter")
-    runs.record(stage_dir, "training", inputs, seconds, base=run.base, adapter=made)
+    runs.record(stage_dir, "training", inputs, seconds, base=run.base, adapter=made, overlaps=run.overlaps)
     shutil.rmtree(work)
     console.print(f"{stage}: trained in {seconds:.0f} s")
 
@@ -168,6 +168,7 @@ def answer(run: Run, stage: str) -> None:
                 "benchmark_sha256": benchmark.sha256,
                 "completions": str(completions_file),
                 "grades": str(grades_file),
+                "overlaps": len(run.overlaps[benchmark.name]) if stage in TRAINED else 0,
             }
             entries.append(about | score(benchmark.problems, completions, grades, seconds))
         scored.append({"variant": variant, "prompt": prompt, "shots": shots, "benchmarks": entries})

@@ -13,7 +13,7 @@ from eval.table import markdown, rows, show, write
 KEYS = (
     "stage variant benchmark benchmark_sha256 n accuracy ci_low ci_high tokens_mean thinking_tokens_mean thinking_rate"
 )
-KEYS += " format_rate truncated_rate seconds p_vs_previous p_holm"
+KEYS += " format_rate truncated_rate seconds overlaps p_vs_previous p_holm"
 N = 40
 
 
