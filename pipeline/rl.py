@@ -171,7 +171,7 @@ class KeepBest(TrainerCallback):
             self.note(model, 0)
 
     def on_step_end(self, args, state, control, model, **kwargs):
-        if state.global_step % self.every == 0:
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self.note(model, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):

@@ -1,6 +1,7 @@
 """RL on an untrained model: the trainer's shortcuts change nothing, and a training that trains nothing is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,16 +33,15 @@ def length_reward(problem, text, finish):
 def test_the_weights_move_and_the_best_adapter_is_kept(tiny, tmp_path):
     model, tokenizer = adapted(tiny)
     task = rl.Task(length_reward)
-    best = rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, SETTINGS, 0, tmp_path, "rl")
+    settings = replace(SETTINGS, steps=3, eval_every=2)  # the last step is looked at, too
+    best = rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, settings, 0, tmp_path, "rl")
     assert (best / "adapter_model.safetensors").is_file()
     curve = json.loads((tmp_path / "curve.json").read_text())
-    assert [point["step"] for point in curve] == [0, 1, 2]
+    assert [point["step"] for point in curve] == [0, 2, 3]
     assert any(p.detach().abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
 
 
 def test_a_training_that_moves_no_weight_is_an_error(tiny, tmp_path):
-    from dataclasses import replace
-
     model, tokenizer = adapted(tiny)
     frozen = replace(SETTINGS, learning_rate=0.0)
     with pytest.raises(RuntimeError, match="left every weight as it was"):
