@@ -24,7 +24,7 @@ import argparse
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,8 +33,8 @@ from data.splits import normalise
 from eval.extract import split_thought
 from eval.grade import equal, grade_all
 
-KINDS = ("slip", "plan", "unfounded", "contradiction", "format", "guess", "loop", "truncated", "unclosed")
-KINDS += ("no attempt", "unknown")
+KINDS = ["slip", "plan", "unfounded", "contradiction", "format", "guess", "loop", "truncated", "unclosed"]
+KINDS += ["no attempt", "unknown"]
 REPEATS = 4  # of one line, from which a cut text is a loop
 
 _NUMBER = r"\d{1,15}(?:\.\d{1,6})?"
@@ -126,12 +126,12 @@ def tabulate(columns: dict[str, list[tuple[Problem, Completion, Grade]]]) -> str
         name: sum(g.correct and wrong_step(c.text) is not None for _, c, g in rows) for name, rows in columns.items()
     }
     lines = [["", *columns], ["n", *(str(len(rows)) for rows in columns.values())]]
-    cells: list[tuple[str, Callable[[str], int]]] = [("right", lambda name: counts[name][None])]
-    cells.append(("  through a wrong step", lambda name: lucky[name]))
-    cells += [(kind, lambda name, kind=kind: counts[name][kind]) for kind in KINDS]
-    for label, count in cells:
-        if any(count(name) for name in columns):
-            lines.append([label, *(f"{100 * count(name) / len(columns[name]):.1f}" for name in columns)])
+    cells: dict[str, dict[str, int]] = {"right": {name: counts[name][None] for name in columns}}
+    cells["  through a wrong step"] = lucky
+    cells |= {kind: {name: counts[name][kind] for name in columns} for kind in KINDS}
+    for label, found in cells.items():
+        if any(found.values()):
+            lines.append([label, *(f"{100 * found[name] / len(columns[name]):.1f}" for name in columns)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(
         "  ".join(

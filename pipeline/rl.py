@@ -211,7 +211,7 @@ def train(
     def rollout(prompts: list[str], trainer) -> dict[str, Any]:
         policy = trainer.accelerator.unwrap_model(trainer.model)
         samples = sample(policy, tokenizer, prompts, task, settings, 1_000_003 * seed + trainer.state.global_step)
-        rows = {
+        rows: dict[str, Any] = {
             "prompt_ids": [encode(tokenizer, p) for p in prompts],
             "completion_ids": [s.ids for s in samples],
             "logprobs": None,
@@ -224,8 +224,8 @@ def train(
             rows["env_mask"] = [[int(i == choice) for i in range(len(s.ids))] for s in samples]
         return rows
 
-    def reward(prompts, completions, index, sample, **columns) -> list[float]:
-        return rewards(model, tokenizer, [problems[i] for i in index], sample, task)
+    def reward(prompts, completions, index, sample, **columns) -> list[float | None]:
+        return [*rewards(model, tokenizer, [problems[i] for i in index], sample, task)]
 
     temperature = 1.0 if task.prefixes else settings.temperature  # of the tokens that are trained
     config = GRPOConfig(
