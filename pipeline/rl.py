@@ -55,7 +55,8 @@ class Task:
 
 class Trainer(GRPOTrainer):
     """TRL's trainer, without the work that changes nothing: rows whose advantage is zero have no gradient under the
-    ``dapo`` loss without a KL term, and columns that hold only padding have none either."""
+    ``dapo`` loss without a KL term, nor have columns of padding, or those after the last trained token. Where rollouts
+    say how likely their tokens were, the loss is relative to that."""
 
     def _compute_loss(self, model, inputs):
         rows = inputs["advantages"] != 0
@@ -73,7 +74,7 @@ class Trainer(GRPOTrainer):
                 inputs[key] = inputs[key][:, prompt]
             elif key.startswith(("completion_", "tool_mask", "sampling_per")) and inputs[key].dim() == 2:
                 inputs[key] = inputs[key][:, :width]
-        # TRL takes samples for the policy's own; where rollouts say how likely each token was, that is the denominator.
+        # Without old log-probabilities TRL takes samples for the policy's own.
         return super()._compute_loss(model, inputs | {"old_per_token_logps": inputs.get("sampling_per_token_logps")})
 
 

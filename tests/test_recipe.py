@@ -35,6 +35,7 @@ def test_an_override_changes_one_value():
         ("rl.steps.more=1", "no section 'steps'"),
         ("rl.steps=0", "rl.steps must be at least 1"),
         ("rl.micro_batch=7", "must be a multiple of rl.micro_batch"),
+        ("rl.temperature=0", "rl.temperature must be above 0"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line(item, words):

@@ -126,6 +126,16 @@ def test_the_files_say_the_same_as_the_rows(run_dir):
     assert "McNemar" in text and "best-prompted base" in text
 
 
+def test_overlap_that_was_allowed_marks_the_table(run_dir):
+    assert " *" not in markdown(rows(run_dir))
+    scores = json.loads((run_dir / "rl" / "scores.json").read_text())
+    scores["variants"][0]["benchmarks"][0]["overlaps"] = 3
+    write_json(run_dir / "rl" / "scores.json", scores)
+    text = markdown(rows(run_dir))
+    assert [line.split("|")[2].strip() for line in text.splitlines() if " * " in line[:40]] == ["rl *"]
+    assert "* sums: 3 of the problems are given away by the train split" in text
+
+
 def test_a_bar_in_a_name_does_not_break_the_markdown(run_dir):
     add(run_dir, "plain", {"a|b": BAD})
     line = markdown(rows(run_dir)).splitlines()[2]
