@@ -55,8 +55,9 @@ class Task:
 
 class Trainer(GRPOTrainer):
     """TRL's trainer, without the work that changes nothing: rows whose advantage is zero have no gradient under the
-    ``dapo`` loss without a KL term, nor have columns of padding, or those after the last trained token. Where rollouts
-    say how likely their tokens were, the loss is relative to that."""
+    ``dapo`` loss without a KL term, nor have columns of padding, or those after the last trained token; and a prompt
+    that rows share is computed once, its keys and values (and their gradient) serving them all. Where rollouts say how
+    likely their tokens were, the loss is relative to that."""
 
     def _compute_loss(self, model, inputs):
         rows = inputs["advantages"] != 0
@@ -76,6 +77,32 @@ class Trainer(GRPOTrainer):
                 inputs[key] = inputs[key][:, :width]
         # Without old log-probabilities TRL takes samples for the policy's own.
         return super()._compute_loss(model, inputs | {"old_per_token_logps": inputs.get("sampling_per_token_logps")})
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **kwargs):
+        own = logits_to_keep + 1  # the last token of the prompt gives the first of the completion
+        known = input_ids.masked_fill(attention_mask == 0, -1)
+        prompts, prompt_of = known[:, :-own].unique(dim=0, return_inverse=True)
+        held, positions = prompts >= 0, (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        labels = known[:, -own:].where(known[:, -own:] >= 0, -100)
+        labels[:, 0] = -100
+        with self.accelerator.autocast():
+            shared = model(
+                input_ids=prompts.clamp(min=0),
+                attention_mask=held.long(),
+                position_ids=(held.cumsum(-1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+            ).past_key_values
+            shared.batch_select_indices(prompt_of)
+            output = model(
+                input_ids=input_ids[:, -own:],
+                attention_mask=attention_mask,
+                position_ids=positions[:, -own:],
+                past_key_values=shared,
+                labels=labels,
+                fused_lm_head=True,
+            )
+        return output.log_probs[:, -logits_to_keep:], output.entropy[:, -logits_to_keep:], None
 
 
 def asked(tokenizer, problem: Problem) -> str:
