@@ -4,6 +4,7 @@ BASE    ?= smollm2-135m
 PROFILE ?=
 RUNS    ?= runs
 LIMIT   ?=
+BENCHMARK ?=
 SET     ?=
 Q       ?= What is 25 * 4 + 8?
 BUDGET  ?=
@@ -18,10 +19,11 @@ endif
 
 LADDER  = $(PYTHON) -m pipeline
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE)") \
-          $(if $(LIMIT),--limit "$(LIMIT)") $(foreach item,$(SET),--set "$(item)")
+          $(if $(LIMIT),--limit "$(LIMIT)") $(foreach item,$(BENCHMARK),--benchmark "$(item)") \
+          $(foreach item,$(SET),--set "$(item)")
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive table ask smoke test check clean
+.PHONY: help env all plain cot sft rl adaptive controls table ask smoke test check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
 	@$(LADDER) all $(OPTIONS)
@@ -41,6 +43,9 @@ rl: $(READY)        ## 4: reinforced with the grader as reward (after sft)
 adaptive: $(READY)  ## 5: learns when to think (after rl)
 	@$(LADDER) adaptive $(OPTIONS)
 
+controls: $(READY)  ## what must not help: random or format reward, shuffled or no steps; in the table
+	@$(LADDER) controls $(OPTIONS)
+
 table: $(READY)     ## print the table of what has been run
 	@$(LADDER) table $(OPTIONS)
 
@@ -48,7 +53,7 @@ ask: $(READY)       ## every stage answers Q="…", side by side; BUDGET=N caps 
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") "$(Q)"
 
 smoke: $(READY)     ## all five stages on nano, in minutes
-	@$(LADDER) all $(OPTIONS) --base nano --set sft.learning_rate=5e-3 --set sft.epochs=3 --set rl.steps=6 --set adaptive.steps=10
+	@$(LADDER) all $(OPTIONS) --base nano
 
 test: $(READY)      ## the tests, one of them all five stages on nano
 	@$(PYTHON) -m pytest -q
@@ -71,6 +76,7 @@ help:               ## this list
 	@echo 'PROFILE=             cpu, gpu or multi_gpu; by what is there'
 	@echo 'RUNS=$(RUNS)            where results go'
 	@echo 'LIMIT=               problems a benchmark, stratified by level'
+	@echo 'BENCHMARK=           files, names or hub sets in place of ours: "gsm8k mine.jsonl" (data/sets.py)'
 	@echo 'SET=                 "sft.learning_rate=1e-4 rl.steps=20"'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
 

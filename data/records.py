@@ -87,7 +87,8 @@ def guess_kind(answer: str, choices: object) -> str:
     return "text"
 
 
-def _problem(row: Mapping[str, Any], where: str) -> Problem:
+def problem_of(row: Mapping[str, Any], where: str) -> Problem:
+    """The problem that a row of a benchmark file is; BadInput names ``where``."""
     for key in ("id", "question", "answer"):
         value = row.get(key)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
@@ -124,7 +125,7 @@ def _problem(row: Mapping[str, Any], where: str) -> Problem:
     )
 
 
-def _rows(path: Path | str) -> Iterable[tuple[str, dict[str, Any]]]:
+def rows_of(path: Path | str) -> Iterable[tuple[str, dict[str, Any]]]:
     """Each line's place ("file:line") and its object."""
     path = Path(path)
     if not path.is_file():
@@ -155,12 +156,12 @@ def _rows(path: Path | str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def read_problems(path: Path | str) -> list[Problem]:
     """Read a benchmark file; raises BadInput with the file and line of the first fault."""
-    return [_problem(row, where) for where, row in _rows(path)]
+    return [problem_of(row, where) for where, row in rows_of(path)]
 
 
 def _typed(record: type[T], path: Path | str, types: Mapping[str, type | tuple[type, ...]]) -> list[T]:
     records = []
-    for where, row in _rows(path):
+    for where, row in rows_of(path):
         for key, kind in types.items():
             value = row.get(key)
             if key not in row or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The score interval (low, high) of a proportion, both in [0, 1]; ``z`` = 1.959964 gives 95 %.
 
     E. B. Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22, p. 209-212.
-    Raises ValueError unless 0 <= successes <= n and n > 0.
+    ``successes`` may be a sum of values between 0 and 1, whose spread is no larger than that of zeros and ones of the
+    same mean: the interval is then too wide, if anything. Raises ValueError unless 0 <= successes <= n and n > 0.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}")
@@ -48,6 +49,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
+
+
+def pass_at(k: int, n: int, right: int) -> float:
+    """The unbiased estimate that at least one of ``k`` samples is right where ``right`` of ``n`` were (n >= k >= 1):
+    M. Chen et al. 2021, arXiv 2107.03374, eq. 1."""
+    if not 1 <= k <= n or not 0 <= right <= n:
+        raise ValueError(f"pass@{k} from {right} of {n}")
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
 def detectable(n: int, changed: float, alpha: float = 0.05, power: float = 0.8) -> float:

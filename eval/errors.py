@@ -1,6 +1,6 @@
 """What went wrong in a wrong answer, and which right answers were reached through a wrong step.
 
-    python -m eval.errors --benchmark FILE --completions FILE [--completions FILE ...] [--examples N]
+    python -m eval.errors --benchmark FILE|NAME --completions FILE [--completions FILE ...] [--examples N]
 
 counts the kinds of error in each file of completions and shows N texts of each kind. It grades anew, without a model.
 A step is an equation of numbers or of True and False, which is worked out again here (never evaluated as code), or a
@@ -28,10 +28,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from data.records import BadInput, Completion, Grade, Problem, read_completions, read_problems
+from data.records import BadInput, Completion, Grade, Problem, read_completions
 from data.splits import normalise
 from eval.extract import split_thought
-from eval.grade import equal, grade_all
+from eval.grade import equal, grade_all, read_benchmark
 
 KINDS = ["slip", "plan", "unfounded", "contradiction", "format", "guess", "loop", "truncated", "unclosed"]
 KINDS += ["no attempt", "unknown"]
@@ -145,12 +145,12 @@ def tabulate(columns: dict[str, list[tuple[Problem, Completion, Grade]]]) -> str
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.errors", description="Tell the errors of completions apart.")
-    parser.add_argument("--benchmark", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--benchmark", required=True, metavar="FILE|NAME")
     parser.add_argument("--completions", required=True, type=Path, metavar="FILE", action="extend", nargs="+")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="texts to show of each kind, a file")
     options = parser.parse_args(arguments)
     try:
-        by_id = {problem.id: problem for problem in read_problems(options.benchmark)}
+        by_id = {problem.id: problem for problem in read_benchmark(options.benchmark).problems}
         columns = {}
         for path in options.completions:
             completions = read_completions(path)

@@ -1,6 +1,6 @@
 r"""Grade completions on disk: one extracted answer, one verdict, 0 or 1.
 
-    python -m eval.grade --benchmark FILE --completions FILE --out FILE
+    python -m eval.grade --benchmark FILE|NAME --completions FILE --out FILE
 
 The reward in training calls the same :func:`grade`. It needs no model, evaluates nothing a model wrote, and its work
 is bounded. Verdicts: ``correct``; ``wrong`` (also several guesses); ``no_answer`` (none there, or none that can be read
@@ -15,15 +15,9 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-from data.records import (
-    BadInput,
-    Completion,
-    Grade,
-    Problem,
-    read_completions,
-    read_problems,
-    write_records,
-)
+from data import sets
+from data.records import BadInput, Completion, Grade, Problem, read_completions, write_records
+from data.sets import Benchmark
 from eval.extract import MAX_NUMBER, clean, extract, number, plain, split_thought, value
 
 # Signs that make a text answer a formula, so that brackets and case count.
@@ -90,15 +84,17 @@ def _same_formula(gold: str, given: str) -> bool:
     return bool(verify(gold_parsed, given_parsed, timeout_seconds=seconds))
 
 
-def check_gold(problem: Problem) -> None:
-    """Raise BadInput where no answer could ever be graded correct: a number that is none, or a choice not on offer."""
-    if problem.kind == "number" and number(problem.answer) is None:
-        raise BadInput(
-            f"problem {problem.id!r}: the answer {problem.answer[:80]!r} is no number that can be read; "
-            "write it out in digits, or set kind to text"
-        )
-    if problem.choices and value(problem.answer, problem.kind, problem.choices) is None:
-        raise BadInput(f"problem {problem.id!r}: the answer {problem.answer[:80]!r} is none of its choices")
+def read_benchmark(spec: str) -> Benchmark:
+    """The benchmark that a user names (see :mod:`data.sets`). BadInput names the line of a gold that no answer could
+    ever equal: a number that is none, or a choice not on offer."""
+    benchmark = sets.read(spec)
+    for problem in benchmark.problems:
+        gold = f"{benchmark.places[problem.id]}: the answer {problem.answer[:80]!r} of {problem.id!r}"
+        if problem.kind == "number" and number(problem.answer) is None:
+            raise BadInput(f"{gold} is no number that can be read; write it out in digits, or set kind to text")
+        if problem.choices and value(problem.answer, problem.kind, problem.choices) is None:
+            raise BadInput(f"{gold} is none of its choices; mend the answer or the choices")
+    return benchmark
 
 
 def grade(problem: Problem, completion: Completion) -> Grade:
@@ -136,19 +132,18 @@ def grade_all(problems: Sequence[Problem], completions: Sequence[Completion]) ->
             raise BadInput(
                 f"{len(ids)} {fault}, the first is {min(ids)!r}; give the benchmark that the completions were made from"
             )
-    for problem in problems:
-        check_gold(problem)
     return [grade(problem, by_id[problem.id]) for problem in problems]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m eval.grade", description="Grade the completions of one benchmark.")
-    for name in ("benchmark", "completions", "out"):
+    parser.add_argument("--benchmark", required=True, metavar="FILE|NAME")
+    for name in ("completions", "out"):
         parser.add_argument(f"--{name}", required=True, metavar="FILE")
     options = parser.parse_args(arguments)
     try:
-        grades = grade_all(read_problems(options.benchmark), read_completions(options.completions))
+        grades = grade_all(read_benchmark(options.benchmark).problems, read_completions(options.completions))
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,8 +8,11 @@ from data.records import BadInput, read_grades, write_json, write_text
 from eval.compare import detectable, holm, mcnemar
 
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
-# What each stage is tested against: the best variant of these, on the same problems.
+CONTROLS = ("sft_answers", "sft_shuffled", "rl_random", "rl_format")
+BASELINES = ("chance", "majority")
+# What each stage is tested against: the best variant of these, on the same problems; a control against the real stage.
 BEFORE = {"plain": (), "cot": ("plain",), "sft": ("plain", "cot"), "rl": ("sft",), "adaptive": ("rl",)}
+BEFORE |= {control: (control.split("_")[0],) for control in CONTROLS}
 SCORES = ["n", "accuracy", "ci_low", "ci_high", "tokens_mean", "thinking_tokens_mean"]
 SCORES += ["thinking_rate", "format_rate", "truncated_rate", "seconds"]
 
@@ -21,26 +24,37 @@ a boxed answer, and stopped by the token limit. One completion a problem; the de
 p: exact two-sided McNemar test on the same problems against the stage before: cot against the best variant of plain,
 sft against the best-prompted base (all variants of plain and cot), rl against the best of sft, adaptive against the
 best of rl. "Best" is the highest accuracy on these very problems, which favours the stage before. p Holm: the same,
-corrected for the number of tests in the table (Holm).
+corrected for the number of tests in the table (Holm). A control is tested against the stage it imitates.
+
+chance picks one of a problem's choices; majority gives each family's most common answer, by its text or its letter.
 """
 CHANGED = 0.2  # the share of problems with another verdict, for which the smallest detectable difference is given
 
 
-def rows(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of runs/BASE, benchmark by benchmark in the order of the stages, from each stage's ``scores.json``.
+def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
+    """The rows of runs/BASE, benchmark by benchmark in the order of the stages, from each stage's ``scores.json``; the
+    controls' after them where asked for.
 
-    ``p_vs_previous`` is None for plain and where no earlier stage has the benchmark. Raises BadInput where a file is
-    no scores or grades file, where stages were scored on different problems, or where nothing was scored.
+    A benchmark's first rows are what guessing gets (:func:`eval.score.baselines`), exact, so without an interval.
+    ``p_vs_previous`` is None for these, for plain and where no earlier stage has the benchmark. Raises BadInput where a
+    file is no scores or grades file, where stages were scored on different problems or by different rules of
+    extraction, or where nothing was scored.
     """
     table: list[dict[str, Any]] = []
     hits: list[dict[str, bool]] = []  # for each row: problem id -> correct
-    for stage in STAGES:
+    guesses: list[dict[str, Any]] = []
+    rules: dict[str, int] = {}  # stage -> version of the extraction
+    for stage in STAGES + CONTROLS * controls:
         path = run_dir / stage / "scores.json"
         if not path.is_file():
             continue
         try:
-            for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]:
+            scores = json.loads(path.read_text(encoding="utf-8"))
+            rules[stage] = scores["extraction"]
+            for variant in scores["variants"]:
                 for entry in variant["benchmarks"]:
+                    if not any(guess["benchmark"] == entry["benchmark"] for guess in guesses):
+                        guesses += [_guess(name, entry) for name in BASELINES]
                     row = {"stage": stage, "variant": variant["variant"], "benchmark": entry["benchmark"]}
                     row["benchmark_sha256"] = entry["benchmark_sha256"]
                     row |= {key: entry[key] for key in SCORES}
@@ -50,6 +64,13 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
             raise BadInput(f"{path}: no scores file ({error!r}); rerun the stage {stage}") from None
     if not table:
         raise BadInput(f"{run_dir}: no stage has a scores.json; run one first, for example: make plain")
+    first_stage, *others = rules
+    for stage in others:
+        if rules[stage] != rules[first_stage]:
+            raise BadInput(
+                f"{run_dir}: {first_stage} and {stage} were graded by different rules of extraction (versions "
+                f"{rules[first_stage]} and {rules[stage]}); rerun the older one"
+            )
     for row, right in zip(table, hits, strict=True):
         same = [i for i, other in enumerate(table) if other["benchmark"] == row["benchmark"]]
         first = table[same[0]]
@@ -68,7 +89,16 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
     for row in table:
         row["p_holm"] = None if row["p_vs_previous"] is None else next(corrected)
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in table))
-    return sorted(table, key=lambda row: benchmarks.index(row["benchmark"]))  # stable: the stages keep their order
+    # The sort is stable: the stages keep their order.
+    return sorted(guesses + table, key=lambda row: benchmarks.index(row["benchmark"]))
+
+
+def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The row of a baseline that reads no problem, from any stage's scores of the benchmark."""
+    row = {"stage": name, "variant": "", "benchmark": entry["benchmark"]}
+    row["benchmark_sha256"] = entry["benchmark_sha256"]
+    row |= dict.fromkeys(SCORES, 0.0) | {"n": entry["n"]} | dict.fromkeys(SCORES[1:4], entry[name])
+    return row | {"overlaps": 0, "p_vs_previous": None, "p_holm": None}
 
 
 HEADINGS = (
@@ -90,6 +120,9 @@ LEFT = 3  # columns of text; the others are numbers
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    if row["stage"] in BASELINES:
+        known = [row["benchmark"], row["stage"], "", str(row["n"]), f"{100 * row['accuracy']:.1f}"]
+        return known + [""] * (len(HEADINGS) - len(known))
     return [
         row["benchmark"],
         row["stage"] + " *" * (row["overlaps"] > 0),
@@ -133,9 +166,9 @@ def markdown(table: list[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE + "\n" + caveats(table)
 
 
-def write(run_dir: Path) -> list[dict[str, Any]]:
+def write(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     """Write ``table.json`` and ``table.md`` into runs/BASE and return the rows; raises BadInput as :func:`rows`."""
-    table = rows(run_dir)
+    table = rows(run_dir, controls)
     write_json(run_dir / "table.json", table)
     write_text(run_dir / "table.md", markdown(table))
     return table

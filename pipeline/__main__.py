@@ -9,11 +9,11 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from data.records import BadInput, nearest, read_problems, write_records
+from data.records import BadInput, nearest, rows_of, write_records
 from pipeline import recipe as recipes
 
 STAGES = recipes.STAGES
-COMMANDS = (*STAGES, "all", "table", "ask", "complete")
+COMMANDS = (*STAGES, "all", "controls", "table", "ask", "complete")
 PROGRAM = "python -m pipeline"
 
 
@@ -33,23 +33,44 @@ def parser() -> Parser:
     common.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go")
     common.add_argument("--limit", type=int, metavar="N", help="problems a benchmark, stratified by level")
     common.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
-    common.add_argument("--benchmark", action="append", type=Path, default=[], metavar="FILE", help="repeatable")
+    common.add_argument(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="FILE|NAME",
+        help="in place of ours; repeatable (data/sets.py)",
+    )
     common.add_argument("--allow-overlap", action="store_true", help="score problems that train holds too, and say so")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for stage in STAGES:
         commands.add_parser(stage, parents=[common], help=f"run the {stage} stage and what it stands on")
     commands.add_parser("all", parents=[common], help="run all five stages and print the table")
-    commands.add_parser("table", parents=[common], help="print the table of what has been run")
+    commands.add_parser("controls", parents=[common], help="run what must not help, and print the table with it")
+    table = commands.add_parser("table", parents=[common], help="print the table of what has been run")
+    table.add_argument("--controls", action="store_true", help="with the rows of the controls")
     ask = commands.add_parser("ask", parents=[common], help="ask every stage one question")
     ask.add_argument("question")
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
     complete = commands.add_parser("complete", help="write one model's completions of a benchmark file")
     complete.add_argument("--model", required=True, metavar="FOLDER|BASE", help="a stage's folder, or a base model")
-    complete.add_argument("--benchmark", required=True, type=Path, metavar="FILE")
+    complete.add_argument("--benchmark", required=True, metavar="FILE|NAME")
     complete.add_argument("--prompt", required=True, choices=("plain", "cot", "think"))
     complete.add_argument("--shots", type=int, default=0, metavar="N")
     complete.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
-    complete.add_argument("--out", required=True, type=Path, metavar="FILE")
+    complete.add_argument("--limit", type=int, metavar="N", help="problems, stratified by level")
+    complete.add_argument(
+        "--after", type=Path, metavar="FILE", help="go on from these first answers and the feedback on them (JSONL)"
+    )
+    complete.add_argument("--temperature", type=float, metavar="T", help="sample; each --out FILE is another sample")
+    complete.add_argument("--seed", type=int, default=0, help="of the samples")
+    complete.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="several: one for each wording of the instruction, or with --temperature for each sample",
+    )
     return top
 
 
@@ -93,7 +114,7 @@ def open_run(options: argparse.Namespace):
     """Everything the options name, checked before anything is written: recipe, benchmarks, base."""
     from pipeline import runs
 
-    recipe = recipes.load(options.profile or default_profile(), options.overrides)
+    recipe = recipes.load(options.profile or default_profile(), options.overrides, options.base)
     if options.limit is not None:
         recipe = recipes.override(recipe, f"eval.limit={max(options.limit, 0)}")
     benchmarks = runs.benchmarks(options.benchmark, recipe.eval.limit if options.limit is None else options.limit)
@@ -122,26 +143,43 @@ def open_run(options: argparse.Namespace):
 def complete(options: argparse.Namespace) -> None:
     """Write the completions of a base, or of a trained stage's folder (its adapter on the base it was made from)."""
     check_budget(options)
-    problems = read_problems(options.benchmark)
     quiet()
-    from pipeline import base, runs, stages
+    from data.splits import take
+    from eval.grade import read_benchmark
+    from pipeline import base, prompts, runs, stages
 
+    benchmark = read_benchmark(options.benchmark)
+    problems = take(benchmark.problems, options.limit) if options.limit else benchmark.problems
+    after = {row["id"]: (row["text"], row["feedback"]) for _, row in rows_of(options.after)} if options.after else {}
+    if after:
+        problems = [problem for problem in problems if problem.id in after]
+    if options.temperature is None and len(options.out) > len(prompts.WORDINGS[options.prompt]):
+        raise BadInput(
+            f"{len(options.out)} wordings of the {options.prompt} instruction are asked for, there are "
+            f"{len(prompts.WORDINGS[options.prompt])} (pipeline/prompts.py)"
+        )
     made = runs.manifest(Path(options.model)) if Path(options.model).is_dir() else {}
-    adapter = Path(options.model) / "adapter" if made.get("training") else None
-    model, tokenizer = base.load(base.resolve(made["training"]["base"] if adapter else options.model), adapter)
+    adapter = Path(options.model) / "adapter" if "training" in made else None
+    name = next((made[part]["base"] for part in ("training", "scoring") if part in made), options.model)
+    model, tokenizer = base.load(base.resolve(name), adapter)
     settings = recipes.load(default_profile()).eval
-    completions = stages.complete(
-        model,
-        tokenizer,
-        problems,
-        options.prompt,
-        options.shots,
-        max_tokens=settings.max_tokens,
-        batch_size=settings.batch_size,
-        budget=options.budget,
-        label=options.benchmark.stem,
-    )
-    write_records(options.out, completions)
+    for i, out in enumerate(options.out):
+        completions = stages.complete(
+            model,
+            tokenizer,
+            problems,
+            options.prompt,
+            options.shots,
+            max_tokens=settings.max_tokens,
+            batch_size=settings.batch_size,
+            budget=options.budget,
+            temperature=options.temperature or 0.0,
+            seed=1_000_003 * options.seed + i,
+            wording=0 if options.temperature else i,
+            after=after,
+            label=benchmark.name + (f" {i + 1} of {len(options.out)}" if len(options.out) > 1 else ""),
+        )
+        write_records(out, completions)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -153,7 +191,7 @@ def run(options: argparse.Namespace) -> None:
     if options.command == "table":
         from pipeline.base import folder_name
 
-        return table.show(table.write(options.runs / folder_name(options.base)))
+        return table.show(table.write(options.runs / folder_name(options.base), options.controls))
     if options.command == "ask":
         check_budget(options)
         from pipeline.ask import ask
@@ -162,9 +200,9 @@ def run(options: argparse.Namespace) -> None:
     from pipeline import stages
 
     opened = open_run(options)
-    for stage in STAGES if options.command == "all" else [options.command]:
+    for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)
-    table.show(table.write(opened.root))
+    table.show(table.write(opened.root, options.command == "controls"))
     print(f"\nResults are in {opened.root}; ask the stages a question with: make ask Q='What is 25 * 4 + 8?'")
 
 

@@ -15,11 +15,31 @@ from data.records import Problem
 PROMPTS = ("plain", "cot", "think")
 
 # The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
-INSTRUCTIONS = {
-    "plain": "Answer with \\boxed{answer} and nothing else.",
-    "cot": "Think step by step, then end with the answer as \\boxed{answer}.",
-    "think": "Think, then answer.",
+# The first wording is the one that trains and scores; the others show how much a score owes to it.
+WORDINGS = {
+    "plain": (
+        "Answer with \\boxed{answer} and nothing else.",
+        "Give only the answer, as \\boxed{answer}.",
+        "Reply with \\boxed{answer} and no other words.",
+        "Solve this. Write \\boxed{answer}, nothing more.",
+        "Write just the final answer: \\boxed{answer}.",
+    ),
+    "cot": (
+        "Think step by step, then end with the answer as \\boxed{answer}.",
+        "Work it out step by step and finish with \\boxed{answer}.",
+        "Show your reasoning one step at a time; the last line is \\boxed{answer}.",
+        "Reason in small steps. Give the final answer as \\boxed{answer}.",
+        "First explain each step, then write \\boxed{answer}.",
+    ),
+    "think": (
+        "Think, then answer.",
+        "Think first, then give the answer.",
+        "Reason about it before you answer.",
+        "Work it out, then answer.",
+        "Answer after some thought.",
+    ),
 }
+INSTRUCTIONS = {prompt: wordings[0] for prompt, wordings in WORDINGS.items()}
 
 THINK, END_THINK = "<think>", "</think>"
 DIRECT = f"{THINK}{END_THINK}\n"
@@ -59,13 +79,18 @@ def exemplars(problem: Problem, shots: int) -> list[Problem]:
     return load("arithmetic_v1" if problem.kind == "number" else "logic_v1", "train")[:shots] if shots else []
 
 
-def messages(problem: Problem, prompt: str, shots: Sequence[Problem] = ()) -> list[dict[str, str]]:
-    """The chat that asks ``problem``, the exemplars as earlier turns."""
-    chat = [{"role": "system", "content": INSTRUCTIONS[prompt]}]
+def messages(
+    problem: Problem, prompt: str, shots: Sequence[Problem] = (), wording: int = 0, after: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """The chat that asks ``problem``, the exemplars as earlier turns; ``after``: a first answer, and feedback on it."""
+    chat = [{"role": "system", "content": WORDINGS[prompt][wording]}]
     for shot in shots:
         chat.append({"role": "user", "content": shot.question})
         chat.append({"role": "assistant", "content": exemplar_answer(shot, prompt)})
     chat.append({"role": "user", "content": problem.question})
+    if after:
+        answer, feedback = after
+        chat += [{"role": "assistant", "content": answer}, {"role": "user", "content": feedback}]
     return chat
 
 
@@ -84,6 +109,13 @@ def encode(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def prompt_ids(tokenizer, problem: Problem, prompt: str, shots: Sequence[Problem] = ()) -> list[int]:
-    """The token ids of the whole prompt."""
-    return encode(tokenizer, render(tokenizer, messages(problem, prompt, shots)))
+def prompt_ids(
+    tokenizer,
+    problem: Problem,
+    prompt: str,
+    shots: Sequence[Problem] = (),
+    wording: int = 0,
+    after: Sequence[str] = (),
+) -> list[int]:
+    """The token ids of the whole prompt, of which the arguments are those of :func:`messages`."""
+    return encode(tokenizer, render(tokenizer, messages(problem, prompt, shots, wording, after)))

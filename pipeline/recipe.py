@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -29,10 +29,12 @@ class PromptedSettings:
 
 @dataclass(frozen=True)
 class SftSettings:
-    """Stage 3. ``arithmetic`` and ``logic`` count train problems; ``direct_share`` of the traces answer at once."""
+    """Stage 3. ``arithmetic`` and ``logic`` count train problems; ``direct_share`` of the traces answer at once.
+    ``traces`` are worked ones, or for a control the same with their steps in another order, or answers alone."""
 
     arithmetic: int = 1000
     logic: int = 500
+    traces: Literal["worked", "shuffled", "answers"] = "worked"
     direct_share: float = 0.2
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -51,6 +53,8 @@ class RlSettings:
     ``probe`` samples do not all earn the same (0: no probe, all are kept). Every ``eval_every`` steps the adapter
     answers ``dev`` dev problems of each benchmark, and the best is kept. Two keys are of stage 5 only:
     ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the kept adapter may lose on dev.
+    ``reward`` is the grader, or for a control a coin, or whether the answer has its form (boxed, after a closed
+    thought).
     """
 
     steps: int = 20
@@ -65,6 +69,7 @@ class RlSettings:
     eval_every: int = 5
     dev: int = 100
     micro_batch: int = 8
+    reward: Literal["correctness", "random", "format"] = "correctness"
     direct_bonus: float = 0.0
     accuracy_loss: float = 0.0
 
@@ -94,14 +99,17 @@ class Recipe:
 FILES = {stage: f"{number}_{stage}.yaml" for number, stage in enumerate(STAGES, 1)}
 
 
-def load(profile: str, overrides: Iterable[str] = ()) -> Recipe:
-    """The five recipe files, then the profile, then ``--set`` overrides such as ``sft.learning_rate=1e-4``."""
+def load(profile: str, overrides: Iterable[str] = (), base: str = "") -> Recipe:
+    """The five recipe files, then the profile, then what the base needs (recipes/bases, where it is there), then
+    ``--set`` overrides such as ``sft.learning_rate=1e-4``."""
     if profile not in PROFILES:
         raise BadInput(f"profile {profile!r} is unknown; {nearest(profile, PROFILES)}")
     tree: dict = {}
     for stage in STAGES:
         tree[stage] = _read(RECIPES / FILES[stage])
     _merge(tree, _read(RECIPES / "profiles" / f"{profile}.yaml"))
+    if (RECIPES / "bases" / f"{base}.yaml").is_file():
+        _merge(tree, _read(RECIPES / "bases" / f"{base}.yaml"))
     recipe = build(tree, str(RECIPES))
     for item in overrides:
         recipe = override(recipe, item)
@@ -180,6 +188,10 @@ def _value(hint: object, value: object, where: str, name: str):
         return value
     elif typing.get_origin(hint) is list and isinstance(value, list):
         return [_value(typing.get_args(hint)[0], item, where, name) for item in value]
+    elif typing.get_origin(hint) is Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise BadInput(f"{where}: {name} cannot be {value!r}; {nearest(str(value), typing.get_args(hint))}")
     wanted = {float: "a number of 0 or more", int: "a whole number of 0 or more"}
     raise BadInput(f"{where}: {name} must be {wanted.get(hint, 'a list of whole numbers')}, not {value!r}")  # type: ignore[call-overload]
 

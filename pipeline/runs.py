@@ -17,21 +17,13 @@ from typing import Any
 
 from data import overlap
 from data.build import load
-from data.records import BadInput, Problem, read_problems, sha256_of, write_json
+from data.records import BadInput, sha256_of, write_json
+from data.sets import Benchmark
 from data.splits import BENCHMARKS, take
-from eval.grade import check_gold
+from eval.grade import read_benchmark
 from pipeline.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """The problems that are scored, and the hash of the whole file they were taken from."""
-
-    name: str
-    problems: list[Problem]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -51,24 +43,15 @@ class Run:
         return self.root / stage
 
 
-def benchmarks(files: list[Path], limit: int) -> list[Benchmark]:
-    """The test benchmarks, the built-in ones where no file is named, ``limit`` problems of each, stratified."""
+def benchmarks(specs: list[str], limit: int) -> list[Benchmark]:
+    """The benchmarks to be scored, our own where none is named, ``limit`` problems of each, stratified."""
     if limit < 1:
         raise BadInput(f"LIMIT (--limit) is {limit}; it must be 1 or more problems a benchmark")
-    chosen = []
-    if not files:
-        for name in BENCHMARKS:
-            path = ROOT / "data" / "benchmarks" / f"{name}.test.jsonl"
-            chosen.append(Benchmark(name, take(load(name, "test"), limit), sha256_of(path)))
-    for path in files:
-        problems = read_problems(path)
-        for problem in problems:
-            check_gold(problem)
-        chosen.append(Benchmark(path.stem, take(problems, limit), sha256_of(path)))
+    chosen = [read_benchmark(spec) for spec in specs or BENCHMARKS]
     names = [b.name for b in chosen]
     if len(set(names)) != len(names):
-        raise BadInput(f"two benchmark files have the same name ({', '.join(names)}); rename one")
-    return chosen
+        raise BadInput(f"two benchmarks have the same name ({', '.join(names)}); rename a file")
+    return [dataclasses.replace(b, problems=take(b.problems, limit)) for b in chosen]
 
 
 def overlaps(benchmarks: list[Benchmark], allowed: bool) -> dict[str, list[tuple[str, str, str]]]:

@@ -16,18 +16,32 @@ from pipeline.prompts import direct_answer, encode, prompt_ids, thinking_answer
 from pipeline.recipe import SftSettings
 
 
-def traces(problems: Sequence[Problem], direct_share: float, seed: int) -> list[tuple[Problem, str]]:
+def traces(problems: Sequence[Problem], settings: SftSettings, seed: int) -> list[tuple[Problem, str]]:
     """(problem, completion text) pairs that the grader has checked; ``direct_share`` of them answer at once."""
     rng = random.Random(seed)
     pairs = []
     for problem in problems:
-        direct = problem.rationale is None or rng.random() < direct_share
-        text = direct_answer(problem.answer) if direct else thinking_answer(problem.rationale or "", problem.answer)
+        direct = problem.rationale is None or rng.random() < settings.direct_share
+        steps = problem.rationale or ""
+        if settings.traces == "shuffled":
+            steps = _shuffled(steps, f"{seed} {problem.id}")
+        direct = direct or settings.traces == "answers"
+        text = direct_answer(problem.answer) if direct else thinking_answer(steps, problem.answer)
         checked = grade(problem, Completion(problem.id, text, 0, 0, 0, "stop"))
         if not checked.correct:
             raise ValueError(f"the trace of {problem.id} is graded {checked.verdict}: {text!r}")
         pairs.append((problem, text))
     return pairs
+
+
+def _shuffled(steps: str, seed: str) -> str:
+    """The lines in another order, where there are different ones."""
+    lines, rng = steps.split("\n"), random.Random(seed)
+    if len(set(lines)) == 1:
+        return steps
+    while (shuffled := rng.sample(lines, len(lines))) == lines:
+        pass
+    return "\n".join(shuffled)
 
 
 def tokenized(tokenizer, pairs: Sequence[tuple[Problem, str]], prompt: str = "think") -> list[dict[str, list[int]]]:

@@ -4,9 +4,13 @@ A stage first brings what it stands on up to date, then trains its adapter (sft,
 benchmark with every variant of its prompt; completions, grades and scores go to disk. What is up to date is left alone.
 """
 
+import dataclasses
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import yaml
 
@@ -14,15 +18,23 @@ from data.build import load
 from data.records import Completion, Problem, read_completions, write_json, write_records
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
-from eval.score import score
+from eval.score import SCORES_VERSION, score
 from pipeline import base, runs
 from pipeline.progress import bar, console, training_bar
 from pipeline.prompts import DIRECT, THINK, exemplars, prompt_ids
-from pipeline.recipe import STAGES, RlSettings
+from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.runs import Run
 
 STANDS_ON = {"plain": None, "cot": None, "sft": None, "rl": "sft", "adaptive": "rl"}
-TRAINED = ("sft", "rl", "adaptive")
+# Stages that differ from a real one in one setting, by which what they teach is taken away: a gain that stays is fake.
+CONTROLS = {
+    "sft_answers": ("sft", {"traces": "answers"}),
+    "sft_shuffled": ("sft", {"traces": "shuffled"}),
+    "rl_random": ("rl", {"reward": "random"}),
+    "rl_format": ("rl", {"reward": "format"}),
+}
+STANDS_ON |= {control: STANDS_ON[real] for control, (real, _) in CONTROLS.items()}
+TRAINED = ("sft", "rl", "adaptive", *CONTROLS)
 ARITHMETIC, LOGIC = "arithmetic_v1", "logic_v1"
 
 
@@ -37,6 +49,12 @@ def run_stage(run: Run, stage: str) -> None:
     answer(run, stage)
 
 
+def settings_of(run: Run, stage: str) -> Any:
+    """The section of the recipe that a stage runs under."""
+    real, change = CONTROLS.get(stage, (stage, {}))
+    return dataclasses.replace(getattr(run.recipe, real), **change)
+
+
 def adapter_of(run: Run, stage: str) -> Path | None:
     """The folder of a trained stage's adapter; None for a prompted stage."""
     return run.stage(stage) / "adapter" if stage in TRAINED else None
@@ -45,12 +63,11 @@ def adapter_of(run: Run, stage: str) -> Path | None:
 def train(run: Run, stage: str) -> None:
     """Train the stage's adapter unless the one on disk was made from the same inputs."""
     stage_dir, parent = run.stage(stage), STANDS_ON[stage]
-    section = getattr(run.recipe, stage)
+    section = settings_of(run, stage)
     inputs = {
         "base": run.fingerprint,
         "settings": runs.settings(section),
         "seed": run.recipe.seed,
-        "lora": runs.settings(run.recipe.sft) if stage == "sft" else None,
         "stands_on": runs.folder_hash(run.stage(parent) / "adapter") if parent else None,
         "problems": (runs.ROOT / "data" / "benchmarks" / "SHA256SUMS").read_text(),
     }
@@ -62,7 +79,7 @@ def train(run: Run, stage: str) -> None:
     work = runs.work_folder(stage_dir, inputs)
     console.print(f"{stage}: training")
     start = time.monotonic()
-    best = train_sft(run, work) if stage == "sft" else train_rl(run, stage, section, work)
+    best = train_rl(run, stage, section, work) if parent else train_sft(run, section, work)
     shutil.rmtree(stage_dir / "adapter", ignore_errors=True)
     shutil.copytree(best, stage_dir / "adapter.new", dirs_exist_ok=True)
     (stage_dir / "adapter.new").rename(stage_dir / "adapter")
@@ -79,17 +96,16 @@ def train(run: Run, stage: str) -> None:
     console.print(f"{stage}: trained in {seconds:.0f} s")
 
 
-def train_sft(run: Run, work: Path) -> Path:
+def train_sft(run: Run, settings: SftSettings, work: Path) -> Path:
     """Stage 3; returns the folder of the adapter."""
     import torch
 
     from pipeline import sft
 
-    settings = run.recipe.sft
     torch.manual_seed(run.recipe.seed)  # the adapter's first weights
     problems = load(ARITHMETIC, "train")[: settings.arithmetic] + load(LOGIC, "train")[: settings.logic]
     model, tokenizer = base.load(run.folder, trainable=True)
-    rows = sft.tokenized(tokenizer, sft.traces(problems, settings.direct_share, run.recipe.seed))
+    rows = sft.tokenized(tokenizer, sft.traces(problems, settings, run.recipe.seed))
     model = sft.train(
         model, tokenizer, rows, settings, run.recipe.seed, work, sft.lora(settings), [training_bar("sft")]
     )
@@ -100,14 +116,14 @@ def train_sft(run: Run, work: Path) -> Path:
 def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     """Stages 4 and 5; returns the folder of the best adapter on dev."""
     from pipeline import rl
-    from pipeline.reward import correctness, correctness_and_mode
+    from pipeline.reward import REWARDS, correctness_and_mode
 
     def paid(problem: Problem, text: str, finish: str) -> float:
         return correctness_and_mode(problem, text, finish, settings.direct_bonus)
 
     # In stage 5 half of the samples are made to answer at once and half to think, so that neither way dies out and
     # every problem shows which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3).
-    task = rl.Task(paid, (DIRECT, f"{THINK}\n")) if stage == "adaptive" else rl.Task(correctness)
+    task = rl.Task(paid, (DIRECT, f"{THINK}\n")) if stage == "adaptive" else rl.Task(REWARDS[settings.reward])
     after = {ARITHMETIC: run.recipe.sft.arithmetic, LOGIC: run.recipe.sft.logic}
     count = {ARITHMETIC: settings.arithmetic, LOGIC: settings.logic}
     pool = [p for name in after for p in load(name, "train")[after[name] :][: count[name]]]
@@ -120,7 +136,7 @@ def variants(run: Run, stage: str) -> list[tuple[str, str, int]]:
     """(name, prompt, shots) of each row that a stage has in the table."""
     if stage in TRAINED:
         return [("zero-shot", "think", 0)]
-    shots = getattr(run.recipe, stage).shots
+    shots = settings_of(run, stage).shots
     return [("zero-shot" if n == 0 else f"{n}-shot", stage, n) for n in shots]
 
 
@@ -135,6 +151,7 @@ def answer(run: Run, stage: str) -> None:
         "settings": {"max_tokens": run.recipe.eval.max_tokens, "batch_size": run.recipe.eval.batch_size},
         "benchmarks": {b.name: [b.sha256, len(b.problems)] for b in run.benchmarks},
         "extraction": EXTRACTION_VERSION,
+        "scores": SCORES_VERSION,
     }
     if runs.up_to_date(stage_dir, "scoring", inputs):
         console.print(f"{stage}: up to date")
@@ -173,11 +190,11 @@ def answer(run: Run, stage: str) -> None:
             entries.append(about | score(benchmark.problems, completions, grades, seconds))
         scored.append({"variant": variant, "prompt": prompt, "shots": shots, "benchmarks": entries})
     if stage not in TRAINED:
-        section = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(getattr(run.recipe, stage))}
+        section = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(settings_of(run, stage))}
         (stage_dir / "recipe.yaml").write_text(yaml.safe_dump(section, sort_keys=False))
-    write_json(stage_dir / "scores.json", {"stage": stage, "variants": scored})
+    write_json(stage_dir / "scores.json", {"stage": stage, "extraction": EXTRACTION_VERSION, "variants": scored})
     seconds = time.monotonic() - start
-    runs.record(stage_dir, "scoring", inputs, seconds, base=base.source(run.folder))
+    runs.record(stage_dir, "scoring", inputs, seconds, base=run.base, source=base.source(run.folder))
     console.print(f"{stage}: scored in {seconds:.0f} s")
 
 
@@ -191,13 +208,22 @@ def complete(
     max_tokens: int,
     batch_size: int,
     budget: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    wording: int = 0,
+    after: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     label: str,
 ) -> list[Completion]:
-    """Greedy completions of every problem under one prompt; ``budget`` caps the tokens of a thought."""
+    """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
+    tokens of a thought, ``wording`` chooses among the ways to put the instruction, and ``after`` (id -> first answer,
+    feedback) makes it a second answer."""
     from pipeline.generate import count_tokens, generate, stop_ids, text_of
 
     kinds = {problem.kind: exemplars(problem, shots) for problem in problems}
-    prompts = [prompt_ids(tokenizer, problem, prompt, kinds[problem.kind]) for problem in problems]
+    prompts = [
+        prompt_ids(tokenizer, problem, prompt, kinds[problem.kind], wording, after.get(problem.id, ()))
+        for problem in problems
+    ]
     with bar(label, len(problems)) as advance:
         samples = generate(
             model,
@@ -205,6 +231,8 @@ def complete(
             prompts,
             max_tokens=max_tokens,
             budget=budget,
+            temperature=temperature,
+            seed=seed,
             batch_size=batch_size,
             progress=advance,
         )

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.records import BadInput, Completion, Problem, read_grades
-from eval.grade import check_gold, equal, grade, main
+from data.records import BadInput, Completion, Problem, read_grades, write_records
+from eval.grade import equal, grade, main, read_benchmark
 
 LABEL = Problem("l", "q", "True", "label", ("True", "False"))
 TEXT = Problem("t", "q", "wolf", "text")
@@ -253,11 +253,13 @@ def test_yes_is_true_only_for_labels():
 
 
 @pytest.mark.parametrize(
-    "problem", [Problem("p7", "q", "many", "number"), Problem("p7", "q", "dog", "label", ("cat", "wolf"))]
+    "bad", [Problem("p7", "q", "many", "number"), Problem("p7", "q", "dog", "label", ("cat", "wolf"))]
 )
-def test_a_gold_that_nothing_can_match_is_refused_by_its_id(problem):
-    with pytest.raises(BadInput, match="p7"):
-        check_gold(problem)
+def test_a_gold_that_nothing_can_match_is_refused_by_its_line_and_id(tmp_path, bad):
+    file = tmp_path / "mine.jsonl"
+    write_records(file, [of(7), bad])
+    with pytest.raises(BadInput, match=r"mine\.jsonl:2: .*'p7'"):
+        read_benchmark(str(file))
 
 
 BENCHMARK = [{"id": "a", "question": "q", "answer": 4}, {"id": "b", "question": "q", "answer": "yes"}]

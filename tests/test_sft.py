@@ -9,12 +9,15 @@ from data.build import load
 from data.records import Problem
 from pipeline import prompts, sft
 from pipeline.lm_head import label_only_head
+from pipeline.recipe import SftSettings
+
+WORKED = SftSettings(direct_share=0.0)
 
 
 def test_a_row_is_the_prompt_of_generation_then_the_completion_then_the_end_of_turn(tiny):
     _, tokenizer = tiny
     [problem] = load("arithmetic_v1", "train")[:1]
-    [(_, text)] = sft.traces([problem], 0.0, 0)
+    [(_, text)] = sft.traces([problem], WORKED, 0)
     [row] = sft.tokenized(tokenizer, [(problem, text)])
     before = prompts.prompt_ids(tokenizer, problem, "think")
     assert row["input_ids"][: len(before)] == before
@@ -24,7 +27,7 @@ def test_a_row_is_the_prompt_of_generation_then_the_completion_then_the_end_of_t
 
 def test_both_ways_of_answering_are_there_in_the_share_asked_for():
     problems = load("arithmetic_v1", "train")[:500]
-    texts = [text for _, text in sft.traces(problems, 0.2, 0)]
+    texts = [text for _, text in sft.traces(problems, SftSettings(direct_share=0.2), 0)]
     direct = sum(text.startswith("<think></think>") for text in texts)
     assert 70 <= direct <= 130
     assert all(text.startswith("<think>") and text.endswith("}") for text in texts)
@@ -34,7 +37,20 @@ def test_a_trace_with_a_wrong_answer_is_refused():
     [problem] = load("arithmetic_v1", "train")[:1]
     broken = replace(problem, rationale="25 * 4 = 100\n</think>\n\\boxed{1}")
     with pytest.raises(ValueError, match="is graded wrong"):
-        sft.traces([broken], 0.0, 0)
+        sft.traces([broken], WORKED, 0)
+
+
+def test_the_traces_of_a_control_keep_the_answer_and_lose_the_reasoning():
+    problems = load("arithmetic_v1", "train")[:200]
+    worked = dict(sft.traces(problems, WORKED, 0))
+    shuffled = dict(sft.traces(problems, replace(WORKED, traces="shuffled"), 0))
+    moved = 0
+    for problem, text in shuffled.items():
+        assert sorted(text.split("\n")) == sorted(worked[problem].split("\n"))
+        moved += text != worked[problem]
+    assert moved == sum(len(set((p.rationale or "").split("\n"))) > 1 for p in problems) > 100
+    answers = sft.traces(problems, replace(WORKED, traces="answers"), 0)
+    assert all(text == prompts.direct_answer(problem.answer) for problem, text in answers)
 
 
 def test_batches_hold_rows_of_like_length_in_random_order():

@@ -17,7 +17,7 @@ KEYS += " format_rate truncated_rate seconds overlaps p_vs_previous p_holm"
 N = 40
 
 
-def add(run_dir, stage, variants, benchmark="sums", sha="s1", first_id=0):
+def add(run_dir, stage, variants, benchmark="sums", sha="s1", first_id=0, extraction=1):
     """A stage scored on N problems; ``variants``: name -> which of them are right."""
     entries = []
     for name, right in variants.items():
@@ -29,8 +29,9 @@ def add(run_dir, stage, variants, benchmark="sums", sha="s1", first_id=0):
         scored = {"n": N, "accuracy": len(right) / N, "ci_low": low, "ci_high": high, "tokens_mean": 12345.678}
         scored |= {"thinking_tokens_mean": 3.0, "thinking_rate": 0.5, "format_rate": 1.0, "truncated_rate": 0.0}
         scored |= {"seconds": 61.2, "benchmark": benchmark, "benchmark_sha256": sha, "grades": path, "verdicts": {}}
+        scored |= {"chance": 0.25, "majority": 0.4}
         entries.append({"variant": name, "benchmarks": [scored]})
-    write_json(run_dir / stage / "scores.json", {"stage": stage, "variants": entries})
+    write_json(run_dir / stage / "scores.json", {"stage": stage, "extraction": extraction, "variants": entries})
 
 
 def p(a, b):
@@ -54,6 +55,8 @@ def test_each_stage_is_tested_against_the_best_of_the_stage_before(run_dir):
     assert all(list(row) == KEYS.split() for row in table)
     found = {(row["stage"], row["variant"]): row["p_vs_previous"] for row in table}
     assert found == {
+        ("chance", ""): None,
+        ("majority", ""): None,
         ("plain", "zero-shot"): None,
         ("plain", "few-shot"): None,
         ("cot", "zero-shot"): p(FAIR, GOOD),
@@ -95,7 +98,7 @@ def test_the_detectable_difference_is_found_four_times_in_five(n, changed):
 def test_benchmarks_stand_together_and_are_compared_apart(run_dir):
     add(run_dir, "adaptive", {"think": BEST}, benchmark="logic", sha="s2")
     table = rows(run_dir)
-    assert [row["benchmark"] for row in table] == ["sums"] * 6 + ["logic"]
+    assert [row["benchmark"] for row in table] == ["sums"] * 8 + ["logic"] * 3
     assert table[-1]["p_vs_previous"] is None  # rl has no logic
 
 
@@ -104,6 +107,22 @@ def test_stages_on_different_problems_are_refused(run_dir, change):
     add(run_dir, "rl", {"think": BEST}, **change)
     with pytest.raises(BadInput, match=r"plain.*rl.*sums.*rerun"):
         rows(run_dir)
+
+
+def test_stages_graded_by_different_rules_are_refused(run_dir):
+    add(run_dir, "rl", {"think": BEST}, extraction=2)
+    with pytest.raises(BadInput, match=r"plain and rl.*versions 1 and 2.*rerun"):
+        rows(run_dir)
+
+
+def test_guessing_stands_first_and_controls_on_request(run_dir):
+    add(run_dir, "rl_random", {"zero-shot": FAIR})
+    stages = [row["stage"] for row in rows(run_dir)]
+    assert stages[:3] == ["chance", "majority", "plain"] and "rl_random" not in stages
+    assert [row["accuracy"] for row in rows(run_dir)[:2]] == [0.25, 0.4]
+    assert "| sums      | majority |           | 40 |              40.0 |" in markdown(rows(run_dir))
+    *_, control = rows(run_dir, controls=True)
+    assert control["stage"] == "rl_random" and control["p_vs_previous"] == p(FAIR, BEST)
 
 
 def test_no_scores_and_broken_scores_are_refused(tmp_path):
@@ -122,7 +141,7 @@ def test_the_files_say_the_same_as_the_rows(run_dir):
     text = (run_dir / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == len(table) + 2 and len(set(map(len, lines))) == 1
-    assert "| 30.0 [18.1, 45.4] |" in lines[4]
+    assert "| 30.0 [18.1, 45.4] |" in lines[6]
     assert "McNemar" in text and "best-prompted base" in text
 
 
@@ -138,7 +157,7 @@ def test_overlap_that_was_allowed_marks_the_table(run_dir):
 
 def test_a_bar_in_a_name_does_not_break_the_markdown(run_dir):
     add(run_dir, "plain", {"a|b": BAD})
-    line = markdown(rows(run_dir)).splitlines()[2]
+    line = markdown(rows(run_dir)).splitlines()[4]
     assert len(re.findall(r"(?<!\\)\|", line)) == 14
 
 
@@ -159,4 +178,4 @@ def test_numbers_are_never_cut_on_the_screen(run_dir, capsys, monkeypatch, colum
     assert "30.0 [18.1, 45.4]" in out and "12345.7" in out and "\u2026" not in out
     assert ("\x1b" in out) == terminal
     assert "[red]zero[/red]" in out  # a name is no markup
-    assert len(out.splitlines()) == 5 + 1 + 2  # then a line a benchmark, on what its size can tell apart
+    assert len(out.splitlines()) == 9 + 1 + 2  # then a line a benchmark, on what its size can tell apart
