@@ -39,6 +39,7 @@ class SftSettings:
     lora_rank: int = 16
     lora_alpha: int = 32
     learning_rate: float = 1e-3
+    adam_beta2: float = 0.999
     epochs: int = 1
     batch_size: int = 16
     warmup_steps: int = 5
@@ -49,8 +50,8 @@ class SftSettings:
 class RlSettings:
     """Stages 4 and 5. A step samples ``prompts`` problems ``samples`` times each.
 
-    They come from ``arithmetic`` and ``logic`` train problems that sft has not seen, of which those are kept whose
-    ``probe`` samples do not all earn the same (0: no probe, all are kept). Every ``eval_every`` steps the adapter
+    They come from ``arithmetic`` and ``logic`` train problems of ``levels``, first those that sft has not seen, of which
+    those are kept whose ``probe`` samples do not all earn the same (0: no probe, all are kept). Every ``eval_every`` steps the adapter
     answers ``dev`` dev problems of each benchmark, and the best is kept. Two keys are of stage 5 only:
     ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the kept adapter may lose on dev.
     ``reward`` is the grader, or for a control a coin, or whether the answer has its form (boxed, after a closed
@@ -65,6 +66,7 @@ class RlSettings:
     max_tokens: int = 144
     arithmetic: int = 100
     logic: int = 50
+    levels: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
     probe: int = 4
     eval_every: int = 5
     dev: int = 100

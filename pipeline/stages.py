@@ -126,7 +126,11 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     task = rl.Task(paid, (DIRECT, f"{THINK}\n")) if stage == "adaptive" else rl.Task(REWARDS[settings.reward])
     after = {ARITHMETIC: run.recipe.sft.arithmetic, LOGIC: run.recipe.sft.logic}
     count = {ARITHMETIC: settings.arithmetic, LOGIC: settings.logic}
-    pool = [p for name in after for p in load(name, "train")[after[name] :][: count[name]]]
+    pool = []
+    for name, seen in after.items():
+        train = load(name, "train")
+        fresh_first = [p for p in train[seen:] + train[:seen] if p.level in settings.levels]
+        pool += fresh_first[: count[name]]
     dev = [p for name in after for p in load(name, "dev")[: settings.dev]]
     model, tokenizer = base.load(run.folder, adapter_of(run, str(STANDS_ON[stage])), trainable=True)
     return rl.train(model, tokenizer, pool, dev, task, settings, run.recipe.seed, work, stage)
