@@ -3,10 +3,10 @@
     python -m eval.dialogue --run runs/BASE [--benchmark FILE|NAME ...] [--limit N]
 
 Every wrong answer gets two kinds of feedback, each in a dialogue of its own: *bare*, that it is not right, and *hint*,
-which names the first wrong step where recomputing finds one (:mod:`eval.errors`). Every right answer gets the bare one
-as well: what it breaks is the price of asking. A prompted stage is asked with its best variant. The second answers and
-their grades are left in runs/BASE/dialogue. That small models recover less by themselves than they break: J. Huang et
-al. 2023, arXiv 2310.01798.
+which names the first wrong step where checking the steps finds one (:mod:`eval.errors`). Every right answer gets the
+bare one as well: what it breaks is the price of asking. A prompted stage is asked with its best variant. The second
+answers and their grades are left in runs/BASE/dialogue. That models often break more by themselves than they mend:
+J. Huang et al. 2023, arXiv 2310.01798.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.records import BadInput, Completion, read_completions, read_grades, write_records, write_text
+from data.records import BadInput, Completion, Problem, read_completions, read_grades, write_records, write_text
 from data.splits import BENCHMARKS
 from eval.compare import wilson
 from eval.errors import wrong_step
@@ -46,9 +46,9 @@ def first_answers(run_dir: Path, stage: str, benchmark: str) -> tuple[dict[str, 
     return variant, path.parent / entry["completions"], path.parent / entry["grades"]
 
 
-def feedback(completion: Completion, correct: bool) -> dict[str, str]:
+def feedback(problem: Problem, completion: Completion, correct: bool) -> dict[str, str]:
     """What is said to an answer, by kind of feedback; the hint only to a wrong one with a step that is wrong."""
-    step = None if correct else wrong_step(completion.text)
+    step = None if correct else wrong_step(problem, completion.text)
     return {"bare": BARE} | ({"hint": HINT.format(step=step)} if step else {})
 
 
@@ -78,7 +78,9 @@ def dialogue(run_dir: Path, stage: str, spec: str, limit: int | None) -> list[di
     right = {g.id: g.correct for g in read_grades(grades_file)}
     rows: list[dict[str, Any]] = []
     for kind in ("bare", "hint"):
-        said = {c.id: (c.text, words[kind]) for c in first if kind in (words := feedback(c, right[c.id]))}
+        said = {
+            c.id: (c.text, words[kind]) for c in first if kind in (words := feedback(problems[c.id], c, right[c.id]))
+        }
         if not said:
             continue
         out = run_dir / "dialogue" / stage / kind / f"{benchmark.name}.jsonl"

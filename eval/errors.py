@@ -3,13 +3,14 @@
     python -m eval.errors --benchmark FILE|NAME --completions FILE [--completions FILE ...] [--examples N]
 
 counts the kinds of error in each file of completions and shows N texts of each kind. It grades anew, without a model.
-A step is an equation of numbers or of True and False, which is worked out again here (never evaluated as code), or a
-sentence of a rule problem, which must stand in the question. Where the text does not settle it the kind is "unknown".
+A step is an equation of numbers or of True and False, which is worked out again here (never evaluated as code), a
+sentence of a rule problem, which must stand in the question or follow from the sentences before it, or an order, which
+no premise may contradict. Where the text does not settle it the kind is "unknown".
 
 ====================  =================================================================================================
 slip                  a step whose result is wrong
 plan                  every step is right and the last one is the answer given: the wrong operation or quantity
-unfounded             a premise that the question does not hold
+unfounded             a step of logic that neither stands in the question nor follows from it
 contradiction         the answer given is not the result of the last step
 format                the right result, but no answer that can be extracted
 guess                 an answer without a step
@@ -78,16 +79,74 @@ def steps(text: str) -> list[tuple[str, str, bool]]:
     return found
 
 
-def wrong_step(text: str) -> str | None:
-    """The first step of a text whose result is wrong."""
-    return next((step for step, _, right in steps(text) if not right), None)
+def wrong_step(problem: Problem, text: str) -> str | None:
+    """The first step of a completion that is wrong: an equation by recomputing it, a sentence of logic by the
+    question; None where every step that can be checked is right."""
+    slip = next((step for step, _, right in steps(text) if not right), None)
+    return slip or unfounded_step(problem, split_thought(text)[0] or text)
 
 
-def _unfounded(problem: Problem, thought: str) -> bool:
-    """Whether a line of a rule problem's thought, its conclusions apart, is not said in the question."""
-    given = {normalise(sentence) for sentence in re.split(r"(?<=[.?])\s+", problem.question)}
-    lines = [line.strip() for line in thought.split("\n") if line.strip() and not line.strip().startswith("So ")]
-    return any(normalise(line) not in given for line in lines)
+_FACT = re.compile(r"(\w+) is an? (\w+)")
+_RULE = re.compile(r"(All|Every|No) (\w+) (?:is|are) (?:an? )?(\w+)")
+_CONCLUSION = re.compile(r"So (\w+) is (not )?(?:an? )?(\w+)")
+_ORDER = re.compile(r"(\w+)est to \w+est: (\w+(?: > \w+)+)")
+_COMPARISON = re.compile(r"(\w+) is (\w+)er than (\w+)")
+
+
+def unfounded_step(problem: Problem, thought: str) -> str | None:
+    """The first line of a rule or ordering problem's thought that the question does not bear out."""
+    lines = [line.strip() for line in thought.split("\n") if line.strip()]
+    if problem.family == "rules":
+        return _off_the_chain(problem.question, lines)
+    if problem.family == "ordering":
+        return next((line for line in lines if _contradicts(problem.question, line)), None)
+    return None
+
+
+def _off_the_chain(question: str, lines: Sequence[str]) -> str | None:
+    """The first sentence that is not said in the question, or does not go on from the class reached before it; what
+    comes before any "X is a Y" reaches nothing yet."""
+    given = {normalise(sentence) for sentence in re.split(r"(?<=[.?])\s+", question)}
+    reached, negated = "", False
+    for line in lines:
+        sentence = line.rstrip(".")
+        if conclusion := _CONCLUSION.fullmatch(sentence):
+            if reached and (_singular(conclusion[3]), bool(conclusion[2])) != (reached, negated):
+                return line
+        elif rule := _RULE.fullmatch(sentence):
+            if normalise(line) not in given or reached and (negated or _singular(rule[2]) != reached):
+                return line
+            reached, negated = reached and _singular(rule[3]), rule[1] == "No"
+        elif fact := _FACT.fullmatch(sentence):
+            if normalise(line) not in given:
+                return line
+            reached, negated = _singular(fact[2]), False
+    return None
+
+
+def _singular(word: str) -> str:
+    return word.lower().removesuffix("s")
+
+
+def _contradicts(question: str, line: str) -> bool:
+    """Whether a line gives an order, from the most of something, that a premise contradicts or that misses a name."""
+    order = _ORDER.fullmatch(line)
+    if order is None:
+        return False
+    names = order[2].split(" > ")
+    for left, comparative, right in _COMPARISON.findall(question.split("?")[0].rpartition(".")[0]):
+        if not {left, right} <= set(names) or (names.index(left) < names.index(right)) != (comparative == order[1].lower()):
+            return True
+    return False
+
+
+def _implied(problem: Problem, thought: str) -> str | None:
+    """The answer that the conclusion of a rule problem's thought comes to: yes where it is what was asked."""
+    asked = re.search(r"(not )?(?:an? )?\w+\?$", problem.question)
+    conclusions = [m for line in thought.split("\n") if (m := _CONCLUSION.fullmatch(line.strip().rstrip(".")))]
+    if problem.family != "rules" or not asked or not conclusions:
+        return None
+    return "yes" if bool(conclusions[-1][2]) == bool(asked[1]) else "no"
 
 
 def kind_of(problem: Problem, completion: Completion, grade: Grade) -> str | None:
@@ -114,8 +173,11 @@ def kind_of(problem: Problem, completion: Completion, grade: Grade) -> str | Non
         return "plan" if problem.extra.get("program") or problem.family == "boolean" else "unknown"
     if not (thought or "").strip():
         return "guess" if len(answer.split()) <= 5 else "unknown"
-    if problem.family == "rules" and _unfounded(problem, thought or ""):
+    if unfounded_step(problem, thought or ""):
         return "unfounded"
+    implied = _implied(problem, thought or "")
+    if implied and grade.extracted and not equal(implied, grade.extracted, problem.kind, problem.choices):
+        return "contradiction"
     return "unknown"
 
 
@@ -123,7 +185,7 @@ def tabulate(columns: dict[str, list[tuple[Problem, Completion, Grade]]]) -> str
     """The kinds of error as an aligned table, one column a file, percent of all its problems."""
     counts = {name: Counter(kind_of(*graded) for graded in rows) for name, rows in columns.items()}
     lucky = {
-        name: sum(g.correct and wrong_step(c.text) is not None for _, c, g in rows) for name, rows in columns.items()
+        name: sum(g.correct and wrong_step(p, c.text) is not None for p, c, g in rows) for name, rows in columns.items()
     }
     lines = [["", *columns], ["n", *(str(len(rows)) for rows in columns.values())]]
     cells: dict[str, dict[str, int]] = {"right": {name: counts[name][None] for name in columns}}

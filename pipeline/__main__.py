@@ -140,6 +140,16 @@ def open_run(options: argparse.Namespace):
     )
 
 
+def first_turns(path: Path) -> dict[str, tuple[str, str]]:
+    """id -> (first answer, feedback), from JSONL with ``id, text, feedback``."""
+    turns = {}
+    for where, row in rows_of(path):
+        if not all(isinstance(row.get(key), str) for key in ("id", "text", "feedback")):
+            raise BadInput(f"{where}: every line needs the texts id, text and feedback")
+        turns[row["id"]] = (row["text"], row["feedback"])
+    return turns
+
+
 def complete(options: argparse.Namespace) -> None:
     """Write the completions of a base, or of a trained stage's folder (its adapter on the base it was made from)."""
     check_budget(options)
@@ -150,7 +160,7 @@ def complete(options: argparse.Namespace) -> None:
 
     benchmark = read_benchmark(options.benchmark)
     problems = take(benchmark.problems, options.limit) if options.limit else benchmark.problems
-    after = {row["id"]: (row["text"], row["feedback"]) for _, row in rows_of(options.after)} if options.after else {}
+    after = first_turns(options.after) if options.after else {}
     if after:
         problems = [problem for problem in problems if problem.id in after]
     if options.temperature is None and len(options.out) > len(prompts.WORDINGS[options.prompt]):

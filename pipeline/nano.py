@@ -1,8 +1,8 @@
 """``nano``: a base of about half a million parameters, pretrained here from scratch, for tests and quick trials.
 
-Its text is our own and of the train split: additions and subtractions, a single one answered at once under the ``plain``
-prompt, one or two with steps under the ``cot`` prompt; everything else only as text to read. It never saw a think tag
-and was never asked for a product, a word problem or logic, so the later rungs have something to add.
+Its text is our own and of the train split: additions and subtractions, a single one answered at once under the
+``plain`` prompt, one or two with steps under the ``cot`` prompt; everything else only as text to read. It never saw a
+think tag and was never asked for a product, a word problem or logic, so the later rungs have something to add.
 """
 
 import hashlib

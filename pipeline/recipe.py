@@ -50,12 +50,12 @@ class SftSettings:
 class RlSettings:
     """Stages 4 and 5. A step samples ``prompts`` problems ``samples`` times each.
 
-    They come from ``arithmetic`` and ``logic`` train problems of ``levels``, first those that sft has not seen, of which
-    those are kept whose ``probe`` samples do not all earn the same (0: no probe, all are kept). Every ``eval_every`` steps the adapter
-    answers ``dev`` dev problems of each benchmark, and the best is kept. Two keys are of stage 5 only:
-    ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the kept adapter may lose on dev.
-    ``reward`` is the grader, or for a control a coin, or whether the answer has its form (boxed, after a closed
-    thought).
+    They come from ``arithmetic`` and ``logic`` train problems of ``levels``, first those that sft has not seen, of
+    which those are kept whose ``probe`` samples do not all earn the same (0: no probe, all are kept). Every
+    ``eval_every`` steps the adapter answers ``dev`` dev problems of each benchmark, and the best is kept. ``reward`` is
+    the grader, or for a control a coin, or whether the answer has its form (boxed, after a closed thought). Two keys
+    are of stage 5 only: ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the kept
+    adapter may lose on dev.
     """
 
     steps: int = 20

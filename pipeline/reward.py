@@ -10,6 +10,10 @@ from eval.grade import grade
 from pipeline.prompts import DIRECT
 
 
+class NoSignal(RuntimeError):
+    """The samples of every problem earn the same, so there is nothing to learn from them."""
+
+
 def correctness(problem: Problem, text: str, finish: str) -> float:
     """1.0 where the grader says correct; the same call that scores the table."""
     return float(grade(problem, Completion(problem.id, text, 0, 0, 0, finish)).correct)

@@ -31,7 +31,7 @@ from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
-from pipeline.reward import correctness
+from pipeline.reward import NoSignal, correctness
 
 Reward = Callable[[Problem, str, str], float]
 
@@ -230,7 +230,7 @@ def train(
         problems = mixed(model, tokenizer, pool, task, settings, seed)
         write_json(chosen, [p.id for p in problems])
     if len(problems) < settings.prompts:
-        raise RuntimeError(
+        raise NoSignal(
             f"{label}: only {len(problems)} of {len(pool)} train problems give mixed rewards, {settings.prompts} are "
             f"needed a step: the model solves nearly all or nearly none; raise {label}.arithmetic or train sft longer"
         )
@@ -302,5 +302,5 @@ def train(
     label_only_head(model.get_base_model(), temperature=temperature)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     if all(torch.equal(before[name], p) for name, p in model.named_parameters() if name in before):
-        raise RuntimeError(f"{label}: {settings.steps} steps left every weight as it was; the adapter did not train")
+        raise NoSignal(f"{label}: {settings.steps} steps left every weight as it was; the adapter did not train")
     return work / "best"

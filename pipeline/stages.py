@@ -23,6 +23,7 @@ from pipeline import base, runs
 from pipeline.progress import bar, console, training_bar
 from pipeline.prompts import DIRECT, THINK, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
+from pipeline.reward import NoSignal
 from pipeline.runs import Run
 
 STANDS_ON = {"plain": None, "cot": None, "sft": None, "rl": "sft", "adaptive": "rl"}
@@ -45,7 +46,13 @@ def run_stage(run: Run, stage: str) -> None:
         run_stage(run, parent)
     base.check_space(run.stage(stage), 1.0, "set RUNS=")
     if stage in TRAINED:
-        train(run, stage)
+        try:
+            train(run, stage)
+        except NoSignal as error:
+            if stage not in CONTROLS:
+                raise
+            console.print(f"{error}. A control with nothing to learn is its parent, so it gets no row")
+            return
     answer(run, stage)
 
 

@@ -27,8 +27,11 @@ def call(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess
 
 @pytest.mark.parametrize(
     "command",
-    ["pipeline", *(f"pipeline {c}" for c in ("plain", "cot", "sft", "rl", "adaptive", "all", "ask", "table"))]
-    + ["pipeline complete", "data.build", "eval.grade", "eval.score"],
+    [
+        "pipeline",
+        *(f"pipeline {c}" for c in ("plain", "cot", "sft", "rl", "adaptive", "all", "controls", "ask", "table")),
+    ]
+    + ["pipeline complete", "data.build", "eval.grade", "eval.score", "eval.errors", "eval.dialogue"],
 )
 def test_help(command):
     done = call(*command.split(), "--help")
@@ -47,6 +50,8 @@ def test_help(command):
         (["plain", "--set", "sft.learning_rat=1"], "did you mean learning_rate?"),
         (["plain", "--set", "sft.epochs=many"], "sft.epochs must be a whole number"),
         (["plain", "--benchmark", "absent.jsonl"], "no such file"),
+        (["plain", "--benchmark", "gsm9k"], "did you mean gsm8k?"),
+        (["plain", "--set", "rl.reward=coin"], "rl.reward cannot be 'coin'"),
         (["ask", "What is 1 + 1?", "--budget", "-1"], "must be 0 or more"),
         (["table"], "no stage has a scores.json"),
     ],

@@ -20,10 +20,8 @@ from pipeline.recipe import load
 from pipeline.runs import folder_hash
 
 ROOT = Path(__file__).resolve().parent.parent
-# Enough to learn, little enough for a test; the rest is the cpu profile's.
+# Little enough for a test; the rest is the cpu profile's and nano's own.
 SMALL = [
-    "sft.learning_rate=5e-3",
-    "sft.epochs=3",
     "rl.steps=4",
     "rl.eval_every=2",
     "adaptive.steps=4",
@@ -31,7 +29,7 @@ SMALL = [
     "rl.dev=40",
     "adaptive.dev=40",
 ]
-SETTINGS = load("cpu", SMALL).adaptive
+SETTINGS = load("cpu", SMALL, "nano").adaptive
 OPTIONS = ["--base", "nano", "--profile", "cpu", "--limit", "100", *(x for s in SMALL for x in ("--set", s))]
 
 
@@ -62,10 +60,10 @@ def accuracy(run: Path, benchmark: str = "arithmetic_v1") -> dict[str, float]:
 
 def test_every_stage_is_in_the_table_on_the_same_problems(run):
     table = json.loads((run / "nano" / "table.json").read_text())
-    assert {row["stage"] for row in table} == {"plain", "cot", "sft", "rl", "adaptive"}
+    assert {row["stage"] for row in table} == {"chance", "majority", "plain", "cot", "sft", "rl", "adaptive"}
     for benchmark in ("arithmetic_v1", "logic_v1"):
         assert len({(r["benchmark_sha256"], r["n"]) for r in table if r["benchmark"] == benchmark}) == 1
-    assert all(row["p_vs_previous"] is not None for row in table if row["stage"] != "plain")
+    assert all(row["p_vs_previous"] is not None for row in table if row["stage"] in ("cot", "sft", "rl", "adaptive"))
     assert "| arithmetic_v1 |" in (run / "nano" / "table.md").read_text()
 
 
@@ -158,6 +156,41 @@ def test_a_budget_caps_the_thought_of_any_stage(run, tmp_path):
     spent = [c.thinking_tokens for c in read_completions(tmp_path / "out" / "completions" / "some.jsonl")]
     assert max(spent) == 5
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["thinking_tokens_mean"] <= 5
+
+
+def test_samples_wordings_and_a_second_turn_go_through_a_real_model(run, tmp_path):
+    from data.records import read_completions
+
+    for more in (["--samples", "2"], ["--prompts", "2"]):
+        command = [sys.executable, "-m", "eval.score", "--model", str(run / "nano" / "sft"), "--prompt", "think"]
+        command += ["--benchmark", "logic_v1", "--limit", "20", *more, "--out", str(tmp_path / more[0])]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        each = [read_completions(path) for path in sorted((tmp_path / more[0] / "completions").rglob("*.jsonl"))]
+        assert [len(completions) for completions in each] == [20, 20]
+        assert each[0] != each[1]
+    command = [sys.executable, "-m", "eval.dialogue", "--run", str(run / "nano"), "--benchmark", "arithmetic_v1"]
+    done = subprocess.run([*command, "--limit", "8"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((run / "nano" / "dialogue" / "dialogue.json").read_text())
+    assert {row["stage"] for row in rows} == {"plain", "cot", "sft", "rl", "adaptive"}
+    bare = [row for row in rows if row["feedback"] == "bare"]
+    assert all(sum(r["n"] for r in bare if r["stage"] == stage) == 8 for stage in ("plain", "sft"))
+
+
+def test_controls_are_rows_on_request(run, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(run, copy)
+    small = [x for s in ("arithmetic=160", "logic=80", "epochs=1") for x in ("--set", f"sft.{s}")]
+    command = [sys.executable, "-m", "pipeline", "controls", "--runs", str(copy), *OPTIONS, *small]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = rows(copy / "nano", controls=True)
+    found = {row["stage"] for row in table} - {row["stage"] for row in rows(copy / "nano")}
+    assert {"sft_answers", "sft_shuffled", "rl_random"} <= found
+    assert "rl_format" in found or "rl_format: " in done.stderr  # where every sample is boxed there is no signal
+    [answers] = [r for r in table if r["stage"] == "sft_answers" and r["benchmark"] == "logic_v1"]
+    assert answers["thinking_tokens_mean"] == 0 and answers["p_vs_previous"] is not None
 
 
 def test_ask_shows_every_stage(run):

@@ -14,12 +14,20 @@ from eval.grade import grade
 SUM = Problem("s", "What is 25 * 4 + 8?", "108", "number", extra={"program": [["*", 25, 4, 100], ["+", 100, 8, 108]]})
 RULES = Problem(
     "r",
-    "Tom is a cat. Every cat is red. Is Tom red?",
+    "Tom is a cat. No dogs are red. Every cat is red. Is it true that Tom is red?",
     "yes",
     "label",
     ("yes", "no"),
     "rules",
     rationale="Tom is a cat.",
+)
+ORDER = Problem(
+    "o",
+    "Ann is older than Bob. Ann is younger than Eve. Who is the oldest?",
+    "Eve",
+    "text",
+    ("Ann", "Bob", "Eve"),
+    "ordering",
 )
 BOOLEAN = Problem("b", "What is not (True and False)?", "True", "label", ("True", "False"), "boolean")
 
@@ -49,7 +57,12 @@ def thought(steps: str, answer: str) -> str:
             "unknown",
         ),  # without a program, no plan to judge
         (RULES, thought("Tom is a dog.\nEvery cat is red.\nSo Tom is not red.", "no"), "stop", "unfounded"),
-        (RULES, thought("Tom is a cat.\nEvery cat is red.\nSo Tom is not red.", "no"), "stop", "unknown"),
+        (RULES, thought("Tom is a cat.\nEvery cat is red.\nSo Tom is not red.", "no"), "stop", "unfounded"),
+        (RULES, thought("Tom is a cat.\nNo dogs are red.\nSo Tom is not red.", "no"), "stop", "unfounded"),
+        (RULES, thought("Tom is a cat.\nEvery cat is red.\nSo Tom is red.", "no"), "stop", "contradiction"),
+        (ORDER, thought("Oldest to youngest: Ann > Bob > Eve\nOldest: Ann", "Ann"), "stop", "unfounded"),
+        (ORDER, thought("Oldest to youngest: Eve > Bob\nOldest: Bob", "Bob"), "stop", "unfounded"),
+        (ORDER, thought("Oldest to youngest: Eve > Ann > Bob\nOldest: Ann", "Ann"), "stop", "unknown"),
         (BOOLEAN, thought("True and False = True\nnot True = False", "False"), "stop", "slip"),
         (BOOLEAN, thought("True or False = True\nnot True = False", "False"), "stop", "plan"),
     ],
@@ -81,7 +94,7 @@ def test_steps_are_worked_out_again(text, right):
 @pytest.mark.parametrize("benchmark", ["arithmetic_v1", "logic_v1"])
 def test_no_worked_trace_of_ours_has_a_wrong_step(benchmark):
     problems = load(benchmark, "dev")
-    assert [p.id for p in problems if wrong_step(p.rationale)] == []
+    assert [p.id for p in problems if wrong_step(p, p.rationale)] == []
     if benchmark == "arithmetic_v1":
         assert all(len(steps(p.rationale)) == p.rationale.count("\n") + 1 for p in problems)
 

@@ -11,6 +11,13 @@ def test_every_profile_loads(profile):
     assert recipe.load(profile).rl.samples > 1
 
 
+def test_a_base_with_needs_of_its_own_has_them_before_overrides():
+    plain, nano = recipe.load("cpu"), recipe.load("cpu", base="nano")
+    assert nano.sft.epochs > plain.sft.epochs and nano.sft.arithmetic == plain.sft.arithmetic
+    assert recipe.load("cpu", ["sft.epochs=1"], "nano").sft.epochs == 1
+    assert recipe.load("cpu", base="some/other") == plain
+
+
 def test_an_override_changes_one_value():
     changed = recipe.load("cpu", ["sft.learning_rate=1e-4", "plain.shots=[0, 8]", "seed=7"])
     assert (changed.sft.learning_rate, changed.plain.shots, changed.seed) == (1e-4, [0, 8], 7)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.records import Problem
-from pipeline import rl, sft
+from pipeline import reward, rl, sft
 from pipeline.recipe import RlSettings, SftSettings
 
 SETTINGS = RlSettings(
@@ -52,6 +52,14 @@ def test_problems_without_mixed_rewards_are_refused_with_the_reason(tiny, tmp_pa
     model, tokenizer = adapted(tiny)
     with pytest.raises(RuntimeError, match="only 0 of 8 train problems give mixed rewards"):
         rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(lambda *_: 1.0), SETTINGS, 0, tmp_path, "rl")
+
+
+def test_the_rewards_of_controls_do_not_look_at_the_answer():
+    texts = [f"<think>{i}</think>\\boxed{{{i}}}" for i in range(200)]
+    coins = [reward.coin(PROBLEMS[0], text, "stop") for text in texts]
+    assert coins == [reward.coin(PROBLEMS[0], text, "stop") for text in texts] and 70 <= sum(coins) <= 130
+    for text, boxed in ((texts[3], 1.0), ("3", 0.0), ("<think>\\boxed{3}", 0.0)):
+        assert reward.form(PROBLEMS[0], text, "stop") == boxed
 
 
 def test_prefixes_are_taken_in_turn(tiny):
