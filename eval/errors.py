@@ -135,7 +135,9 @@ def _contradicts(question: str, line: str) -> bool:
         return False
     names = order[2].split(" > ")
     for left, comparative, right in _COMPARISON.findall(question.split("?")[0].rpartition(".")[0]):
-        if not {left, right} <= set(names) or (names.index(left) < names.index(right)) != (comparative == order[1].lower()):
+        if not {left, right} <= set(names) or (names.index(left) < names.index(right)) != (
+            comparative == order[1].lower()
+        ):
             return True
     return False
 

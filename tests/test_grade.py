@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.build import load
 from data.records import BadInput, Completion, Problem, read_grades, write_records
+from data.splits import BENCHMARKS, SPLITS
 from eval.grade import equal, grade, main, read_benchmark
 
 LABEL = Problem("l", "q", "True", "label", ("True", "False"))
@@ -44,6 +46,38 @@ def test_a_number_is_correct_in_each_way_of_writing_it(n, place):
     for way in ways:
         assert verdict(of(n), place.format(way)) == "correct", way
         assert verdict(of(n + 1), place.format(way)) == "wrong", way
+
+
+def ways_of(problem: Problem) -> list[str]:
+    """How the gold of a problem may be written."""
+    gold, ways = problem.answer, [problem.answer, f" {problem.answer} ", f"**{problem.answer}**"]
+    if problem.kind == "number":
+        n = int(gold)
+        ways += [f"{n:,}", f"{n}.0", f"${n}", f"\\text{{{n} dollars}}", f"{n} dollars", f"{n}/1"]
+        ways += [f"{n:,}".replace(",", "{,}"), gold.translate({ord("0") + i: 0xFF10 + i for i in range(10)})]
+        ways += [WORDS[n]] if n < len(WORDS) else []
+        return ways
+    ways += [gold.upper(), gold.lower(), f"the {gold}", f"\\text{{{gold}}}", f"{gold}."]
+    letter = "ABCDEFGH"[list(problem.choices or ()).index(gold)]
+    return [*ways, letter, f"({letter})", f"{letter}. {gold}"]
+
+
+UP_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen twenty"""
+WORDS = re.findall(r"\w+", UP_TO_TWENTY)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_every_gold_is_correct_in_each_way_it_may_be_written(benchmark, split):
+    lost = [
+        (problem.id, text)
+        for problem in load(benchmark, split)
+        for way in ways_of(problem)
+        for text in (f"\\boxed{{{way}}}", f"<think>a step</think>\nThe answer is {way.strip()}")
+        if verdict(problem, text) != "correct"
+    ]
+    assert lost == []
 
 
 @settings(deadline=None)
