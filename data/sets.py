@@ -15,7 +15,6 @@ choices of every problem, ``kind`` the kind of every answer.
 import hashlib
 import json
 import re
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +88,13 @@ def read(spec: str) -> Benchmark:
 
 def _parsed(spec: str) -> tuple[str, dict[str, str]]:
     name, _, query = spec.partition("?")
-    pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
-    for key, value in pairs:
+    mapping = {}
+    for pair in query.split("&") if query else []:
+        key, _, value = pair.partition("=")
         if key not in KEYS or not value:
             raise BadInput(f"benchmark {spec}: {key!r} is no key or has no value; {nearest(key, KEYS)}")
-    return name, dict(pairs)
+        mapping[key] = value
+    return name, mapping
 
 
 def _mapped(row: Mapping[str, Any], mapping: Mapping[str, str], where: str, number: str) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def _from_hub(repo: str, mapping: Mapping[str, str], spec: str) -> Iterable[tupl
             f"benchmark {spec}: the hub does not give it ({reason}); check the name, config=, split= and the network, "
             "or give a local copy as a .jsonl file"
         ) from None
-    return ((f"{repo} {split}, row {i}", dict(row)) for i, row in enumerate(rows))
+    return ((f"{repo} {split}, row {i}", {"id": str(i)} | row) for i, row in enumerate(rows))
 
 
 def _digest(problems: Iterable[Problem]) -> str:

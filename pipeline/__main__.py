@@ -158,6 +158,8 @@ def complete(options: argparse.Namespace) -> None:
     from eval.grade import read_benchmark
     from pipeline import base, prompts, runs, stages
 
+    if options.limit is not None and options.limit < 1:
+        raise BadInput(f"--limit is {options.limit}; it must be 1 or more problems")
     benchmark = read_benchmark(options.benchmark)
     problems = take(benchmark.problems, options.limit) if options.limit else benchmark.problems
     after = first_turns(options.after) if options.after else {}
