@@ -119,7 +119,7 @@ HEADINGS = (
 LEFT = 3  # columns of text; the others are numbers
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
     if row["stage"] in BASELINES:
         known = [row["benchmark"], row["stage"], "", str(row["n"]), f"{100 * row['accuracy']:.1f}"]
         return known + [""] * (len(HEADINGS) - len(known))
@@ -152,7 +152,7 @@ def caveats(table: list[dict[str, Any]]) -> str:
 
 def markdown(table: list[dict[str, Any]]) -> str:
     """The rows as an aligned GitHub Markdown table, with the notes under it."""
-    lines = [list(HEADINGS)] + [[cell.replace("|", "\\|") for cell in _cells(row)] for row in table]
+    lines = [list(HEADINGS)] + [[cell.replace("|", "\\|") for cell in cells(row)] for row in table]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if i < LEFT else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     lines.insert(1, rule)
@@ -187,7 +187,7 @@ def show(table: list[dict[str, Any]]) -> None:
     for i, heading in enumerate(HEADINGS):
         grid.add_column(heading, justify="left" if i < LEFT else "right", no_wrap=True)
     for row in table:
-        grid.add_row(*map(Text, _cells(row)))  # Text: a name is never read as markup
+        grid.add_row(*map(Text, cells(row)))  # Text: a name is never read as markup
     needed = console.measure(grid, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, needed)
     console.print(grid)

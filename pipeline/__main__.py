@@ -13,7 +13,7 @@ from data.records import BadInput, nearest, rows_of, write_records
 from pipeline import recipe as recipes
 
 STAGES = recipes.STAGES
-COMMANDS = (*STAGES, "all", "controls", "table", "ask", "complete")
+COMMANDS = (*STAGES, "all", "controls", "table", "report", "ask", "complete")
 PROGRAM = "python -m pipeline"
 
 
@@ -48,6 +48,8 @@ def parser() -> Parser:
     commands.add_parser("controls", parents=[common], help="run what must not help, and print the table with it")
     table = commands.add_parser("table", parents=[common], help="print the table of what has been run")
     table.add_argument("--controls", action="store_true", help="with the rows of the controls")
+    report = commands.add_parser("report", parents=[common], help="write one HTML page of what has been run")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: runs/BASE/report.html")
     ask = commands.add_parser("ask", parents=[common], help="ask every stage one question")
     ask.add_argument("question")
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
@@ -204,6 +206,13 @@ def run(options: argparse.Namespace) -> None:
         from pipeline.base import folder_name
 
         return table.show(table.write(options.runs / folder_name(options.base), options.controls))
+    if options.command == "report":
+        from eval import report
+        from pipeline.base import folder_name
+
+        folder = options.runs / folder_name(options.base)
+        report.write(folder, options.out or folder / "report.html")
+        return print(f"{options.out or folder / 'report.html'}")
     if options.command == "ask":
         check_budget(options)
         from pipeline.ask import ask

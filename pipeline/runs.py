@@ -6,6 +6,7 @@ is there is whole.
 """
 
 import dataclasses
+import datetime
 import json
 import os
 import platform
@@ -91,7 +92,8 @@ def up_to_date(stage_dir: Path, part: str, inputs: dict[str, Any]) -> bool:
 def record(stage_dir: Path, part: str, inputs: dict[str, Any], seconds: float, **more: object) -> None:
     """Write a part of the manifest, with what it was made on. A new adapter makes older scores void."""
     kept = {} if part == "training" else manifest(stage_dir)
-    about = {"inputs": inputs, "seconds": round(seconds, 1), **more, **surroundings()}
+    finished = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    about = {"inputs": inputs, "finished": finished, "seconds": round(seconds, 1), **more, **surroundings()}
     write_json(stage_dir / "manifest.json", kept | {part: about})
 
 

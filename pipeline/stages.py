@@ -168,6 +168,8 @@ def answer(run: Run, stage: str) -> None:
         console.print(f"{stage}: up to date")
         return
     start = time.monotonic()
+    for benchmark in run.benchmarks:
+        write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
     model, tokenizer = base.load(run.folder, adapter)
     scored = []
     for variant, prompt, shots in asked:

@@ -104,21 +104,24 @@ def test_a_second_run_changes_nothing(run):
 
 
 def test_every_completion_regrades_to_the_same_grade_without_a_model(run, tmp_path):
-    benchmark = ROOT / "data" / "benchmarks"
     regraded = 0
     for completions in (run / "nano").glob("*/completions/**/*.jsonl"):
-        grades = Path(str(completions).replace("/completions/", "/grades/"))
-        whole = [json.loads(line) for line in (benchmark / f"{completions.stem}.test.jsonl").read_text().splitlines()]
-        answered = {json.loads(line)["id"] for line in completions.read_text().splitlines()}
-        subset, out = tmp_path / "subset.jsonl", tmp_path / "grades.jsonl"
-        subset.write_text("".join(json.dumps(row) + "\n" for row in whole if row["id"] in answered))
-        command = [sys.executable, "-m", "eval.grade", "--benchmark", str(subset)]
+        grades, out = Path(str(completions).replace("/completions/", "/grades/")), tmp_path / "grades.jsonl"
+        problems = run / "nano" / "problems" / completions.name
+        command = [sys.executable, "-m", "eval.grade", "--benchmark", str(problems)]
         command += ["--completions", str(completions), "--out", str(out)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert read_grades(out) == read_grades(grades)
         regraded += 1
     assert regraded == 14  # two benchmarks; plain and cot twice each, three trained stages once
+
+
+def test_the_report_is_one_page_of_every_answer(run):
+    done = ladder(run, "pipeline", "report")
+    assert done.returncode == 0, done.stderr
+    page = (run / "nano" / "report.html").read_text()
+    assert page.count("<article") == 200 and page.count("<svg") == 4  # two of costs, two of curves
 
 
 def test_a_killed_sft_goes_on_from_its_checkpoint_to_the_same_adapter(run, tmp_path):
