@@ -23,7 +23,7 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE
           $(foreach item,$(SET),--set "$(item)")
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive controls table report ask smoke test check clean
+.PHONY: help env all plain cot sft rl adaptive controls table status report ask smoke test check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
 	@$(LADDER) all $(OPTIONS)
@@ -48,6 +48,9 @@ controls: $(READY)  ## what must not help: random or format reward, shuffled or 
 
 table: $(READY)     ## print the table of what has been run
 	@$(LADDER) table $(OPTIONS)
+
+status: $(READY)    ## which stages are up to date, and why the others are not
+	@$(LADDER) status $(OPTIONS)
 
 report: $(READY)    ## one HTML page: table, levels, costs, curves, errors, every answer
 	@$(LADDER) report $(OPTIONS)

@@ -13,7 +13,7 @@ from data.records import BadInput, nearest, rows_of, write_records
 from pipeline import recipe as recipes
 
 STAGES = recipes.STAGES
-COMMANDS = (*STAGES, "all", "controls", "table", "report", "ask", "complete")
+COMMANDS = (*STAGES, "all", "controls", "table", "report", "status", "ask", "complete")
 PROGRAM = "python -m pipeline"
 
 
@@ -50,6 +50,7 @@ def parser() -> Parser:
     table.add_argument("--controls", action="store_true", help="with the rows of the controls")
     report = commands.add_parser("report", parents=[common], help="write one HTML page of what has been run")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: runs/BASE/report.html")
+    commands.add_parser("status", parents=[common], help="which stages are up to date, and why the others are not")
     ask = commands.add_parser("ask", parents=[common], help="ask every stage one question")
     ask.add_argument("question")
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
@@ -221,6 +222,10 @@ def run(options: argparse.Namespace) -> None:
     from pipeline import stages
 
     opened = open_run(options)
+    if options.command == "status":
+        for stage, state in stages.status(opened).items():
+            print(f"{stage:8}  {state}")
+        return None
     for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)
     table.show(table.write(opened.root, options.command == "controls"))

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 from data.records import Problem, write_json, write_text
 from pipeline.generate import Sample, common_prefix, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
-from pipeline.progress import bar, last_checkpoint, training_bar
+from pipeline.progress import bar, console, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
 from pipeline.reward import NoSignal, correctness
@@ -134,16 +135,41 @@ def rewards(model, tokenizer, problems: Sequence[Problem], samples: Sequence[Sam
     return [task.reward(p, text, s.finish) for p, text, s in zip(problems, texts, samples, strict=True)]
 
 
-def mixed(model, tokenizer, problems: Sequence[Problem], task: Task, settings: RlSettings, seed: int) -> list[Problem]:
-    """The problems whose samples do not all earn the same reward; all of them where nothing is to be probed."""
-    if settings.probe == 0:
-        return list(problems)
+def preflight(
+    model, tokenizer, problems: Sequence[Problem], task: Task, settings: RlSettings, seed: int
+) -> tuple[list[Problem], dict[str, Any]]:
+    """The problems whose samples do not all earn the same reward, and what the samples say of the rest: pass@1, pass@k
+    for the k samples of each, the share of mixed problems and of cut samples, the pass rate by level."""
     each = [p for p in problems for _ in range(settings.probe)]
     with bar("probing the train problems", len(each)) as advance:
         samples = sample(model, tokenizer, [asked(tokenizer, p) for p in each], task, settings, seed, advance)
     earned = rewards(model, tokenizer, each, samples, task)
-    groups = [set(earned[i : i + settings.probe]) for i in range(0, len(each), settings.probe)]
-    return [p for p, group in zip(problems, groups, strict=True) if len(group) > 1]
+    right = rewards(model, tokenizer, each, samples, Task(correctness))
+    groups = [range(i, i + settings.probe) for i in range(0, len(each), settings.probe)]
+    kept = [p for p, group in zip(problems, groups, strict=True) if len({earned[i] for i in group}) > 1]
+    levels: dict[int, list[float]] = {}
+    for problem, hit in zip(each, right, strict=True):
+        levels.setdefault(problem.level, []).append(hit)
+    return kept, {
+        "problems": len(problems),
+        "k": settings.probe,
+        "pass_at_1": fmean(right),
+        "pass_at_k": fmean(any(right[i] for i in group) for group in groups),
+        "mixed": len(kept) / len(problems),
+        "cut": fmean(s.finish == "length" for s in samples),
+        "pass_by_level": {str(level): fmean(hits) for level, hits in sorted(levels.items())},
+    }
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """What a pre-flight without enough mixed problems says of the model."""
+    if found["cut"] > 0.5:
+        return "most samples are cut by the token limit; raise max_tokens or train sft on shorter traces"
+    if found["pass_at_k"] < 0.1:
+        return "nearly none is ever solved, so there is nothing to reinforce; train sft longer or take easier levels"
+    if found["pass_at_1"] > 0.9:
+        return "nearly all are solved already; take harder levels"
+    return "too few problems were probed; raise arithmetic or logic"
 
 
 def dev_scores(model, tokenizer, dev: Sequence[Problem], task: Task, settings: RlSettings) -> dict[str, float]:
@@ -223,17 +249,23 @@ def train(
     the best adapter. ``pool`` are train problems, of which the mixed ones are used."""
     gpu = torch.cuda.is_available()
     chosen = work / "problems.json"
+    problems = list(pool)
     if chosen.is_file():
         kept = set(json.loads(chosen.read_text()))
         problems = [p for p in pool if p.id in kept]
-    else:
-        problems = mixed(model, tokenizer, pool, task, settings, seed)
-        write_json(chosen, [p.id for p in problems])
-    if len(problems) < settings.prompts:
-        raise NoSignal(
-            f"{label}: only {len(problems)} of {len(pool)} train problems give mixed rewards, {settings.prompts} are "
-            f"needed a step: the model solves nearly all or nearly none; raise {label}.arithmetic or train sft longer"
+    elif settings.probe:
+        problems, found = preflight(model, tokenizer, pool, task, settings, seed)
+        write_json(work / "preflight.json", found)
+        console.print(
+            f"{label}: of {found['problems']} problems {found['pass_at_1']:.0%} pass at once, {found['pass_at_k']:.0%} "
+            f"in {found['k']} samples, {found['mixed']:.0%} are mixed, {found['cut']:.0%} of the samples are cut"
         )
+        if len(problems) < settings.prompts:
+            raise NoSignal(
+                f"{label}: only {len(problems)} of {len(pool)} train problems give mixed rewards, {settings.prompts} "
+                f"are needed a step: {verdict(found)}"
+            )
+        write_json(chosen, [p.id for p in problems])
     random.Random(seed).shuffle(problems)
 
     def rollout(prompts: list[str], trainer) -> dict[str, Any]:

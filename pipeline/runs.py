@@ -89,6 +89,17 @@ def up_to_date(stage_dir: Path, part: str, inputs: dict[str, Any]) -> bool:
     return manifest(stage_dir).get(part, {}).get("inputs") == json.loads(json.dumps(inputs))
 
 
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What changed between two inputs, by name, from what to what; long values are only named."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [d for key in keys for d in differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+    if old == new:
+        return []
+    short = all(len(str(value)) <= 20 for value in (old, new))
+    return [f"{name} was {old}, is {new}" if short else f"{name} changed"]
+
+
 def record(stage_dir: Path, part: str, inputs: dict[str, Any], seconds: float, **more: object) -> None:
     """Write a part of the manifest, with what it was made on. A new adapter makes older scores void."""
     kept = {} if part == "training" else manifest(stage_dir)

@@ -5,6 +5,7 @@ benchmark with every variant of its prompt; completions, grades and scores go to
 """
 
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -67,17 +68,58 @@ def adapter_of(run: Run, stage: str) -> Path | None:
     return run.stage(stage) / "adapter" if stage in TRAINED else None
 
 
-def train(run: Run, stage: str) -> None:
-    """Train the stage's adapter unless the one on disk was made from the same inputs."""
-    stage_dir, parent = run.stage(stage), STANDS_ON[stage]
-    section = settings_of(run, stage)
-    inputs = {
+def training_inputs(run: Run, stage: str) -> dict[str, Any]:
+    """What a stage's adapter is made from."""
+    parent = STANDS_ON[stage]
+    return {
         "base": run.fingerprint,
-        "settings": runs.settings(section),
+        "settings": runs.settings(settings_of(run, stage)),
         "seed": run.recipe.seed,
         "stands_on": runs.folder_hash(run.stage(parent) / "adapter") if parent else None,
         "problems": (runs.ROOT / "data" / "benchmarks" / "SHA256SUMS").read_text(),
     }
+
+
+def scoring_inputs(run: Run, stage: str) -> dict[str, Any]:
+    """What a stage's completions and scores are made from."""
+    adapter = adapter_of(run, stage)
+    return {
+        "base": run.fingerprint,
+        "adapter": runs.folder_hash(adapter) if adapter else None,
+        "variants": variants(run, stage),
+        "settings": {"max_tokens": run.recipe.eval.max_tokens, "batch_size": run.recipe.eval.batch_size},
+        "benchmarks": {b.name: [b.sha256, len(b.problems)] for b in run.benchmarks},
+        "extraction": EXTRACTION_VERSION,
+        "scores": SCORES_VERSION,
+    }
+
+
+def status(run: Run) -> dict[str, str]:
+    """Of each stage, whether it is up to date, and if not, why."""
+    found: dict[str, str] = {}
+    for stage in STAGES:
+        made, parent = runs.manifest(run.stage(stage)), STANDS_ON[stage]
+        needed = {"training": training_inputs} if stage in TRAINED else {}
+        reasons = []
+        for part, inputs in (needed | {"scoring": scoring_inputs}).items():
+            if part not in made:
+                reasons.append(f"no {part} yet")
+                continue
+            changed = runs.differences(made[part]["inputs"], json.loads(json.dumps(inputs(run, stage))))
+            reasons += [f"{part}: {change}" for change in changed]
+        adapter = adapter_of(run, stage)
+        if adapter and "training" in made and made["training"]["adapter"] != runs.folder_hash(adapter):
+            reasons.append("the adapter on disk is not the one that was trained")
+        if parent and found[parent] != "up to date":
+            reasons.append(f"{parent}, which it stands on, is not up to date")
+        found[stage] = "; ".join(reasons) or "up to date"
+    return found
+
+
+def train(run: Run, stage: str) -> None:
+    """Train the stage's adapter unless the one on disk was made from the same inputs."""
+    stage_dir, parent = run.stage(stage), STANDS_ON[stage]
+    section, inputs = settings_of(run, stage), training_inputs(run, stage)
     made = runs.folder_hash(stage_dir / "adapter")
     if runs.up_to_date(stage_dir, "training", inputs):
         if runs.manifest(stage_dir)["training"]["adapter"] == made:
@@ -92,8 +134,9 @@ def train(run: Run, stage: str) -> None:
     (stage_dir / "adapter.new").rename(stage_dir / "adapter")
     curve = work / "curve.json"
     if curve.is_file():
-        shutil.copy(curve, stage_dir / "curve.json")
-        shutil.copy(work / "train.jsonl", stage_dir / "train.jsonl")
+        for name in ("curve.json", "train.jsonl", "preflight.json"):
+            if (work / name).is_file():
+                shutil.copy(work / name, stage_dir / name)
     recipe = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(section)}
     (stage_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     seconds = time.monotonic() - start
@@ -154,16 +197,7 @@ def variants(run: Run, stage: str) -> list[tuple[str, str, int]]:
 def answer(run: Run, stage: str) -> None:
     """Score the stage on every benchmark unless that was done with the same inputs."""
     stage_dir, adapter = run.stage(stage), adapter_of(run, stage)
-    asked = variants(run, stage)
-    inputs = {
-        "base": run.fingerprint,
-        "adapter": runs.folder_hash(adapter) if adapter else None,
-        "variants": asked,
-        "settings": {"max_tokens": run.recipe.eval.max_tokens, "batch_size": run.recipe.eval.batch_size},
-        "benchmarks": {b.name: [b.sha256, len(b.problems)] for b in run.benchmarks},
-        "extraction": EXTRACTION_VERSION,
-        "scores": SCORES_VERSION,
-    }
+    asked, inputs = variants(run, stage), scoring_inputs(run, stage)
     if runs.up_to_date(stage_dir, "scoring", inputs):
         console.print(f"{stage}: up to date")
         return

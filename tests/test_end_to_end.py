@@ -85,6 +85,8 @@ def test_rl_and_adaptive_trained_and_kept_their_best_on_dev(run):
         assert [point["step"] for point in curve] == [0, 2, 4]
         steps = [json.loads(line) for line in (run / "nano" / stage / "train.jsonl").read_text().splitlines()]
         assert [s["step"] for s in steps] == [1, 2, 3, 4]
+        preflight = json.loads((run / "nano" / stage / "preflight.json").read_text())
+        assert 0 < preflight["mixed"] <= 1 and preflight["pass_at_1"] <= preflight["pass_at_k"]
         assert any(s["grad_norm"] > 0 for s in steps)
         better = [p for p in curve if p["accuracy"] > curve[0]["accuracy"]]
         if stage == "adaptive":
@@ -217,4 +219,15 @@ def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert "plain: scored" in done.stderr
+    adapter = copy / "nano" / "adaptive" / "adapter" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-8])
+    command = [sys.executable, "-m", "pipeline", "status", "--runs", str(copy), *OPTIONS, "--set", "rl.steps=5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert states["cot"] == states["sft"] == "up to date"
+    assert states["plain"].startswith("scoring: variants changed")
+    assert states["rl"] == "training: settings.steps was 4, is 5"
+    assert "rl, which it stands on, is not up to date" in states["adaptive"]
+    assert "the adapter on disk is not the one that was trained" in states["adaptive"]
     assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1

@@ -9,6 +9,7 @@ import torch
 from data.records import Problem
 from pipeline import reward, rl, sft
 from pipeline.recipe import RlSettings, SftSettings
+from pipeline.reward import NoSignal
 
 SETTINGS = RlSettings(
     steps=2, prompts=2, samples=4, micro_batch=4, max_tokens=12, probe=4, eval_every=1, dev=4, learning_rate=1e-3
@@ -48,10 +49,38 @@ def test_a_training_that_moves_no_weight_is_an_error(tiny, tmp_path):
         rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(length_reward), frozen, 0, tmp_path, "rl")
 
 
-def test_problems_without_mixed_rewards_are_refused_with_the_reason(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("right", "says"), [(1.0, "nearly all are solved already"), (0.0, "nearly none is ever solved")]
+)
+def test_problems_without_mixed_rewards_are_refused_with_the_reason(tiny, tmp_path, monkeypatch, right, says):
     model, tokenizer = adapted(tiny)
-    with pytest.raises(RuntimeError, match="only 0 of 8 train problems give mixed rewards"):
-        rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(lambda *_: 1.0), SETTINGS, 0, tmp_path, "rl")
+    monkeypatch.setattr(rl, "correctness", lambda *_: right)
+    monkeypatch.setattr(
+        rl, "generate", lambda model, tokenizer, prompts, **_: [rl.Sample([1], finish="stop")] * len(prompts)
+    )
+    with pytest.raises(NoSignal, match=f"only 0 of 8 train problems give mixed rewards.*: {says}"):
+        rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(lambda *_: right), SETTINGS, 0, tmp_path, "rl")
+    found = json.loads((tmp_path / "preflight.json").read_text())
+    assert (found["pass_at_1"], found["pass_at_k"], found["mixed"]) == (right, right, 0)
+
+
+def test_the_preflight_says_what_the_samples_say(tiny, monkeypatch):
+    hits = iter([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    monkeypatch.setattr(rl, "generate", lambda model, tokenizer, prompts, **_: [rl.Sample([1])] * len(prompts))
+    seen: dict[tuple, float] = {}
+
+    def rewards(model, tokenizer, problems, samples, task):
+        return [seen.setdefault((p.id, i), next(hits, 0.0)) for i, p in enumerate(problems)]
+
+    monkeypatch.setattr(rl, "rewards", rewards)
+    two = [replace(p, level=level) for p, level in zip(PROBLEMS[:2], (1, 2), strict=True)]
+    kept, found = rl.preflight(*tiny, two, rl.Task(length_reward), SETTINGS, 0)
+    assert kept == two[:1]
+    assert found == {
+        "problems": 2, "k": 4, "pass_at_1": 3 / 8, "pass_at_k": 0.5, "mixed": 0.5, "cut": 1.0,
+        "pass_by_level": {"1": 0.75, "2": 0.0},
+    }  # fmt: skip
+    assert "cut by the token limit" in rl.verdict(found)
 
 
 def test_the_rewards_of_controls_do_not_look_at_the_answer():
