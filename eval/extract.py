@@ -11,6 +11,7 @@ The text is hostile: nothing in it is evaluated, and every pattern here runs in 
 An answer must be written out: "3 + 4" and "6/2" are questions, not answers, however true their values.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -112,12 +113,17 @@ _CANDIDATE = re.compile(
 )
 
 
+_DRESS = re.compile(r"[\\~^$*_`{(]")  # without one of these an ASCII text has nothing to drop
+
+
 def clean(text: str) -> str:
     r"""Drop the dress of an answer: LaTeX text and spacing commands, ``$``-delimiters, markdown, outer brackets.
 
     Digits of any script become ASCII, superscripts "^2", fractions "a/b".
     Currency signs other than ``\$`` and ``$`` before a digit stay. Linear in the length of the text.
     """
+    if text.isascii() and not _DRESS.search(text):
+        return text.strip(" \t\r\n")
     if not text.isascii():
         text = "".join(character if character.isascii() else _ascii(character) for character in text)
         text = re.sub("[\u2010-\u2014\u2212\ufe63\uff0d]", "-", text)  # dashes and minus signs
@@ -194,6 +200,7 @@ def number(text: str) -> Fraction | None:
     return -exact if "-" in (match["inner"], match["sign"]) or (match["sign"] or "").endswith(" ") else exact
 
 
+@functools.lru_cache(10_000)  # the same few choices come back with every problem
 def plain(text: str) -> str:
     """The form in which texts are compared: no case, articles, punctuation, or markup; operators are kept."""
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", clean(text).casefold())

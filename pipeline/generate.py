@@ -77,7 +77,7 @@ def _thinking(tokenizer, ids: Sequence[int], closing: str) -> int:
     start = opened if tokenizer.decode(ids[:opened]).endswith(THINK) else opened - 1
     between = tokenizer.decode(ids).split(THINK, 1)[1]
     if not closing or closing not in between:
-        return len(ids) - start if between else 0
+        return len(ids) - start  # also tokens without a text: a model may know more ids than its tokenizer
     if between.startswith(closing):
         return 0
     rest = ids[start:]

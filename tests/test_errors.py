@@ -1,14 +1,12 @@
 """Error kinds: each one on a text that has it, and none on a right answer or on any worked trace of ours."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from data.build import load
 from data.records import Completion, Problem, write_records
-from eval.errors import kind_of, steps, wrong_step
+from eval.errors import kind_of, main, steps, wrong_step
 from eval.grade import grade
 
 SUM = Problem("s", "What is 25 * 4 + 8?", "108", "number", extra={"program": [["*", 25, 4, 100], ["+", 100, 8, 108]]})
@@ -99,18 +97,18 @@ def test_no_worked_trace_of_ours_has_a_wrong_step(benchmark):
         assert all(len(steps(p.rationale)) == p.rationale.count("\n") + 1 for p in problems)
 
 
-def test_the_command_counts_each_file(tmp_path):
+def test_the_command_counts_each_file(tmp_path, capsys):
     write_records(tmp_path / "problems.jsonl", [SUM])
     for stage, text in {
         "sft": thought("25 * 4 = 90\n90 + 18 = 108", "108"),
         "rl": thought("25 + 4 = 29", "29"),
     }.items():
         write_records(tmp_path / stage / "completions" / "sums.jsonl", [Completion("s", text, 0, 0, 0, "stop")])
-    command = [sys.executable, "-m", "eval.errors", "--benchmark", str(tmp_path / "problems.jsonl"), "--examples", "1"]
+    command = ["--benchmark", str(tmp_path / "problems.jsonl"), "--examples", "1"]
     command += ["--completions", *(str(tmp_path / s / "completions" / "sums.jsonl") for s in ("sft", "rl"))]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    table = [line.split() for line in done.stdout.split("\n\n")[0].splitlines()]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    table = [line.split() for line in printed.split("\n\n")[0].splitlines()]
     assert table == [
         ["sft", "rl"],
         ["n", "1", "1"],
@@ -118,8 +116,9 @@ def test_the_command_counts_each_file(tmp_path):
         ["through", "a", "wrong", "step", "100.0", "0.0"],
         ["plan", "0.0", "100.0"],
     ]
-    assert "rl, plan: What is 25 * 4 + 8?" in done.stdout
+    assert "rl, plan: What is 25 * 4 + 8?" in printed
     other = replace(SUM, id="t")
     write_records(tmp_path / "problems.jsonl", [other])
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "'s' is no problem of" in done.stderr and done.stderr.count("\n") == 1
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "'s' is no problem of" in error and error.count("\n") == 1

@@ -57,7 +57,7 @@ def test_a_planted_duplicate_stops_a_run_before_anything_is_written(tmp_path):
 
 def test_overlap_that_is_allowed_is_named(tmp_path):
     [known] = load("arithmetic_v1", "train")[:1]
-    planted = runs.Benchmark("mine", [replace(known, id="planted")], "sha")
+    planted = runs.Benchmark("mine", [replace(known, id="planted")], {}, "sha")
     with pytest.raises(BadInput, match="given away by the train split"):
         runs.overlaps([planted], allowed=False)
     assert runs.overlaps([planted], allowed=True) == {"mine": [(known.id, "planted", EXACT)]}
