@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from data.arithmetic import MOST_WORDS, NAMES
+from data.arithmetic import MOST_WORDS
 from data.records import Problem
+from data.stories import NAMES
 
 ROLES = (
     "baker singer dancer painter farmer pilot runner swimmer gardener writer sailor teacher driver hiker cook "

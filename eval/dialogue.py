@@ -17,33 +17,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.records import BadInput, Completion, Problem, read_completions, read_grades, write_records, write_text
+from data.records import (
+    BadInput,
+    Completion,
+    Problem,
+    read_completions,
+    read_grades,
+    write_json,
+    write_records,
+    write_text,
+)
 from data.splits import BENCHMARKS
 from eval.compare import wilson
 from eval.errors import wrong_step
 from eval.grade import grade, read_benchmark
-from eval.table import STAGES
+from eval.table import STAGES, best_variant
 
 BARE = "That is not right. Check your steps and answer again."
 HINT = "That is not right: the step {step} is wrong. Work from there and answer again."
-
-
-def first_answers(run_dir: Path, stage: str, benchmark: str) -> tuple[dict[str, Any], Path, Path] | None:
-    """The stage's most accurate variant on the benchmark, with its files of completions and grades; None where it was
-    not scored on it."""
-    path = run_dir / stage / "scores.json"
-    if not path.is_file():
-        return None
-    scored = [
-        (variant, entry)
-        for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]
-        for entry in variant["benchmarks"]
-        if entry["benchmark"] == benchmark
-    ]
-    if not scored:
-        return None
-    variant, entry = max(scored, key=lambda pair: pair[1]["accuracy"])
-    return variant, path.parent / entry["completions"], path.parent / entry["grades"]
 
 
 def feedback(problem: Problem, completion: Completion, correct: bool) -> dict[str, str]:
@@ -69,13 +60,12 @@ def dialogue(run_dir: Path, stage: str, spec: str, limit: int | None) -> list[di
     """The rows of one stage and benchmark: for each kind of feedback how many wrong answers it mended, and of the bare
     one how many right answers it broke."""
     benchmark = read_benchmark(spec)
-    found = first_answers(run_dir, stage, benchmark.name)
-    if found is None:
+    variant = best_variant(run_dir, stage, benchmark.name)
+    if variant is None:
         return []
-    variant, completions_file, grades_file = found
     problems = {problem.id: problem for problem in benchmark.problems}
-    first = [c for c in read_completions(completions_file) if c.id in problems][:limit]
-    right = {g.id: g.correct for g in read_grades(grades_file)}
+    first = [c for c in read_completions(run_dir / stage / variant["completions"]) if c.id in problems][:limit]
+    right = {g.id: g.correct for g in read_grades(run_dir / stage / variant["grades"])}
     rows: list[dict[str, Any]] = []
     for kind in ("bare", "hint"):
         said = {
@@ -132,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_text(options.run / "dialogue" / "dialogue.json", json.dumps(rows, indent=1) + "\n")
+    write_json(options.run / "dialogue" / "dialogue.json", rows)
     print(lines(rows), end="")
     return 0
 

@@ -45,23 +45,10 @@ def write(run_dir: Path, out: Path) -> None:
     write_text(out, text)
 
 
-def _scored(run_dir: Path, benchmark: str) -> dict[str, dict[str, Any]]:
-    """For each stage its most accurate variant's scores on the benchmark, with its files."""
-    found: dict[str, dict[str, Any]] = {}
-    for stage in table.STAGES + table.CONTROLS:
-        path = run_dir / stage / "scores.json"
-        if path.is_file():
-            for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]:
-                for entry in variant["benchmarks"]:
-                    best = stage not in found or entry["accuracy"] > found[stage]["accuracy"]
-                    if entry["benchmark"] == benchmark and best:
-                        found[stage] = entry | {"variant": variant["variant"]}
-    return found
-
-
 def _benchmark(run_dir: Path, name: str) -> dict[str, Any]:
     """What the page shows of one benchmark."""
-    scored = _scored(run_dir, name)
+    stages = table.STAGES + table.CONTROLS
+    scored = {stage: best for stage in stages if (best := table.best_variant(run_dir, stage, name))}
     problems = read_problems(run_dir / "problems" / f"{name}.jsonl")
     answers: dict[str, list[dict[str, Any]]] = {problem.id: [] for problem in problems}
     errors: dict[str, Counter[str]] = {}

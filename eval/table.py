@@ -101,6 +101,21 @@ def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     return row | {"overlaps": 0, "p_vs_previous": None, "p_holm": None}
 
 
+def best_variant(run_dir: Path, stage: str, benchmark: str) -> dict[str, Any] | None:
+    """The scores of a stage's most accurate variant on a benchmark, with its name, prompt and shots; None where the
+    stage was not scored on it."""
+    path = run_dir / stage / "scores.json"
+    if not path.is_file():
+        return None
+    scored = [
+        entry | {key: variant[key] for key in ("variant", "prompt", "shots")}
+        for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]
+        for entry in variant["benchmarks"]
+        if entry["benchmark"] == benchmark
+    ]
+    return max(scored, key=lambda entry: entry["accuracy"], default=None)
+
+
 HEADINGS = (
     "benchmark",
     "stage",

@@ -29,7 +29,7 @@ def a_run(folder, stages, n, text):
             write_records(folder / stage / files["grades"], grades)
             about = {"benchmark": name, "benchmark_sha256": "s"} | files
             entries.append(about | score(problems, completions, grades, 1.0))
-        variants = [{"variant": "zero-shot", "benchmarks": entries}]
+        variants = [{"variant": "zero-shot", "prompt": "think", "shots": 0, "benchmarks": entries}]
         write_json(folder / stage / "scores.json", {"stage": stage, "extraction": 1, "variants": variants})
     return folder
 
