@@ -16,7 +16,7 @@ FIRST = {
     "0": "<think>0 + 1 = 1</think>\\boxed{1}",  # right
     "1": "<think>1 + 1 = 3</think>\\boxed{3}",  # a wrong step
     "2": "<think></think>\\boxed{7}",  # wrong without a step
-    "3": "<think>3 + 1 = 4</think>\\boxed{4}",  # right
+    "3": "<think>3 + 1 = 5</think>\\boxed{4}",  # right, through a wrong step
 }
 SECOND = {"0": "\\boxed{9}", "1": "\\boxed{2}", "2": "\\boxed{7}", "3": "\\boxed{4}"}
 

@@ -211,6 +211,12 @@ def test_a_constant_answer_gets_at_most_the_majority_rate(drawn, constant):
     assert right / len(problems) <= baselines(problems)["majority"] + 1e-9
 
 
+def test_always_the_same_letter_is_a_constant_answer_too():
+    choices = [("Ann", "Bob"), ("Eve", "Ann"), ("Bob", "Eve")]
+    problems = [Problem(str(i), "q", pair[0], "text", pair) for i, pair in enumerate(choices)]
+    assert baselines(problems) == {"chance": 0.5, "majority": 1.0}
+
+
 def test_the_baselines_of_our_own_benchmarks():
     logic, arithmetic = (baselines(load(name, "test")) for name in ("logic_v1", "arithmetic_v1"))
     assert 0.4 < logic["chance"] < 0.5 and 0.4 < logic["majority"] < 0.6

@@ -86,11 +86,13 @@ def test_fields_go_by_other_names_and_are_joined(tmp_path):
         ("{file}?file=x", "goes with a built-in set"),
         ("nowhere.jsonl", "no such file"),
         ("{twice}?id=id", "twice.jsonl:2"),
+        ("{same}?id=question", "same.jsonl:2: id 'q' is already at"),
     ],
 )
 def test_a_bad_name_or_mapping_is_one_line(tmp_path, spec, says):
     row = {"id": "a", "question": "q", "answer": "1"}
-    spec = spec.format(file=file(tmp_path, row), twice=file(tmp_path, row, row, name="twice.jsonl"))
+    same = file(tmp_path, row, row | {"id": "b"}, name="same.jsonl")
+    spec = spec.format(file=file(tmp_path, row), twice=file(tmp_path, row, row, name="twice.jsonl"), same=same)
     with pytest.raises(BadInput) as error:
         read(spec)
     assert says in str(error.value) and "\n" not in str(error.value)
