@@ -148,22 +148,35 @@ def _round(number: int) -> int:
     return number
 
 
-def _multiplication(a: int, b: int) -> list[str]:
+def _places(number: int) -> list[int]:
+    """The parts of a number, one a nonzero digit: 305 is 300 and 5."""
+    digits = str(number)
+    return [int(digit) * 10 ** (len(digits) - place) for place, digit in enumerate(digits, 1) if digit != "0"]
+
+
+def multiplication(a: int, b: int) -> list[str]:
     """The equations of a product: one where the times table does, else place by place with a running sum."""
     small, large = sorted((_round(a), _round(b)))
     if large < 10 or small <= 1 or (small == 2 and large < 100):
         return [f"{a} * {b} = {a * b}"]
     small, large = sorted((a, b))
     split, kept = (small, large) if _round(small) >= 10 else (large, small)
-    digits = str(split)
-    parts = [int(digit) * 10 ** (len(digits) - place) for place, digit in enumerate(digits, 1) if digit != "0"]
     lines: list[str] = []
     total = 0
-    for part in parts:
-        lines += _multiplication(kept, part) if split == small else _multiplication(part, kept)
+    for part in _places(split):
+        lines += multiplication(kept, part) if split == small else multiplication(part, kept)
         if total:
             lines.append(f"{total} + {part * kept} = {total + part * kept}")
         total += part * kept
+    return lines
+
+
+def difference(a: int, b: int) -> list[str]:
+    """The equations of a difference, one a place of what is taken away."""
+    lines = []
+    for part in _places(b) or [0]:
+        lines.append(f"{a} - {part} = {a - part}")
+        a -= part
     return lines
 
 
@@ -171,7 +184,7 @@ def trace_of(program: Sequence[Step], labels: Sequence[str] = ()) -> str:
     """The program one equation a line; a label names the result of its operation."""
     lines: list[str] = []
     for index, (op, left, right, result) in enumerate(program):
-        lines += _multiplication(left, right) if op == "*" else [f"{left} {op} {right} = {result}"]
+        lines += multiplication(left, right) if op == "*" else [f"{left} {op} {right} = {result}"]
         if labels:
             lines[-1] = f"{labels[index]}: {lines[-1]}"
     return "\n".join(lines)
