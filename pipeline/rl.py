@@ -1,9 +1,9 @@
 """Stages 4 and 5: reinforcement learning with TRL's GRPOTrainer (GRPO: arXiv 2402.03300, section 4.1).
 
-The reward is the grader. Two things differ from a plain GRPO run. Problems are probed first, and only those whose
-samples are neither all right nor all wrong are trained on: the others carry no gradient (DAPO, arXiv 2503.14476,
-section 3.2). And the adapter is scored on the dev split every few steps and the best one is kept, the starting one
-included: the last step is not the best step.
+The reward is the grader. Four things differ from a plain GRPO run. A pre-flight on dev says first whether there is
+anything to learn, and on which levels. A group of samples that all earn the same carries no gradient and is replaced by
+another problem's (DAPO, arXiv 2503.14476, section 3.2). The adapter is scored on dev every few steps and the best one
+is kept, the starting one included: the last step is not the best step. And a training that collapses is stopped.
 
 Stage 5 trains the choice between thinking and answering at once, and nothing else: its samples are made to begin in
 one way or the other, by turns, and only the token in which these differ is in the loss, weighted by what the model
@@ -13,9 +13,10 @@ that follow, the choice was lost: thinking stayed at 100 % (measured, 15 steps).
 
 import json
 import math
-import random
 import shutil
-from collections.abc import Callable, Sequence
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -26,15 +27,23 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from data.records import Problem, write_json, write_text
-from pipeline.generate import Sample, common_prefix, generate, stop_ids, text_of
+from data.records import Completion, Problem, write_json, write_text
+from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, console, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
-from pipeline.reward import NoSignal, correctness
+from pipeline.reward import NoSignal, Reward, correctness, form
+from pipeline.sampler import LEARNABLE, Sampler, alarm
 
-Reward = Callable[[Problem, str, str], float]
+# How TRL averages the loss, and what has one weight: over all tokens of a batch (arXiv 2503.14476, section 3.3); by the
+# longest completion there may be (arXiv 2503.20783, section 3.2); by completion, with one weight for all its tokens
+# (arXiv 2507.18071, section 4.1).
+VARIANTS = {
+    "dapo": ("dapo", "token"),
+    "dr_grpo": ("dr_grpo", "token"),
+    "gspo": ("grpo", "sequence"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +64,18 @@ class Task:
 
 
 class Trainer(GRPOTrainer):
-    """TRL's trainer, without the work that changes nothing: rows whose advantage is zero have no gradient under the
-    ``dapo`` loss without a KL term, nor have columns of padding, or those after the last trained token; and a prompt
-    that rows share is computed once, its keys and values (and their gradient) serving them all. Where rollouts say how
-    likely their tokens were, the loss is relative to that."""
+    """TRL's trainer, without the work that changes nothing: rows whose advantage is zero have no gradient without a KL
+    term, nor have columns of padding, or those after the last trained token; and a prompt that rows share is computed
+    once, its keys and values (and their gradient) serving them all.
+
+    ``relative``: the loss is relative to what rollouts say of how likely their tokens were; else ``drift`` notes how
+    far that is from what the trained model gives them (nats a token, one value a micro-batch)."""
+
+    relative = False
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.drift: list[float] = []
 
     def _compute_loss(self, model, inputs):
         rows = inputs["advantages"] != 0
@@ -76,8 +93,14 @@ class Trainer(GRPOTrainer):
                 inputs[key] = inputs[key][:, prompt]
             elif key.startswith(("completion_", "tool_mask", "sampling_per")) and inputs[key].dim() == 2:
                 inputs[key] = inputs[key][:, :width]
+        sampled = inputs["sampling_per_token_logps"]
         # Without old log-probabilities TRL takes samples for the policy's own.
-        return super()._compute_loss(model, inputs | {"old_per_token_logps": inputs.get("sampling_per_token_logps")})
+        loss = super()._compute_loss(model, inputs | {"old_per_token_logps": sampled if self.relative else None})
+        if not self.relative:
+            mask = trained[:, :width]
+            self.drift.append(float(((self.given - sampled).abs() * mask).sum() / mask.sum()))
+        # These two losses are means over rows, those left out included.
+        return loss * rows.sum() / count if self.loss_type in ("grpo", "dr_grpo") else loss
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **kwargs):
         own = logits_to_keep + 1  # the last token of the prompt gives the first of the completion
@@ -103,6 +126,7 @@ class Trainer(GRPOTrainer):
                 labels=labels,
                 fused_lm_head=True,
             )
+        self.given = output.log_probs[:, -logits_to_keep:].detach()
         return output.log_probs[:, -logits_to_keep:], output.entropy[:, -logits_to_keep:], None
 
 
@@ -128,73 +152,104 @@ def sample(
     )
 
 
-def rewards(model, tokenizer, problems: Sequence[Problem], samples: Sequence[Sample], task: Task) -> list[float]:
-    """What each sample earns as a completion of the problem beside it."""
+def completions(model, tokenizer, problems: Sequence[Problem], samples: Sequence[Sample]) -> list[Completion]:
+    """Each sample as a completion of the problem beside it."""
     stops = stop_ids(model, tokenizer)
-    texts = [text_of(tokenizer, s.ids, stops) for s in samples]
-    return [task.reward(p, text, s.finish) for p, text, s in zip(problems, texts, samples, strict=True)]
+    made = []
+    for problem, one in zip(problems, samples, strict=True):
+        thinking, other = count_tokens(tokenizer, one.ids)
+        made.append(Completion(problem.id, text_of(tokenizer, one.ids, stops), 0, thinking, other, one.finish))
+    return made
 
 
 def preflight(
-    model, tokenizer, problems: Sequence[Problem], task: Task, settings: RlSettings, seed: int
-) -> tuple[list[Problem], dict[str, Any]]:
-    """The problems whose samples do not all earn the same reward, and what the samples say of the rest: pass@1, pass@k
-    for the k samples of each, the share of mixed problems and of cut samples, the pass rate by level."""
-    each = [p for p in problems for _ in range(settings.probe)]
-    with bar("probing the train problems", len(each)) as advance:
+    model, tokenizer, dev: Mapping[str, Sequence[Problem]], task: Task, settings: RlSettings, seed: int
+) -> dict[str, Any]:
+    """What ``probe`` samples of each dev problem say of what there is to learn: pass@1, pass@k for these k, the share
+    of groups whose samples do not all earn the same, the share of cut samples, (right, samples) by level, the levels
+    worth training on, and whether training can help."""
+    level_of = {p.id: level for level, problems in dev.items() for p in problems}
+    each = [p for problems in dev.values() for p in problems for _ in range(settings.probe)]
+    with bar("probing dev problems", len(each)) as advance:
         samples = sample(model, tokenizer, [asked(tokenizer, p) for p in each], task, settings, seed, advance)
-    earned = rewards(model, tokenizer, each, samples, task)
-    right = rewards(model, tokenizer, each, samples, Task(correctness))
+    texts = completions(model, tokenizer, each, samples)
+    earned = [task.reward(p, c) for p, c in zip(each, texts, strict=True)]
+    right = [correctness(p, c) for p, c in zip(each, texts, strict=True)]
     groups = [range(i, i + settings.probe) for i in range(0, len(each), settings.probe)]
-    kept = [p for p, group in zip(problems, groups, strict=True) if len({earned[i] for i in group}) > 1]
-    levels: dict[int, list[float]] = {}
+    rates = {level: (0.0, 0.0) for level in dev}
     for problem, hit in zip(each, right, strict=True):
-        levels.setdefault(problem.level, []).append(hit)
-    return kept, {
-        "problems": len(problems),
+        hits, tried = rates[level_of[problem.id]]
+        rates[level_of[problem.id]] = (hits + hit, tried + 1)
+    low, high = LEARNABLE
+    found = {
+        "problems": len(groups),
         "k": settings.probe,
         "pass_at_1": fmean(right),
         "pass_at_k": fmean(any(right[i] for i in group) for group in groups),
-        "mixed": len(kept) / len(problems),
+        "mixed": fmean(len({earned[i] for i in group}) > 1 for group in groups),
         "cut": fmean(s.finish == "length" for s in samples),
-        "pass_by_level": {str(level): fmean(hits) for level, hits in sorted(levels.items())},
+        "rates": rates,
+        "levels": [level for level, (hits, tried) in rates.items() if tried and low <= hits / tried <= high],
     }
+    return found | {"verdict": verdict(found)}
 
 
-def verdict(found: dict[str, Any]) -> str:
-    """What a pre-flight without enough mixed problems says of the model."""
+def verdict(found: Mapping[str, Any]) -> str:
+    """What a pre-flight says of a training to come; it begins with "can learn" or "cannot learn"."""
+    if found["mixed"]:
+        levels = f", most on {', '.join(found['levels'])}" if found["levels"] else ""
+        return f"can learn: {found['mixed']:.0%} of the groups are mixed{levels}"
     if found["cut"] > 0.5:
-        return "most samples are cut by the token limit; raise max_tokens or train sft on shorter traces"
-    if found["pass_at_k"] < 0.1:
-        return "nearly none is ever solved, so there is nothing to reinforce; train sft longer or take easier levels"
-    if found["pass_at_1"] > 0.9:
-        return "nearly all are solved already; take harder levels"
-    return "too few problems were probed; raise arithmetic or logic"
+        why = "most samples are cut by the token limit; raise max_tokens or train sft on shorter traces"
+    elif found["pass_at_k"] < 0.1:
+        why = "nearly none is ever solved, so there is nothing to reinforce; train sft longer or take easier levels"
+    elif found["pass_at_1"] > 0.9:
+        why = "nearly all are solved already; take harder levels"
+    else:
+        why = "the samples of each problem are alike; raise the temperature"
+    return f"cannot learn: no group is mixed: {why}"
 
 
-def dev_scores(model, tokenizer, dev: Sequence[Problem], task: Task, settings: RlSettings) -> dict[str, float]:
+def dev_scores(model, tokenizer, dev: Sequence[Problem], reward: Reward, max_tokens: int) -> dict[str, float]:
     """Accuracy, mean reward, and mean tokens a completion, of greedy decoding on the dev problems."""
     prompts = [encode(tokenizer, asked(tokenizer, p)) for p in dev]
     with bar("scoring on dev", len(dev)) as advance:
-        samples = generate(model, tokenizer, prompts, max_tokens=settings.max_tokens, progress=advance)
-    totals = {
-        "accuracy": sum(rewards(model, tokenizer, dev, samples, Task(correctness))),
-        "reward": sum(rewards(model, tokenizer, dev, samples, task)),
-        "tokens": sum(len(s.ids) for s in samples),
+        samples = generate(model, tokenizer, prompts, max_tokens=max_tokens, progress=advance)
+    texts = list(zip(dev, completions(model, tokenizer, dev, samples), strict=True))
+    return {
+        "accuracy": fmean(correctness(p, c) for p, c in texts),
+        "reward": fmean(reward(p, c) for p, c in texts),
+        "tokens": fmean(len(s.ids) for s in samples),
     }
-    return {name: total / len(dev) for name, total in totals.items()}
 
 
-class KeepBest(TrainerCallback):
-    """Scores the adapter on dev every ``eval_every`` steps, writes the curve, and keeps the best adapter; ``better``
-    is told a new point, the kept one and the first."""
+class Watch(TrainerCallback):
+    """Keeps what a training leaves behind in ``work``: the log of its steps (train.jsonl), the dev curve (curve.json,
+    every ``every`` steps), the best adapter on dev, and what stopped it early (alarm.txt).
 
-    def __init__(self, score: Callable[[], dict[str, float]], better: Callable, every: int, work: Path) -> None:
-        self.score, self.better, self.every, self.work = score, better, every, work
+    ``score`` gives a point of the curve; ``better`` is told a new point, the kept one and the first; ``noted`` gives
+    what the rollout of the last step saw, and ``trained`` are the weights that should move.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[], dict[str, float]],
+        better: Callable,
+        noted: Callable[[], dict[str, Any]],
+        trained: Mapping[str, torch.Tensor],
+        every: int,
+        content: bool,
+        work: Path,
+    ) -> None:
+        self.score, self.better, self.noted, self.every = score, better, noted, every
+        self.content, self.work, self.trained = content, work, trained
+        self.before = {name: p.detach().clone() for name, p in trained.items()}
         self.curve: list[dict[str, float]] = []
-        path = work / "curve.json"
-        if path.is_file():
-            self.curve = json.loads(path.read_text())
+        self.steps: list[dict[str, Any]] = []
+        if (work / "curve.json").is_file():
+            self.curve = json.loads((work / "curve.json").read_text())
+        if (work / "train.jsonl").is_file():
+            self.steps = [json.loads(line) for line in (work / "train.jsonl").read_text().splitlines()]
 
     def kept(self) -> dict[str, float] | None:
         """The point of the curve whose adapter is kept."""
@@ -204,7 +259,8 @@ class KeepBest(TrainerCallback):
                 kept = point
         return kept
 
-    def note(self, model, step: int) -> None:
+    def look(self, model, step: int) -> None:
+        """Score the adapter on dev, and keep it where it is the best."""
         point = {"step": step} | self.score()
         kept = self.kept()
         if kept is None or self.better(point, kept, self.curve[0]):
@@ -216,76 +272,136 @@ class KeepBest(TrainerCallback):
         write_json(self.work / "curve.json", self.curve)
 
     def on_train_begin(self, args, state, control, model, **kwargs):
+        """Forget what came after the checkpoint from which a training goes on."""
+        (self.work / "alarm.txt").unlink(missing_ok=True)
         self.curve = [point for point in self.curve if point["step"] <= state.global_step]
-        log = self.work / "train.jsonl"
-        steps = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-        kept = [step for step in steps if step["step"] <= state.global_step]
-        write_text(log, "".join(json.dumps(step) + "\n" for step in kept))
+        self.steps = [step for step in self.steps if step["step"] <= state.global_step]
+        write_text(self.work / "train.jsonl", "".join(json.dumps(step) + "\n" for step in self.steps))
         if not self.curve:
-            self.note(model, 0)
+            self.look(model, 0)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.monotonic()
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "reward" not in logs:
+            return
+        step = {"step": state.global_step} | self.noted()
+        step |= {"entropy": logs["entropy"], "grad_norm": logs["grad_norm"]}
+        step["moved"] = math.sqrt(
+            sum(float((p.detach() - self.before[n]).square().sum()) for n, p in self.trained.items())
+        )
+        step["seconds"] = round(time.monotonic() - self.began, 2)
+        self.steps.append(step)
+        with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(step) + "\n")
+        self.listen(control)
 
     def on_step_end(self, args, state, control, model, **kwargs):
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.note(model, state.global_step)
+            self.look(model, state.global_step)
+            self.listen(control)
 
-    def on_log(self, args, state, control, logs, **kwargs):
-        if "reward" in logs:
-            with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step} | logs) + "\n")
+    def listen(self, control) -> None:
+        """Stop the training where something is wrong with it."""
+        if heard := alarm(self.steps, self.curve, self.content):
+            last = max([point["step"] for point in self.curve] + [step["step"] for step in self.steps])
+            write_text(self.work / "alarm.txt", f"stopped at step {last}: {heard}\n")
+            control.should_training_stop = True
 
 
 def train(
     model,
     tokenizer,
-    pool: Sequence[Problem],
-    dev: Sequence[Problem],
+    pools: Mapping[str, Sequence[Problem]],
+    dev: Mapping[str, Sequence[Problem]],
     task: Task,
     settings: RlSettings,
     seed: int,
     work: Path,
     label: str,
+    tracker: str = "none",
 ) -> Path:
     """Train the adapter on ``model``, from the last checkpoint in ``work`` where there is one; returns the folder of
-    the best adapter. ``pool`` are train problems, of which the mixed ones are used."""
+    the best adapter. ``pools`` are train problems by level, ``dev`` dev problems by the same levels.
+
+    Raises NoSignal where the pre-flight finds no mixed group.
+    """
     gpu = torch.cuda.is_available()
-    chosen = work / "problems.json"
-    problems = list(pool)
-    if chosen.is_file():
-        kept = set(json.loads(chosen.read_text()))
-        problems = [p for p in pool if p.id in kept]
-    elif settings.probe:
-        problems, found = preflight(model, tokenizer, pool, task, settings, seed)
-        write_json(work / "preflight.json", found)
+    rates: dict[str, tuple[float, float]] = {}
+    if settings.probe:
+        if not (work / "preflight.json").is_file():
+            probed = {level: problems[: settings.probe_problems] for level, problems in dev.items() if level in pools}
+            write_json(work / "preflight.json", preflight(model, tokenizer, probed, task, settings, seed))
+        found = json.loads((work / "preflight.json").read_text())
         console.print(
-            f"{label}: of {found['problems']} problems {found['pass_at_1']:.0%} pass at once, {found['pass_at_k']:.0%} "
-            f"in {found['k']} samples, {found['mixed']:.0%} are mixed, {found['cut']:.0%} of the samples are cut"
+            f"{label}: of {found['problems']} dev problems {found['pass_at_1']:.0%} pass at once, "
+            f"{found['pass_at_k']:.0%} in {found['k']} samples, {found['cut']:.0%} of the samples are cut; "
+            f"rl {found['verdict']}"
         )
-        if len(problems) < settings.prompts:
-            raise NoSignal(
-                f"{label}: only {len(problems)} of {len(pool)} train problems give mixed rewards, {settings.prompts} "
-                f"are needed a step: {verdict(found)}"
-            )
-        write_json(chosen, [p.id for p in problems])
-    random.Random(seed).shuffle(problems)
+        if not found["mixed"]:
+            raise NoSignal(f"{label} {found['verdict']}")
+        rates = found["rates"]
+        if not settings.levels and found["levels"]:
+            pools = {level: pools[level] for level in found["levels"]}
+    sampler = Sampler(pools, rates)
+    state_file = work / "sampler.json"  # the sampler's state after each step
+    states = json.loads(state_file.read_text()) if state_file.is_file() else {}
+    noted: dict[str, Any] = {}
 
     def rollout(prompts: list[str], trainer) -> dict[str, Any]:
+        """Mixed groups of samples, as many as TRL asks for; where ``tries`` do not give enough, also others."""
         policy = trainer.accelerator.unwrap_model(trainer.model)
-        samples = sample(policy, tokenizer, prompts, task, settings, 1_000_003 * seed + trainer.state.global_step)
-        rows: dict[str, Any] = {
-            "prompt_ids": [encode(tokenizer, p) for p in prompts],
+        step, wanted = trainer.state.global_step, len(prompts) // settings.samples
+        if str(step) in states:
+            sampler.restore(states[str(step)])
+        mixed: list[list[tuple[Completion, Sample, float, Problem]]] = []
+        alike: list[list[tuple[Completion, Sample, float, Problem]]] = []
+        while len(mixed) < wanted and len(mixed) + len(alike) < max(settings.tries, wanted):
+            tried = len(mixed) + len(alike)
+            count = min(wanted - len(mixed), max(settings.tries, wanted) - tried)
+            at = f"{seed} {step} {tried} {trainer.accelerator.process_index}"
+            drawn = sampler.draw(count, at)
+            each = [p for _, p in drawn for _ in range(settings.samples)]
+            texts = [asked(tokenizer, p) for p in each]
+            samples = sample(policy, tokenizer, texts, task, settings, zlib.crc32(at.encode()))
+            told = completions(policy, tokenizer, each, samples)
+            rows = [(c, s, task.reward(p, c), p) for p, c, s in zip(each, told, samples, strict=True)]
+            for i, (level, _) in enumerate(drawn):
+                group = rows[i * settings.samples : (i + 1) * settings.samples]
+                if not task.prefixes:  # a choice is to be learnt on every level
+                    sampler.note(level, [correctness(p, c) for c, _, _, p in group])
+                (mixed if len({earned for _, _, earned, _ in group}) > 1 else alike).append(group)
+        every = [row for group in mixed + alike for row in group]
+        noted.update(
+            reward=fmean(earned for _, _, earned, _ in every),
+            correct=fmean(correctness(p, c) for c, _, _, p in every),
+            boxed=fmean(form(p, c) for c, _, _, p in every),
+            length=fmean(len(s.ids) for _, s, _, _ in every),
+            cut=fmean(s.finish == "length" for _, s, _, _ in every),
+            mixed=len(mixed) / len(mixed + alike),
+            samples=len(every),
+            rates={level: round(sampler.rate(level), 3) for level in sampler.pools},
+        )
+        states[str(step + 1)] = sampler.state()
+        write_json(state_file, states)
+        taken = [row for group in (mixed + alike)[:wanted] for row in group]
+        samples = [s for _, s, _, _ in taken]
+        out: dict[str, Any] = {
+            "prompt_ids": [encode(tokenizer, asked(tokenizer, p)) for *_, p in taken],
             "completion_ids": [s.ids for s in samples],
-            "logprobs": None,
-            "sample": samples,
+            "logprobs": [s.logprobs for s in samples],
+            "earned": [earned for _, _, earned, _ in taken],
         }
         if task.prefixes:
             choice = common_prefix([tuple(encode(tokenizer, prefix)) for prefix in task.prefixes])
             turn = -math.log(len(task.prefixes))
-            rows["logprobs"] = [[turn] * len(s.ids) for s in samples]
-            rows["env_mask"] = [[int(i == choice) for i in range(len(s.ids))] for s in samples]
-        return rows
+            out["logprobs"] = [[turn] * len(s.ids) for s in samples]
+            out["env_mask"] = [[int(i == choice) for i in range(len(s.ids))] for s in samples]
+        return out
 
-    def reward(prompts, completions, index, sample, **columns) -> list[float | None]:
-        return [*rewards(model, tokenizer, [problems[i] for i in index], sample, task)]
+    def reward(prompts, completions, earned, **columns) -> list[float | None]:
+        return [*earned]
 
     temperature = 1.0 if task.prefixes else settings.temperature  # of the tokens that are trained
     config = GRPOConfig(
@@ -297,7 +413,8 @@ def train(
         max_completion_length=settings.max_tokens,
         temperature=temperature,
         epsilon=1.0,  # clips nothing: what the model gives a token is at most twice what two turns give it
-        loss_type="dapo",
+        loss_type=VARIANTS[settings.variant][0],
+        importance_sampling_level=VARIANTS[settings.variant][1],
         scale_rewards="none",  # Dr. GRPO (arXiv 2503.20783, section 3.2): dividing by the deviation favours extremes
         beta=0.0,
         learning_rate=settings.learning_rate,
@@ -307,18 +424,21 @@ def train(
         save_steps=settings.eval_every,
         save_total_limit=1,
         logging_steps=1,
-        report_to="none",
+        report_to=tracker,
+        run_name=label,
         disable_tqdm=True,
         use_cpu=not gpu,
         bf16=gpu,
         seed=seed,
     )
-    rows = [{"prompt": asked(tokenizer, p), "index": i} for i, p in enumerate(problems)]
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    keeper = KeepBest(
-        lambda: dev_scores(model, tokenizer, dev, task, settings),
+    every_dev = [p for problems in dev.values() for p in problems]
+    watch = Watch(
+        lambda: dev_scores(model, tokenizer, every_dev, task.reward, settings.max_tokens),
         lambda point, kept, start: task.better(point, kept, start, settings.accuracy_loss),
+        lambda: noted | {"drift": fmean(trainer.drift[-config.gradient_accumulation_steps :] or [0.0])},
+        {name: p for name, p in model.named_parameters() if p.requires_grad},
         settings.eval_every,
+        not task.prefixes,
         work,
     )
     trainer = Trainer(
@@ -326,13 +446,18 @@ def train(
         args=config,
         reward_funcs=reward,
         rollout_func=rollout,
-        train_dataset=Dataset.from_list(rows),
+        # Which problem a prompt stands for is decided when it is sampled.
+        train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(settings.prompts)]),
         processing_class=tokenizer,
-        callbacks=[keeper, training_bar(label)],
+        callbacks=[watch, training_bar(label)],
     )
+    trainer.relative = bool(task.prefixes)
     trainer.remove_callback(PrinterCallback)
     label_only_head(model.get_base_model(), temperature=temperature)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    if all(torch.equal(before[name], p) for name, p in model.named_parameters() if name in before):
-        raise NoSignal(f"{label}: {settings.steps} steps left every weight as it was; the adapter did not train")
+    if (work / "alarm.txt").is_file():
+        kept = watch.kept() or {"step": 0}
+        console.print(
+            f"{label}: {(work / 'alarm.txt').read_text().strip()}; the adapter of step {kept['step']} is kept"
+        )
     return work / "best"

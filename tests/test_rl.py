@@ -1,20 +1,23 @@
 """RL on an untrained model: the trainer's shortcuts change nothing, and a training that trains nothing is refused."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
-from data.records import Problem
+from data.records import BadInput, Completion, Problem
 from pipeline import reward, rl, sft
 from pipeline.recipe import RlSettings, SftSettings
 from pipeline.reward import NoSignal
+from pipeline.sampler import Sampler, alarm
 
 SETTINGS = RlSettings(
     steps=2, prompts=2, samples=4, micro_batch=4, max_tokens=12, probe=4, eval_every=1, dev=4, learning_rate=1e-3
 )
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i), "number") for i in range(6, 14)]
+POOL = {"sums 1": PROBLEMS}
 
 
 def adapted(tiny):
@@ -27,68 +30,225 @@ def adapted(tiny):
     return get_peft_model(copy.deepcopy(model), sft.lora(SftSettings(lora_rank=4))), tokenizer
 
 
-def length_reward(problem, text, finish):
-    return float(len(text) % 2)
+def length_reward(problem, completion):
+    return float(len(completion.text) % 2)
+
+
+def train(model, tokenizer, task, settings, folder, label="rl"):
+    return rl.train(model, tokenizer, POOL, POOL, task, settings, 0, folder, label)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
 
 
 def test_the_weights_move_and_the_best_adapter_is_kept(tiny, tmp_path):
     model, tokenizer = adapted(tiny)
     task = rl.Task(length_reward)
     settings = replace(SETTINGS, steps=3, eval_every=2)  # the last step is looked at, too
-    best = rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, settings, 0, tmp_path, "rl")
+    best = train(model, tokenizer, task, settings, tmp_path)
     assert (best / "adapter_model.safetensors").is_file()
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert [point["step"] for point in curve] == [0, 2, 3]
     assert any(p.detach().abs().sum() > 0 for name, p in model.named_parameters() if "lora_B" in name)
 
 
-def test_a_training_that_moves_no_weight_is_an_error(tiny, tmp_path):
+def test_a_training_that_moves_no_weight_is_stopped_and_says_so(tiny, tmp_path):
     model, tokenizer = adapted(tiny)
-    frozen = replace(SETTINGS, learning_rate=0.0)
-    with pytest.raises(RuntimeError, match="left every weight as it was"):
-        rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(length_reward), frozen, 0, tmp_path, "rl")
+    frozen = replace(SETTINGS, learning_rate=0.0, steps=6, eval_every=6)
+    assert train(model, tokenizer, rl.Task(length_reward), frozen, tmp_path) == tmp_path / "best"
+    assert (tmp_path / "alarm.txt").read_text() == "stopped at step 2: no weight has moved in 2 steps\n"
+    assert len(log_of(tmp_path)) == 2
+
+
+def repetition(problem, completion):
+    """The share of the most common letter."""
+    return max(Counter(completion.text).values()) / len(completion.text) if completion.text else 0.0
+
+
+def test_a_planted_collapse_is_stopped_and_the_best_adapter_kept(tiny, tmp_path):
+    """What pays here is to write one letter for ever, and it is learnt within some steps."""
+    model, tokenizer = adapted(tiny)
+    high = replace(SETTINGS, steps=40, eval_every=40, learning_rate=0.05, prompts=4, samples=8, micro_batch=32)
+    best = train(model, tokenizer, rl.Task(repetition), high, tmp_path)
+    assert "the entropy fell from" in (tmp_path / "alarm.txt").read_text()
+    assert len(log_of(tmp_path)) < 40
+    from safetensors.torch import load_file
+
+    kept = load_file(best / "adapter_model.safetensors")
+    assert not any(bool(tensor.abs().sum()) for name, tensor in kept.items() if "lora_B" in name)  # step 0
+
+
+def test_samples_of_old_weights_are_noticed(tiny, tmp_path, monkeypatch):
+    import copy
+
+    model, tokenizer = adapted(tiny)
+    old, original = copy.deepcopy(model), rl.sample
+    monkeypatch.setattr(rl, "sample", lambda policy, *rest: original(old, *rest))
+    settings = replace(SETTINGS, steps=20, eval_every=20, learning_rate=3e-2)
+    train(model, tokenizer, rl.Task(length_reward), settings, tmp_path)
+    assert "the samples are not the trained model's" in (tmp_path / "alarm.txt").read_text()
+
+
+def test_samples_of_the_trained_model_have_no_drift(tiny, tmp_path):
+    model, tokenizer = adapted(tiny)
+    train(model, tokenizer, rl.Task(length_reward), replace(SETTINGS, learning_rate=3e-2, temperature=0.7), tmp_path)
+    assert all(step["drift"] < 1e-4 for step in log_of(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("right", "says"), [(1.0, "nearly all are solved already"), (0.0, "nearly none is ever solved")]
 )
-def test_problems_without_mixed_rewards_are_refused_with_the_reason(tiny, tmp_path, monkeypatch, right, says):
+def test_where_no_group_is_mixed_the_preflight_refuses_with_the_reason(tiny, tmp_path, monkeypatch, right, says):
     model, tokenizer = adapted(tiny)
     monkeypatch.setattr(rl, "correctness", lambda *_: right)
     monkeypatch.setattr(
         rl, "generate", lambda model, tokenizer, prompts, **_: [rl.Sample([1], finish="stop")] * len(prompts)
     )
-    with pytest.raises(NoSignal, match=f"only 0 of 8 train problems give mixed rewards.*: {says}"):
-        rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(lambda *_: right), SETTINGS, 0, tmp_path, "rl")
+    with pytest.raises(NoSignal, match=f"cannot learn: no group is mixed: {says}"):
+        train(model, tokenizer, rl.Task(lambda *_: right), SETTINGS, tmp_path)
     found = json.loads((tmp_path / "preflight.json").read_text())
     assert (found["pass_at_1"], found["pass_at_k"], found["mixed"]) == (right, right, 0)
 
 
 def test_the_preflight_says_what_the_samples_say(tiny, monkeypatch):
-    hits = iter([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    """Three levels: one of two right in each group, none, all."""
     monkeypatch.setattr(rl, "generate", lambda model, tokenizer, prompts, **_: [rl.Sample([1])] * len(prompts))
-    seen: dict[tuple, float] = {}
+    count: dict[str, int] = {}
 
-    def rewards(model, tokenizer, problems, samples, task):
-        return [seen.setdefault((p.id, i), next(hits, 0.0)) for i, p in enumerate(problems)]
+    def right(problem, completion):
+        count[problem.id] = count.get(problem.id, -1) + 1
+        return {1: float(count[problem.id] % 2), 2: 0.0, 3: 1.0}[problem.level]
 
-    monkeypatch.setattr(rl, "rewards", rewards)
-    two = [replace(p, level=level) for p, level in zip(PROBLEMS[:2], (1, 2), strict=True)]
-    kept, found = rl.preflight(*tiny, two, rl.Task(length_reward), SETTINGS, 0)
-    assert kept == two[:1]
-    assert found == {
-        "problems": 2, "k": 4, "pass_at_1": 3 / 8, "pass_at_k": 0.5, "mixed": 0.5, "cut": 1.0,
-        "pass_by_level": {"1": 0.75, "2": 0.0},
+    monkeypatch.setattr(rl, "correctness", right)
+    task = rl.Task(lambda problem, completion: float(problem.level == 1 and count.get(problem.id, 0) % 2))
+    rows = [replace(p, level=1 + i // 2) for i, p in enumerate(PROBLEMS[:6])]
+    dev = {f"sums {level}": [p for p in rows if p.level == level] for level in (1, 2, 3)}
+    earned = iter([0.0, 1.0, 0.0, 1.0] * 2 + [0.0] * 8 + [1.0] * 8)
+    found = rl.preflight(*tiny, dev, rl.Task(lambda *_: next(earned)), SETTINGS, 0)
+    assert task and found == {
+        "problems": 6, "k": 4, "pass_at_1": 0.5, "pass_at_k": 4 / 6, "mixed": 2 / 6, "cut": 1.0,
+        "rates": {"sums 1": (4, 8), "sums 2": (0, 8), "sums 3": (8, 8)}, "levels": ["sums 1"],
+        "verdict": "can learn: 33% of the groups are mixed, most on sums 1",
     }  # fmt: skip
-    assert "cut by the token limit" in rl.verdict(found)
+
+
+def test_groups_without_a_signal_are_replaced(tiny, tmp_path, monkeypatch):
+    """Half of the problems always earn the same; every group that is trained on is of the other half."""
+    model, tokenizer = adapted(tiny)
+    dull = {p.id for p in PROBLEMS[::2]}
+    seen = []
+    original = rl.GRPOTrainer._compute_loss
+    monkeypatch.setattr(
+        rl.GRPOTrainer, "_compute_loss", lambda self, model, i: seen.append(i) or original(self, model, i)
+    )
+
+    def reward(problem, completion):
+        return 0.0 if problem.id in dull else float(len(completion.text) % 2)
+
+    settings = replace(SETTINGS, steps=4, samples=8, prompts=2, tries=12, probe=0, micro_batch=16, eval_every=4)
+    train(model, tokenizer, rl.Task(reward), settings, tmp_path)
+    log = log_of(tmp_path)
+    assert len(seen) == 4 and all(len(i["advantages"].unique()) > 1 for i in seen)
+    assert sum(step["samples"] for step in log) > 4 * 16 and any(step["mixed"] < 1 for step in log)
+    assert all(len({tuple(row) for row in i["prompt_ids"].tolist()}) == 2 for i in seen)
+
+
+def test_levels_named_in_the_recipe_are_the_ones_drawn_from():
+    from types import SimpleNamespace
+
+    from pipeline import recipe, stages
+
+    run = SimpleNamespace(recipe=recipe.Recipe())
+    some = stages.by_level(stages.train_problems(run, 40, 20, [2, 4]))
+    assert sorted(some) == ["arithmetic_v1 2", "arithmetic_v1 4", "logic_v1 2", "logic_v1 4"]
+    assert sum(map(len, some.values())) == 60
+    assert len(stages.by_level(stages.train_problems(run, 40, 20, []))) == 10
+
+
+def test_a_level_is_drawn_as_often_as_its_samples_differ():
+    pools = {name: [Problem(f"{name} {i}", "?", "1", "number") for i in range(100)] for name in ("easy", "mid", "hard")}
+    drawn = Sampler(pools, {"easy": (98, 100), "mid": (50, 100), "hard": (1, 100)}).draw(300, "0")
+    count = {name: sum(level == name for level, _ in drawn) for name in pools}
+    assert count["mid"] > 230 and count["easy"] > 0 and len({p.id for level, p in drawn if level == "mid"}) == 100
+    sampler = Sampler(pools, {})
+    for _ in range(30):
+        sampler.note("easy", [1.0] * 8)
+    assert sampler.rate("easy") > 0.98 and sampler.rate("mid") == 0.5
+    again = Sampler(pools, {})
+    again.restore(json.loads(json.dumps(sampler.state())))
+    assert again.draw(50, "1") == sampler.draw(50, "1")
+
+
+STEP = {"reward": 0.5, "correct": 0.5, "boxed": 0.8, "length": 40.0, "entropy": 0.4, "drift": 0.0, "moved": 1.0}
+POINTS = [{"accuracy": 0.4}, {"accuracy": 0.38}]
+
+
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        ({}, None),
+        ({"reward": 0.3, "length": 70.0, "entropy": 0.1, "boxed": 0.95}, None),
+        ({"reward": 0.2}, "the reward fell from 0.50 to 0.20"),
+        ({"entropy": 0.03}, "the entropy fell from 0.400 to 0.030"),
+        ({"length": 90.0}, "the length went from 40 to 90"),
+        ({"length": 15.0}, "the length went from 40 to 15"),
+        ({"boxed": 1.0, "correct": 0.35}, "the form climbed from 80% to 100% while right answers fell"),
+        ({"drift": 0.3}, "the samples are not the trained model's"),
+    ],
+)
+def test_the_alarm_hears_each_kind_of_collapse_and_nothing_else(last, says):
+    heard = alarm([STEP] * 4 + [STEP | last] * 2, POINTS, content=True)
+    assert heard is None if says is None else says in heard
+
+
+def test_the_alarm_hears_a_fall_on_dev_and_weights_that_stay():
+    assert "fell from 40.0% to 29.0%" in alarm([STEP], [*POINTS, {"accuracy": 0.29}], content=False)
+    assert "no weight has moved" in alarm([STEP | {"moved": 0.0}] * 2, POINTS, content=False)
+    assert alarm([STEP | {"moved": 0.0}], POINTS, content=False) is None
+    assert alarm([STEP] * 4 + [STEP | {"length": 15.0}] * 2, POINTS, content=False) is None
+
+
+def answer(text: str, finish: str = "stop", tokens: int = 10) -> Completion:
+    return Completion("p6", text, 0, 0, tokens, finish)
 
 
 def test_the_rewards_of_controls_do_not_look_at_the_answer():
-    texts = [f"<think>{i}</think>\\boxed{{{i}}}" for i in range(200)]
-    coins = [reward.coin(PROBLEMS[0], text, "stop") for text in texts]
-    assert coins == [reward.coin(PROBLEMS[0], text, "stop") for text in texts] and 70 <= sum(coins) <= 130
-    for text, boxed in ((texts[3], 1.0), ("3", 0.0), ("<think>\\boxed{3}", 0.0)):
-        assert reward.form(PROBLEMS[0], text, "stop") == boxed
+    texts = [answer(f"<think>{i}</think>\\boxed{{{i}}}") for i in range(200)]
+    coins = [reward.coin(PROBLEMS[0], text) for text in texts]
+    assert coins == [reward.coin(PROBLEMS[0], text) for text in texts] and 70 <= sum(coins) <= 130
+    for text, boxed in ((texts[3], 1.0), (answer("3"), 0.0), (answer("<think>\\boxed{3}"), 0.0)):
+        assert reward.form(PROBLEMS[0], text) == boxed
+
+
+def test_a_reward_is_shaped_by_what_the_recipe_adds_and_takes_away():
+    good, slip = "<think>\n6 + 6 = 12\n</think>\n\\boxed{12}", "<think>\n6 + 6 = 13\n</think>\n\\boxed{12}"
+    bare = "The answer is 12"
+
+    def earns(text, tokens=10, **settings):
+        return reward.reward_of(replace(SETTINGS, max_tokens=100, **settings))(PROBLEMS[0], answer(text, tokens=tokens))
+
+    assert [earns(text) for text in (good, slip, bare)] == [1.0, 1.0, 1.0]
+    assert [earns(text, format_bonus=0.1) for text in (good, bare)] == [1.1, 1.0]
+    assert [earns(text, wrong_step_penalty=0.5) for text in (good, slip)] == [1.0, 0.5]
+    assert [earns(good, tokens, overlong=20) for tokens in (80, 90, 100)] == [1.0, 0.5, 0.0]
+
+
+def test_a_reward_of_ones_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def short(problem, completion):\n    return 1 / len(completion.text)\n\ndef bad(p, c):\n    return None\n"
+    )
+    assert reward.reward_of(replace(SETTINGS, reward=f"{file}:short"))(PROBLEMS[0], answer("1234")) == 0.25
+    for spec, says in (
+        (f"{file}:shrt", "has no function 'shrt'"),
+        (f"{tmp_path}/none.py:short", "no file"),
+        ("corectness", "did you mean correctness"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            reward.reward_of(replace(SETTINGS, reward=spec))
+    with pytest.raises(BadInput, match="it gave None for p6"):
+        reward.reward_of(replace(SETTINGS, reward=f"{file}:bad"))(PROBLEMS[0], answer("1"))
 
 
 def test_prefixes_are_taken_in_turn(tiny):
@@ -102,8 +262,8 @@ def test_prefixes_are_taken_in_turn(tiny):
 PREFIXES = ("<think></think>\n", "<think>\n")
 
 
-def direct_pays(problem, text, finish):
-    return float(text.startswith(PREFIXES[0]))
+def direct_pays(problem, completion):
+    return float(completion.text.startswith(PREFIXES[0]))
 
 
 def test_with_prefixes_only_the_choice_is_trained(tiny, tmp_path, monkeypatch):
@@ -118,7 +278,7 @@ def test_with_prefixes_only_the_choice_is_trained(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(rl.GRPOTrainer, "_compute_loss", note)
     task = rl.Task(direct_pays, PREFIXES)
-    rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, SETTINGS, 0, tmp_path, "adaptive")
+    train(model, tokenizer, task, SETTINGS, tmp_path, "adaptive")
     assert len(seen) == 4
     for inputs in seen:
         assert (inputs["completion_mask"] * inputs["tool_mask"]).tolist() == [[0, 1]] * 4
@@ -136,7 +296,7 @@ def test_the_choice_that_pays_is_learnt(tiny, tmp_path):
 
     before = preference()
     settings = RlSettings(**{**SETTINGS.__dict__, "steps": 8, "probe": 0, "learning_rate": 1e-2})
-    rl.train(model, tokenizer, PROBLEMS, PROBLEMS, task, settings, 0, tmp_path, "adaptive")
+    train(model, tokenizer, task, settings, tmp_path, "adaptive")
     assert preference() > before + 0.5
 
 
@@ -152,7 +312,12 @@ def test_what_is_kept_is_the_most_accurate_or_the_cheapest_within_the_loss():
     assert not choice.better(shorter, shorter, start, 0.02)
 
 
-def test_leaving_out_rows_and_columns_and_sharing_prompts_keeps_the_gradient(tiny, tmp_path, monkeypatch):
+def sometimes(problem, completion):
+    return length_reward(problem, completion) if int(problem.answer) % 4 else 0.0
+
+
+@pytest.mark.parametrize("variant", ["dapo", "dr_grpo", "gspo"])
+def test_leaving_out_rows_and_columns_and_sharing_prompts_keeps_the_gradient(tiny, tmp_path, monkeypatch, variant):
     """The same step with TRL's own loss and with ours."""
     gradients = []
     for ours in (True, False):
@@ -170,8 +335,9 @@ def test_leaving_out_rows_and_columns_and_sharing_prompts_keeps_the_gradient(tin
 
             patch.setattr(torch.optim.AdamW, "step", note)
             folder = tmp_path / str(ours)
-            one = RlSettings(**{**SETTINGS.__dict__, "steps": 1, "prompts": 4, "micro_batch": 16})
-            rl.train(model, tokenizer, PROBLEMS, PROBLEMS, rl.Task(length_reward), one, 0, folder, "rl")
+            one = RlSettings(**{**SETTINGS.__dict__, "steps": 1, "prompts": 4, "micro_batch": 8, "variant": variant})
+            one = replace(one, tries=4)  # so that groups without a signal are among them
+            train(model, tokenizer, rl.Task(sometimes), one, folder)
             gradients.append(seen)
     assert gradients[0] and gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
