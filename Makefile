@@ -8,6 +8,8 @@ BENCHMARK ?=
 SET     ?=
 Q       ?= What is 25 * 4 + 8?
 BUDGET  ?=
+SOURCE  ?= own
+STAGE   ?= sft
 # Without a GPU torch is installed first and pinned: a bare `torch` may bring gigabytes of CUDA.
 TORCH   ?= torch==2.13.0
 
@@ -23,7 +25,7 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE
           $(foreach item,$(SET),--set "$(item)")
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive controls table status report ask smoke test check clean
+.PHONY: help env all plain cot sft rl adaptive controls traces show-traces table status report ask smoke test check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
 	@$(LADDER) all $(OPTIONS)
@@ -45,6 +47,12 @@ adaptive: $(READY)  ## 5: learns when to think (after rl)
 
 controls: $(READY)  ## what must not help: random or format reward, shuffled or no steps; in the table
 	@$(LADDER) controls $(OPTIONS)
+
+traces: $(READY)    ## write verified traces of SOURCE: short, long, prose, own (of STAGE), teacher, a set or file
+	@$(LADDER) traces $(OPTIONS) --source "$(SOURCE)" --stage "$(STAGE)"
+
+show-traces: $(READY) ## print some of them, at random
+	@$(LADDER) show-traces $(OPTIONS) --source "$(SOURCE)" --stage "$(STAGE)"
 
 table: $(READY)     ## print the table of what has been run
 	@$(LADDER) table $(OPTIONS)
@@ -76,13 +84,14 @@ clean:              ## remove RUNS and .venv; the cached base models stay
 	rm -rf "$(RUNS)" .venv
 
 help:               ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo 'BASE=$(BASE)    a name, a hub id, a folder or a GGUF file'
 	@echo 'PROFILE=             cpu, gpu or multi_gpu; by what is there'
 	@echo 'RUNS=$(RUNS)            where results go'
 	@echo 'LIMIT=               problems a benchmark, stratified by level'
 	@echo 'BENCHMARK=           files, names or hub sets in place of ours: "gsm8k mine.jsonl" (data/sets.py)'
+	@echo 'SOURCE=, STAGE=      of traces, above'
 	@echo 'SET=                 "sft.learning_rate=1e-4 rl.steps=20"'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
 

@@ -7,6 +7,7 @@ models wrote is escaped. Plots are SVG, in the colour of the text around them.
 """
 
 import io
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,10 @@ from eval import table
 from eval.errors import KINDS, kind_of, wrong_step
 from eval.extract import split_thought
 
-MARKERS = dict(zip(table.STAGES + table.CONTROLS, "osD^vPX<>", strict=True))  # readable without colour
+MARKERS = "osD^vPX<>*hpd"  # readable without colour
+
+
+LOGGED = {"reward": "reward", "mixed": "share of mixed groups", "entropy": "entropy, nats a token", "loss": "loss"}
 
 
 def write(run_dir: Path, out: Path) -> None:
@@ -47,7 +51,7 @@ def write(run_dir: Path, out: Path) -> None:
 
 def _benchmark(run_dir: Path, name: str) -> dict[str, Any]:
     """What the page shows of one benchmark."""
-    stages = table.STAGES + table.CONTROLS
+    stages = table.stages_of(run_dir, controls=True)
     scored = {stage: best for stage in stages if (best := table.best_variant(run_dir, stage, name))}
     problems = read_problems(run_dir / "problems" / f"{name}.jsonl")
     answers: dict[str, list[dict[str, Any]]] = {problem.id: [] for problem in problems}
@@ -116,12 +120,10 @@ def _cost(scored: dict[str, dict[str, Any]]) -> str:
     """Accuracy, with its interval, against tokens."""
 
     def draw(axes) -> None:
-        for stage, entry in scored.items():
+        for marker, (stage, entry) in zip(itertools.cycle(MARKERS), scored.items(), strict=False):
             low, value, high = (100 * entry[key] for key in ("ci_low", "accuracy", "ci_high"))
             error = [[value - low], [high - value]]
-            axes.errorbar(
-                entry["tokens_mean"], value, error, marker=MARKERS[stage], label=stage, linestyle="", capsize=3
-            )
+            axes.errorbar(entry["tokens_mean"], value, error, marker=marker, label=stage, linestyle="", capsize=3)
         axes.set(xlabel="tokens a problem", ylabel="accuracy, %", xlim=(0, None), ylim=(0, 100))
         axes.legend(frameon=False, fontsize=8)
 
@@ -142,13 +144,25 @@ def _curves(run_dir: Path) -> list[tuple[str, str]]:
             axes.legend(frameon=False, fontsize=8)
 
         plots.append((path.parent.name, _svg(draw)))
+    for path in sorted(run_dir.glob("*/train.jsonl")):
+        log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+        def draw_log(axes, log=log) -> None:
+            for line, key in zip(("o-", "s--", "^:", "D-."), ("reward", "mixed", "entropy", "loss"), strict=True):
+                points = [(step["step"], step[key]) for step in log if key in step]
+                if points:
+                    axes.plot(*zip(*points, strict=True), line, label=LOGGED[key], markersize=4)
+            axes.set(xlabel="step", ylim=(0, None))
+            axes.legend(frameon=False, fontsize=8)
+
+        plots.append((f"{path.parent.name}, in training", _svg(draw_log)))
     return plots
 
 
 def _manifests(run_dir: Path) -> list[dict[str, Any]]:
     """What each part of each stage was made with."""
     made = []
-    for stage in table.STAGES + table.CONTROLS:
+    for stage in table.stages_of(run_dir, controls=True):
         path = run_dir / stage / "manifest.json"
         if path.is_file():
             for part, about in json.loads(path.read_text(encoding="utf-8")).items():

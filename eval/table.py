@@ -1,5 +1,6 @@
 """The one table: what each stage scores on the same problems, and what it costs in tokens."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ and answer together, then the thought alone. "thinks", "boxed" and "cut" are the
 a boxed answer, and stopped by the token limit. One completion a problem; the decoding is in each stage's recipe.yaml.
 
 p: exact two-sided McNemar test on the same problems against the stage before: cot against the best variant of plain,
-sft against the best-prompted base (all variants of plain and cot), rl against the best of sft, adaptive against the
-best of rl. "Best" is the highest accuracy on these very problems, which favours the stage before. p Holm: the same,
-corrected for the number of tests in the table (Holm). A control is tested against the stage it imitates.
+sft against the best-prompted base (all variants of plain and cot), a later round of sft against the one before, rl
+against the best of sft, adaptive against the best of rl. "Best" is the highest accuracy on these very problems, which
+favours the stage before. p Holm: the same, corrected for the number of tests in the table (Holm). A control is tested
+against the stage it imitates.
 
 chance picks one of a problem's choices; majority gives each family's most common answer, by its text or its letter.
 """
@@ -44,7 +46,10 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     hits: list[dict[str, bool]] = []  # for each row: problem id -> correct
     guesses: list[dict[str, Any]] = []
     rules: dict[str, int] = {}  # stage -> version of the extraction
-    for stage in STAGES + CONTROLS * controls:
+    before_of = dict(BEFORE)
+    for earlier, later in itertools.pairwise([*_rounds(run_dir), "sft"]):
+        before_of |= {earlier: before_of.get(earlier, BEFORE["sft"]), later: (earlier,)}
+    for stage in stages_of(run_dir, controls):
         path = run_dir / stage / "scores.json"
         if not path.is_file():
             continue
@@ -58,7 +63,7 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
                     row = {"stage": stage, "variant": variant["variant"], "benchmark": entry["benchmark"]}
                     row["benchmark_sha256"] = entry["benchmark_sha256"]
                     row |= {key: entry[key] for key in SCORES}
-                    table.append(row | {"overlaps": entry.get("overlaps", 0)})
+                    table.append(row | {"overlaps": entry.get("overlaps", 0), "alarm": scores.get("alarm")})
                     hits.append({grade.id: grade.correct for grade in read_grades(path.parent / entry["grades"])})
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{path}: no scores file ({error!r}); rerun the stage {stage}") from None
@@ -79,7 +84,7 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
                 f"{run_dir}: {first['stage']} ({first['variant']}) and {row['stage']} ({row['variant']}) were scored "
                 f"on different problems of {row['benchmark']}; rerun both with the same benchmark and limit"
             )
-        before = [i for i in same if table[i]["stage"] in BEFORE[row["stage"]]]
+        before = [i for i in same if table[i]["stage"] in before_of[row["stage"]]]
         best = max(before, key=lambda i: table[i]["accuracy"], default=None)
         row["p_vs_previous"] = (
             None if best is None else mcnemar(list(right.values()), [hits[best][identity] for identity in right])
@@ -98,7 +103,28 @@ def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     row = {"stage": name, "variant": "", "benchmark": entry["benchmark"]}
     row["benchmark_sha256"] = entry["benchmark_sha256"]
     row |= dict.fromkeys(SCORES, 0.0) | {"n": entry["n"]} | dict.fromkeys(SCORES[1:4], entry[name])
-    return row | {"overlaps": 0, "p_vs_previous": None, "p_holm": None}
+    return row | {"overlaps": 0, "alarm": None, "p_vs_previous": None, "p_holm": None}
+
+
+def stages_of(run_dir: Path, controls: bool) -> list[str]:
+    """The stages that a table of runs/BASE can have, in its order."""
+    return [*STAGES[:2], *_rounds(run_dir), *STAGES[2:], *(CONTROLS if controls else ())]
+
+
+def _rounds(run_dir: Path) -> list[str]:
+    """The rounds of sft that the sft on disk stands on, the first one first."""
+    chain: list[str] = []
+    stage = "sft"
+    while (path := run_dir / stage / "scores.json").is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8")).get("stands_on")
+        except (ValueError, AttributeError):
+            break  # whoever reads its scores says what is wrong with the file
+        if not isinstance(before, str) or before in chain:
+            break
+        chain.insert(0, before)
+        stage = before
+    return chain
 
 
 def best_variant(run_dir: Path, stage: str, benchmark: str) -> dict[str, Any] | None:
@@ -155,13 +181,20 @@ def cells(row: dict[str, Any]) -> list[str]:
 def caveats(table: list[dict[str, Any]]) -> str:
     """What each benchmark's number of problems can tell apart, and which were known from training; a line each."""
     sizes = dict.fromkeys((row["benchmark"], row["n"]) for row in table)
-    return "".join(
-        f"{benchmark}, n = {n}: a difference of {100 * detectable(n, CHANGED):.0f} points is found four times in five, "
-        f"a smaller one less often, where {CHANGED:.0%} of the problems change their verdict (McNemar, 5 %).\n"
-        for benchmark, n in sizes
-    ) + "".join(
-        f"* {benchmark}: {overlaps} of the problems are given away by the train split (--allow-overlap).\n"
-        for benchmark, overlaps in dict.fromkeys((r["benchmark"], r["overlaps"]) for r in table if r["overlaps"])
+    return (
+        "".join(
+            f"{benchmark}, n = {n}: a difference of {100 * detectable(n, CHANGED):.0f} points is found four times in "
+            f"five, a smaller one less often, where {CHANGED:.0%} of the verdicts change (McNemar, 5 %).\n"
+            for benchmark, n in sizes
+        )
+        + "".join(
+            f"* {benchmark}: {overlaps} of the problems are given away by the train split (--allow-overlap).\n"
+            for benchmark, overlaps in dict.fromkeys((r["benchmark"], r["overlaps"]) for r in table if r["overlaps"])
+        )
+        + "".join(
+            f"{stage}: {alarm}; the adapter that was best on dev until then is scored.\n"
+            for stage, alarm in dict.fromkeys((r["stage"], r["alarm"]) for r in table if r["alarm"])
+        )
     )
 
 

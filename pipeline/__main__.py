@@ -2,18 +2,20 @@
 
 import argparse
 import errno
+import importlib.util
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from data.records import BadInput, nearest, rows_of, write_records
+from data.records import BadInput, Problem, nearest, read_problems, rows_of, write_records
 from pipeline import recipe as recipes
 
 STAGES = recipes.STAGES
-COMMANDS = (*STAGES, "all", "controls", "table", "report", "status", "ask", "complete")
+COMMANDS = (*STAGES, "all", "controls", "traces", "show-traces", "table", "report", "status", "ask", "complete")
 PROGRAM = "python -m pipeline"
 
 
@@ -46,6 +48,17 @@ def parser() -> Parser:
         commands.add_parser(stage, parents=[common], help=f"run the {stage} stage and what it stands on")
     commands.add_parser("all", parents=[common], help="run all five stages and print the table")
     commands.add_parser("controls", parents=[common], help="run what must not help, and print the table with it")
+    for name, purpose in (("traces", "write verified traces of one source"), ("show-traces", "print some, at random")):
+        made = commands.add_parser(name, parents=[common], help=purpose)
+        made.add_argument(
+            "--source",
+            required=True,
+            metavar="SOURCE",
+            help="short, long or prose; own; teacher; a data set or file (data/sets.py)",
+        )
+        made.add_argument("--stage", default="sft", choices=("sft", "rl", "adaptive"), help="of own samples")
+        if name == "show-traces":
+            made.add_argument("--count", type=int, default=5, metavar="N")
     table = commands.add_parser("table", parents=[common], help="print the table of what has been run")
     table.add_argument("--controls", action="store_true", help="with the rows of the controls")
     report = commands.add_parser("report", parents=[common], help="write one HTML page of what has been run")
@@ -121,7 +134,10 @@ def open_run(options: argparse.Namespace):
     if options.limit is not None:
         recipe = recipes.override(recipe, f"eval.limit={max(options.limit, 0)}")
     benchmarks = runs.benchmarks(options.benchmark, recipe.eval.limit if options.limit is None else options.limit)
-    overlaps = runs.overlaps(benchmarks, options.allow_overlap)
+    if recipe.tracker != "none" and importlib.util.find_spec(recipe.tracker) is None:
+        raise BadInput(f"tracker={recipe.tracker}: the package is not there; install it: pip install {recipe.tracker}")
+    trained_on = [t for name in recipe.sft.traces for t in read_traces(name)]
+    overlaps = runs.overlaps(benchmarks, options.allow_overlap, trained_on)
     quiet()
     from transformers import AutoConfig
 
@@ -141,6 +157,37 @@ def open_run(options: argparse.Namespace):
         benchmarks=benchmarks,
         overlaps=overlaps,
     )
+
+
+def read_traces(entry: str) -> list[Problem]:
+    """The traces of an entry of ``sft.traces`` that is a file."""
+    from pipeline.traces import parsed
+
+    path = Path(parsed(entry)[0])
+    return read_problems(path) if path.is_file() else []
+
+
+def make_or_show_traces(opened, options: argparse.Namespace) -> None:
+    """Write the traces of a source; or print some of them, made first where they are not there."""
+    import random
+
+    from data.sets import BUILT_IN
+    from pipeline import stages, traces
+
+    known = (*traces.STYLES, "own", "teacher", *BUILT_IN)
+    if options.source.partition("?")[0] not in known and not re.search("[./]", options.source):
+        raise BadInput(
+            f"source {options.source!r} is unknown; {nearest(options.source, known)}, or a file, or OWNER/SET"
+        )
+    name = f"own_{options.stage}" if options.source == "own" else options.source
+    file = opened.root / "traces" / f"{name}.jsonl"
+    if options.command == "traces" or not file.is_file():
+        file, account = stages.make_traces(opened, options.source, options.stage)
+        print(f"{traces.told(account)}\nwritten to {file}")
+    if options.command == "show-traces":
+        found = read_problems(file) if file.stat().st_size else []
+        for trace in random.Random().sample(found, min(max(options.count, 0), len(found))):
+            print(f"\n{trace.id}, level {trace.level}: {trace.question}\n{trace.rationale}\n-> {trace.answer}")
 
 
 def first_turns(path: Path) -> dict[str, tuple[str, str]]:
@@ -222,6 +269,8 @@ def run(options: argparse.Namespace) -> None:
     from pipeline import stages
 
     opened = open_run(options)
+    if options.command in ("traces", "show-traces"):
+        return make_or_show_traces(opened, options)
     if options.command == "status":
         for stage, state in stages.status(opened).items():
             print(f"{stage:8}  {state}")

@@ -29,13 +29,21 @@ class PromptedSettings:
 
 @dataclass(frozen=True)
 class SftSettings:
-    """Stage 3. ``arithmetic`` and ``logic`` count train problems; ``direct_share`` of the traces answer at once.
-    ``traces`` are worked ones, or for a control the same with their steps in another order, or answers alone."""
+    """Stage 3. ``arithmetic`` and ``logic`` count train problems, one trace each; ``direct_share`` of them answer at
+    once. ``traces`` are their sources, each a style of data/traces.py or a file that `make traces` wrote, with its
+    weight after a colon (``short:2``; 1 where none is given). ``steps`` are kept, or for a control put in another order
+    or left out. In ``rounds`` after the first the adapter goes on from the one before, at ``round_learning_rate``, on
+    traces of its own. Every ``eval_every`` steps it answers ``dev`` dev problems of each benchmark (0: never)."""
 
     arithmetic: int = 1000
     logic: int = 500
-    traces: Literal["worked", "shuffled", "answers"] = "worked"
+    traces: list[str] = field(default_factory=lambda: ["short"])
+    steps: Literal["kept", "shuffled", "none"] = "kept"
     direct_share: float = 0.2
+    rounds: int = 1
+    round_learning_rate: float = 3e-4
+    eval_every: int = 0
+    dev: int = 40
     lora_rank: int = 16
     lora_alpha: int = 32
     learning_rate: float = 1e-3
@@ -47,31 +55,76 @@ class SftSettings:
 
 
 @dataclass(frozen=True)
+class TeacherSettings:
+    """A model behind an OpenAI-compatible address: ``url`` up to /v1, ``model`` its name there. Prices are for a
+    million tokens; no request is sent that could take the sum beyond ``most_cost``. The key is OPENAI_API_KEY."""
+
+    url: str = ""
+    model: str = ""
+    price_in: float = 0.0
+    price_out: float = 0.0
+    most_cost: float = 1.0
+    max_tokens: int = 512
+    timeout: float = 60.0
+    attempts: int = 6
+    at_once: int = 4
+
+
+@dataclass(frozen=True)
+class TracesSettings:
+    """`make traces`, where a model writes them: ``arithmetic`` and ``logic`` train problems, ``samples`` texts of each
+    at ``temperature``, of which at most ``each`` are kept, of at most ``max_tokens`` tokens. ``rationalise`` asks
+    again, with the answer as a hint, where no sample was right (STaR, arXiv 2203.14465, section 3.2)."""
+
+    arithmetic: int = 300
+    logic: int = 150
+    samples: int = 4
+    temperature: float = 0.8
+    max_tokens: int = 144
+    each: int = 2
+    rationalise: bool = False
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+
+
+@dataclass(frozen=True)
 class RlSettings:
     """Stages 4 and 5. A step samples ``prompts`` problems ``samples`` times each.
 
-    They come from ``arithmetic`` and ``logic`` train problems of ``levels``, first those that sft has not seen, of
-    which those are kept whose ``probe`` samples do not all earn the same (0: no probe, all are kept). Every
-    ``eval_every`` steps the adapter answers ``dev`` dev problems of each benchmark, and the best is kept. ``reward`` is
-    the grader, or for a control a coin, or whether the answer has its form (boxed, after a closed thought). Two keys
-    are of stage 5 only: ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the kept
-    adapter may lose on dev.
+    They come from ``arithmetic`` and ``logic`` train problems, first those that sft has not seen, of ``levels``; where
+    none are named, of those on which the pre-flight finds a pass rate between 0.1 and 0.9 (``probe`` samples of each of
+    ``probe_problems`` dev problems a level; 0 samples: no pre-flight). A group whose samples all earn the same
+    is replaced by another problem's, up to ``tries`` groups a step. Every ``eval_every`` steps the adapter answers
+    ``dev`` dev problems of each benchmark, and the best is kept.
+
+    ``reward`` is the grader; for a control a coin, or whether the answer has its form (boxed, after a closed thought);
+    or FILE.py:name of a function of one's own. It can be shaped: ``format_bonus`` for the form,
+    ``wrong_step_penalty`` where a step is wrong by recomputation, ``overlong`` tokens before the cap over which up to 1
+    is taken away (DAPO, arXiv 2503.14476, eq. 13). ``variant`` is how TRL averages and weights the loss.
+
+    Two keys are of stage 5 only: ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the
+    kept adapter may lose on dev.
     """
 
     steps: int = 20
     prompts: int = 8
     samples: int = 8
+    variant: Literal["dapo", "dr_grpo", "gspo"] = "dapo"
     learning_rate: float = 3e-5
     temperature: float = 1.0
     max_tokens: int = 144
-    arithmetic: int = 100
-    logic: int = 50
-    levels: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    arithmetic: int = 500
+    logic: int = 250
+    levels: list[int] = field(default_factory=list)
     probe: int = 4
+    probe_problems: int = 6
+    tries: int = 16
     eval_every: int = 5
     dev: int = 100
     micro_batch: int = 8
-    reward: Literal["correctness", "random", "format"] = "correctness"
+    reward: str = "correctness"
+    format_bonus: float = 0.0
+    wrong_step_penalty: float = 0.0
+    overlong: int = 0
     direct_bonus: float = 0.0
     accuracy_loss: float = 0.0
 
@@ -87,28 +140,30 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All stages' settings, resolved."""
+    """All stages' settings, resolved; ``tracker`` follows training live, by the libraries' own integration."""
 
     seed: int = 0
+    tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
     eval: EvalSettings = field(default_factory=EvalSettings)
     plain: PromptedSettings = field(default_factory=PromptedSettings)
     cot: PromptedSettings = field(default_factory=PromptedSettings)
     sft: SftSettings = field(default_factory=SftSettings)
     rl: RlSettings = field(default_factory=RlSettings)
     adaptive: RlSettings = field(default_factory=RlSettings)
+    traces: TracesSettings = field(default_factory=TracesSettings)
 
 
-FILES = {stage: f"{number}_{stage}.yaml" for number, stage in enumerate(STAGES, 1)}
+FILES = {stage: f"{number}_{stage}.yaml" for number, stage in enumerate(STAGES, 1)} | {"traces": "traces.yaml"}
 
 
 def load(profile: str, overrides: Iterable[str] = (), base: str = "") -> Recipe:
-    """The five recipe files, then the profile, then what the base needs (recipes/bases, where it is there), then
+    """The recipe files, then the profile, then what the base needs (recipes/bases, where it is there), then
     ``--set`` overrides such as ``sft.learning_rate=1e-4``."""
     if profile not in PROFILES:
         raise BadInput(f"profile {profile!r} is unknown; {nearest(profile, PROFILES)}")
     tree: dict = {}
-    for stage in STAGES:
-        tree[stage] = _read(RECIPES / FILES[stage])
+    for section, file in FILES.items():
+        tree[section] = _read(RECIPES / file)
     _merge(tree, _read(RECIPES / "profiles" / f"{profile}.yaml"))
     if (RECIPES / "bases" / f"{base}.yaml").is_file():
         _merge(tree, _read(RECIPES / "bases" / f"{base}.yaml"))
@@ -142,7 +197,7 @@ def build(tree: Mapping, where: str) -> Recipe:
     recipe = _build(Recipe, tree, where, "")
     for stage in ("rl", "adaptive"):
         settings = getattr(recipe, stage)
-        for key in ("steps", "prompts", "samples", "max_tokens", "eval_every", "dev", "micro_batch"):
+        for key in ("steps", "prompts", "samples", "max_tokens", "probe_problems", "eval_every", "dev", "micro_batch"):
             least = 2 if key == "samples" else 1
             if getattr(settings, key) < least:
                 raise BadInput(f"{where}: {stage}.{key} must be at least {least}, not {getattr(settings, key)}")
@@ -151,7 +206,8 @@ def build(tree: Mapping, where: str) -> Recipe:
         if settings.prompts * settings.samples % settings.micro_batch:
             raise BadInput(f"{where}: {stage}.prompts times {stage}.samples must be a multiple of {stage}.micro_batch")
     for section, keys in {
-        "sft": ("lora_rank", "epochs", "batch_size", "save_steps"),
+        "sft": ("lora_rank", "epochs", "batch_size", "save_steps", "rounds", "dev"),
+        "traces": ("samples", "max_tokens", "each"),
         "eval": ("max_tokens", "batch_size"),
     }.items():
         for key in keys:
@@ -186,7 +242,7 @@ def _value(hint: object, value: object, where: str, name: str):
             number = math.nan
         if 0 <= number < math.inf:
             return number
-    elif hint is int and whole:
+    elif (hint is int and whole) or (hint in (str, bool) and isinstance(value, hint)):  # type: ignore[arg-type]
         return value
     elif typing.get_origin(hint) is list and isinstance(value, list):
         return [_value(typing.get_args(hint)[0], item, where, name) for item in value]
@@ -194,8 +250,9 @@ def _value(hint: object, value: object, where: str, name: str):
         if value in typing.get_args(hint):
             return value
         raise BadInput(f"{where}: {name} cannot be {value!r}; {nearest(str(value), typing.get_args(hint))}")
-    wanted = {float: "a number of 0 or more", int: "a whole number of 0 or more"}
-    raise BadInput(f"{where}: {name} must be {wanted.get(hint, 'a list of whole numbers')}, not {value!r}")  # type: ignore[call-overload]
+    wanted: dict[object, str] = {float: "a number of 0 or more", int: "a whole number of 0 or more", str: "a text"}
+    wanted |= {bool: "true or false", list[int]: "a list of whole numbers", list[str]: "a list of texts"}
+    raise BadInput(f"{where}: {name} must be {wanted[hint]}, not {value!r}")
 
 
 def _merge(tree: dict, over: Mapping) -> None:

@@ -12,13 +12,14 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data import overlap
 from data.build import load
-from data.records import BadInput, sha256_of, write_json
+from data.records import BadInput, Problem, sha256_of, write_json
 from data.sets import Benchmark
 from data.splits import BENCHMARKS, take
 from eval.grade import read_benchmark
@@ -55,10 +56,12 @@ def benchmarks(specs: list[str], limit: int) -> list[Benchmark]:
     return [dataclasses.replace(b, problems=take(b.problems, limit)) for b in chosen]
 
 
-def overlaps(benchmarks: list[Benchmark], allowed: bool) -> dict[str, list[tuple[str, str, str]]]:
-    """For each benchmark the (train id, its own id, why) of problems that the train split gives away. Raises BadInput
-    where there are any and ``allowed`` is False."""
-    train = [problem for name in BENCHMARKS for problem in load(name, "train")]
+def overlaps(
+    benchmarks: list[Benchmark], allowed: bool, traces: Sequence[Problem] = ()
+) -> dict[str, list[tuple[str, str, str]]]:
+    """For each benchmark the (train id, its own id, why) of problems that the train split, or a file of traces, gives
+    away. Raises BadInput where there are any and ``allowed`` is False."""
+    train = [problem for name in BENCHMARKS for problem in load(name, "train")] + list(traces)
     found = {b.name: [(a.id, p.id, why) for a, p, why in overlap.overlaps(train, b.problems)] for b in benchmarks}
     for name, pairs in found.items():
         if pairs and not allowed:

@@ -5,27 +5,32 @@ both ways of answering exist for the stages after. Prompts and completions are t
 is trained is, token for token, what generation is asked with.
 """
 
+import json
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.records import Completion, Problem
+from transformers import TrainerCallback
+
+from data.records import Completion, Problem, write_json, write_text
 from eval.grade import grade
 from pipeline.prompts import direct_answer, encode, prompt_ids, thinking_answer
 from pipeline.recipe import SftSettings
 
 
 def traces(problems: Sequence[Problem], settings: SftSettings, seed: int) -> list[tuple[Problem, str]]:
-    """(problem, completion text) pairs that the grader has checked; ``direct_share`` of them answer at once."""
+    """(problem, completion text) pairs that the grader has checked, from problems with their rationale;
+    ``direct_share`` of them answer at once."""
     rng = random.Random(seed)
     pairs = []
     for problem in problems:
         direct = problem.rationale is None or rng.random() < settings.direct_share
         steps = problem.rationale or ""
-        if settings.traces == "shuffled":
+        if settings.steps == "shuffled":
             steps = _shuffled(steps, f"{seed} {problem.id}")
-        direct = direct or settings.traces == "answers"
+        direct = direct or settings.steps == "none"
         text = direct_answer(problem.answer) if direct else thinking_answer(steps, problem.answer)
         checked = grade(problem, Completion(problem.id, text, 0, 0, 0, "stop"))
         if not checked.correct:
@@ -86,10 +91,49 @@ def lora(settings: SftSettings):
     )
 
 
-def train(model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, adapter=None, callbacks=()) -> Any:
+class Curve(TrainerCallback):
+    """Writes what a training's steps say (train.jsonl) and, every ``every`` steps (0: never), a point of the dev curve
+    (curve.json)."""
+
+    def __init__(self, score: Callable[[Any], dict[str, float]], every: int, work: Path) -> None:
+        self.score, self.every, self.work = score, every, work
+        self.curve: list[dict[str, float]] = []
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        """Forget what came after the checkpoint from which a training goes on."""
+        self.began = time.monotonic()
+        path, log = self.work / "curve.json", self.work / "train.jsonl"
+        points = json.loads(path.read_text()) if path.is_file() else []
+        self.curve = [point for point in points if point["step"] <= state.global_step]
+        lines = log.read_text().splitlines() if log.is_file() else []
+        write_text(log, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= state.global_step))
+        if self.every and not self.curve:
+            self.look(model, 0)
+
+    def look(self, model, step: int) -> None:
+        """A point of the dev curve."""
+        self.curve.append({"step": step} | self.score(model))
+        write_json(self.work / "curve.json", self.curve)
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps):
+            self.look(model, state.global_step)
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "loss" in logs:
+            step = {"step": state.global_step, "seconds": round(time.monotonic() - self.began, 2)}
+            step |= {key: logs[key] for key in ("loss", "entropy", "mean_token_accuracy", "grad_norm") if key in logs}
+            with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(step) + "\n")
+
+
+def train(
+    model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, adapter=None, callbacks=(), tracker="none"
+) -> Any:
     """Train ``model`` on tokenized rows, from the last checkpoint in ``work`` where there is one; returns the model."""
     import torch
     from datasets import Dataset
+    from peft import PeftModel
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -115,7 +159,8 @@ def train(model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, 
         save_steps=settings.save_steps,
         save_total_limit=2,
         logging_steps=10,
-        report_to="none",
+        report_to=tracker,
+        run_name="sft",
         disable_tqdm=True,
         use_cpu=not gpu,
         bf16=gpu,
@@ -132,6 +177,6 @@ def train(model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, 
     )
     trainer.remove_callback(PrinterCallback)
     trained: Any = trainer.model
-    label_only_head(trained.get_base_model() if adapter else trained)
+    label_only_head(trained.get_base_model() if isinstance(trained, PeftModel) else trained)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     return trained

@@ -6,6 +6,7 @@ benchmark with every variant of its prompt; completions, grades and scores go to
 
 import dataclasses
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,37 +17,37 @@ from typing import Any
 import yaml
 
 from data.build import load
-from data.records import Completion, Problem, read_completions, write_json, write_records
+from data.records import BadInput, Completion, Problem, read_completions, sha256_of, write_json, write_records
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
-from pipeline import base, runs
+from pipeline import base, runs, traces
 from pipeline.progress import bar, console, training_bar
 from pipeline.prompts import DIRECT, THINK, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.runs import Run
 
-STANDS_ON = {"plain": None, "cot": None, "sft": None, "rl": "sft", "adaptive": "rl"}
 # Stages that differ from a real one in one setting, by which what they teach is taken away: a gain that stays is fake.
-CONTROLS = {
-    "sft_answers": ("sft", {"traces": "answers"}),
-    "sft_shuffled": ("sft", {"traces": "shuffled"}),
+CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft_answers": ("sft", {"steps": "none", "rounds": 1}),
+    "sft_shuffled": ("sft", {"steps": "shuffled", "rounds": 1}),
     "rl_random": ("rl", {"reward": "random"}),
     "rl_format": ("rl", {"reward": "format"}),
 }
-STANDS_ON |= {control: STANDS_ON[real] for control, (real, _) in CONTROLS.items()}
 TRAINED = ("sft", "rl", "adaptive", *CONTROLS)
+ROUND = "sft_round"  # and its number: the stages that come before sft where sft.rounds is above 1
+LEFT_BEHIND = ("curve.json", "train.jsonl", "preflight.json", "alarm.txt", "traces.jsonl", "traces.json")
 ARITHMETIC, LOGIC = "arithmetic_v1", "logic_v1"
 
 
 def run_stage(run: Run, stage: str) -> None:
     """Bring one stage up to date, and whatever it stands on."""
-    parent = STANDS_ON[stage]
+    parent = parent_of(run, stage)
     if parent:
         run_stage(run, parent)
     base.check_space(run.stage(stage), 1.0, "set RUNS=")
-    if stage in TRAINED:
+    if trained(stage):
         try:
             train(run, stage)
         except NoSignal as error:
@@ -57,27 +58,58 @@ def run_stage(run: Run, stage: str) -> None:
     answer(run, stage)
 
 
+def trained(stage: str) -> bool:
+    """Whether a stage has an adapter of its own."""
+    return stage in TRAINED or stage.startswith(ROUND)
+
+
+def parent_of(run: Run, stage: str) -> str | None:
+    """The stage whose adapter this one trains on."""
+    real = CONTROLS.get(stage, (stage, {}))[0]
+    if real in ("rl", "adaptive"):
+        return {"rl": "sft", "adaptive": "rl"}[real]
+    if trained(stage) and settings_of(run, stage).rounds > 1:
+        return f"{ROUND}{settings_of(run, stage).rounds - 1}"
+    return None
+
+
 def settings_of(run: Run, stage: str) -> Any:
     """The section of the recipe that a stage runs under."""
+    if stage.startswith(ROUND):
+        return dataclasses.replace(run.recipe.sft, rounds=int(stage.removeprefix(ROUND)))
     real, change = CONTROLS.get(stage, (stage, {}))
     return dataclasses.replace(getattr(run.recipe, real), **change)
 
 
 def adapter_of(run: Run, stage: str) -> Path | None:
     """The folder of a trained stage's adapter; None for a prompted stage."""
-    return run.stage(stage) / "adapter" if stage in TRAINED else None
+    return run.stage(stage) / "adapter" if trained(stage) else None
 
 
 def training_inputs(run: Run, stage: str) -> dict[str, Any]:
     """What a stage's adapter is made from."""
-    parent = STANDS_ON[stage]
+    parent, settings = parent_of(run, stage), settings_of(run, stage)
+    read = files_of(settings) | ({"traces": runs.settings(run.recipe.traces)} if stage_samples(run, stage) else {})
     return {
         "base": run.fingerprint,
-        "settings": runs.settings(settings_of(run, stage)),
+        "settings": runs.settings(settings),
         "seed": run.recipe.seed,
         "stands_on": runs.folder_hash(run.stage(parent) / "adapter") if parent else None,
         "problems": (runs.ROOT / "data" / "benchmarks" / "SHA256SUMS").read_text(),
+        **({"read": read} if read else {}),
     }
+
+
+def stage_samples(run: Run, stage: str) -> bool:
+    """Whether a stage trains on samples of the one before: a later round of sft."""
+    return isinstance(settings_of(run, stage), SftSettings) and settings_of(run, stage).rounds > 1
+
+
+def files_of(settings: Any) -> dict[str, str]:
+    """The files that a section of the recipe names, traces or a reward, and their hashes."""
+    named = [traces.parsed(entry)[0] for entry in getattr(settings, "traces", [])]
+    named.append(getattr(settings, "reward", "").rpartition(":")[0])
+    return {name: sha256_of(name) for name in named if Path(name).is_file()}
 
 
 def scoring_inputs(run: Run, stage: str) -> dict[str, Any]:
@@ -98,8 +130,8 @@ def status(run: Run) -> dict[str, str]:
     """Of each stage, whether it is up to date, and if not, why."""
     found: dict[str, str] = {}
     for stage in STAGES:
-        made, parent = runs.manifest(run.stage(stage)), STANDS_ON[stage]
-        needed = {"training": training_inputs} if stage in TRAINED else {}
+        made, parent = runs.manifest(run.stage(stage)), parent_of(run, stage)
+        needed = {"training": training_inputs} if trained(stage) else {}
         reasons = []
         for part, inputs in (needed | {"scoring": scoring_inputs}).items():
             if part not in made:
@@ -110,7 +142,7 @@ def status(run: Run) -> dict[str, str]:
         adapter = adapter_of(run, stage)
         if adapter and "training" in made and made["training"]["adapter"] != runs.folder_hash(adapter):
             reasons.append("the adapter on disk is not the one that was trained")
-        if parent and found[parent] != "up to date":
+        if found.get(parent or "", "up to date") != "up to date":
             reasons.append(f"{parent}, which it stands on, is not up to date")
         found[stage] = "; ".join(reasons) or "up to date"
     return found
@@ -118,7 +150,7 @@ def status(run: Run) -> dict[str, str]:
 
 def train(run: Run, stage: str) -> None:
     """Train the stage's adapter unless the one on disk was made from the same inputs."""
-    stage_dir, parent = run.stage(stage), STANDS_ON[stage]
+    stage_dir, parent = run.stage(stage), parent_of(run, stage)
     section, inputs = settings_of(run, stage), training_inputs(run, stage)
     made = runs.folder_hash(stage_dir / "adapter")
     if runs.up_to_date(stage_dir, "training", inputs):
@@ -128,67 +160,175 @@ def train(run: Run, stage: str) -> None:
     work = runs.work_folder(stage_dir, inputs)
     console.print(f"{stage}: training")
     start = time.monotonic()
-    best = train_rl(run, stage, section, work) if parent else train_sft(run, section, work)
+    best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
     shutil.rmtree(stage_dir / "adapter", ignore_errors=True)
     shutil.copytree(best, stage_dir / "adapter.new", dirs_exist_ok=True)
     (stage_dir / "adapter.new").rename(stage_dir / "adapter")
-    curve = work / "curve.json"
-    if curve.is_file():
-        for name in ("curve.json", "train.jsonl", "preflight.json"):
-            if (work / name).is_file():
-                shutil.copy(work / name, stage_dir / name)
+    for name in LEFT_BEHIND:
+        (stage_dir / name).unlink(missing_ok=True)
+        if (work / name).is_file():
+            shutil.copy(work / name, stage_dir / name)
     recipe = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(section)}
     (stage_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     seconds = time.monotonic() - start
     made = runs.folder_hash(stage_dir / "adapter")
-    runs.record(stage_dir, "training", inputs, seconds, base=run.base, adapter=made, overlaps=run.overlaps)
+    alarm = stage_dir / "alarm.txt"
+    heard = {"alarm": alarm.read_text().strip()} if alarm.is_file() else {}
+    runs.record(
+        stage_dir,
+        "training",
+        inputs,
+        seconds,
+        base=run.base,
+        adapter=made,
+        stands_on=parent,
+        overlaps=run.overlaps,
+        **heard,
+    )
     shutil.rmtree(work)
     console.print(f"{stage}: trained in {seconds:.0f} s")
 
 
-def train_sft(run: Run, settings: SftSettings, work: Path) -> Path:
-    """Stage 3; returns the folder of the adapter."""
+def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
+    """Stage 3, or one of its rounds; returns the folder of the adapter."""
     import torch
 
     from pipeline import sft
+    from pipeline.reward import correctness
+    from pipeline.rl import dev_scores
 
-    torch.manual_seed(run.recipe.seed)  # the adapter's first weights
-    problems = load(ARITHMETIC, "train")[: settings.arithmetic] + load(LOGIC, "train")[: settings.logic]
-    model, tokenizer = base.load(run.folder, trainable=True)
-    rows = sft.tokenized(tokenizer, sft.traces(problems, settings, run.recipe.seed))
-    model = sft.train(
-        model, tokenizer, rows, settings, run.recipe.seed, work, sft.lora(settings), [training_bar("sft")]
+    seed, parent = run.recipe.seed, parent_of(run, stage)
+    torch.manual_seed(seed)  # the adapter's first weights
+    model, tokenizer = base.load(run.folder, adapter_of(run, parent) if parent else None, trainable=True)
+    if parent:
+        problems, account = own_traces(run, parent, model, tokenizer)
+        write_records(work / "traces.jsonl", problems)
+        write_json(work / "traces.json", account)
+        settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
+    else:
+        problems = traces.mixture(sft_problems(settings), settings, seed)
+    rows = sft.tokenized(tokenizer, sft.traces(problems, settings, seed))
+    dev = [p for of_it in dev_problems(settings.dev).values() for p in of_it]
+    curve = sft.Curve(
+        lambda model: dev_scores(model, tokenizer, dev, correctness, run.recipe.eval.max_tokens),
+        settings.eval_every,
+        work,
     )
+    adapter = None if parent else sft.lora(settings)
+    watching = [curve, training_bar(stage)]
+    model = sft.train(model, tokenizer, rows, settings, seed, work, adapter, watching, run.recipe.tracker)
     model.save_pretrained(work / "final")
     return work / "final"
+
+
+def own_traces(run: Run, stage: str, model, tokenizer) -> tuple[list[Problem], dict[str, Any]]:
+    """The traces among a stage's samples of train problems, and an account of the others."""
+    settings = run.recipe.traces
+    asked = train_problems(run, settings.arithmetic, settings.logic, [])
+    problems = [p for of_it in asked.values() for p in of_it]
+    texts = traces.Texts(run.root / "traces" / f"own_{stage}.raw.jsonl")
+    origin = str(runs.folder_hash(run.stage(stage) / "adapter"))
+    with bar(f"sampling {stage}", len(problems) * settings.samples) as advance:
+        found = traces.own(model, tokenizer, origin, problems, settings, run.recipe.seed, texts, advance)
+    return verified(run, f"own_{stage}", found, tokenizer, balanced=True)
+
+
+def verified(run: Run, source: str, found: list[traces.Candidate], tokenizer, balanced: bool = False):
+    """The traces among candidates, checked for this run, and an account of the others."""
+    return traces.verified(
+        found,
+        source,
+        length=traces.token_counter(tokenizer),
+        max_tokens=run.recipe.traces.max_tokens,
+        each=run.recipe.traces.each,
+        held=traces.held_out(run.benchmarks),
+        balanced=balanced,
+    )
+
+
+def make_traces(run: Run, source: str, stage: str) -> tuple[Path, dict[str, Any]]:
+    """Write the traces of a source, and its account beside them, to runs/BASE/traces; returns their file and account.
+
+    ``source`` is a style of data/traces.py, a data set or file (data/sets.py), ``own`` for the samples of ``stage``, or
+    ``teacher``."""
+    settings, tokenizer = run.recipe.traces, base.load_tokenizer(run.folder)
+    folder = run.root / "traces"
+    if source == "own":
+        if not (run.stage(stage) / "adapter").is_dir():
+            raise BadInput(f"{run.stage(stage)}: no adapter to sample from; run `make {stage}` first, or name --stage")
+        model, tokenizer = base.load(run.folder, adapter_of(run, stage))
+        kept, account = own_traces(run, stage, model, tokenizer)
+    elif source == "teacher":
+        from pipeline import teacher
+
+        asked = train_problems(run, settings.arithmetic, settings.logic, [])
+        problems = [p for of_it in asked.values() for p in of_it]
+        texts = traces.Texts(folder / "teacher.raw.jsonl")
+        one = teacher.Teacher(settings.teacher, os.environ.get("OPENAI_API_KEY", ""), texts)
+        with bar("asking the teacher", len(problems) * settings.samples, "texts") as advance:
+            found, paid = teacher.taught(one, problems, settings.samples, settings.temperature, advance)
+        kept, account = verified(run, source, found, tokenizer, balanced=True)
+        account |= paid
+    elif source in traces.STYLES:
+        found = traces.generated(sft_problems(run.recipe.sft), source)
+        kept, account = verified(run, source, found, tokenizer)
+    else:
+        source, found = traces.of_data_set(source)
+        kept, account = verified(run, source, found, tokenizer)
+    file = folder / f"{account['source']}.jsonl"
+    write_records(file, kept)
+    write_json(file.with_suffix(".json"), account)
+    return file, account
 
 
 def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     """Stages 4 and 5; returns the folder of the best adapter on dev."""
     from pipeline import rl
-    from pipeline.reward import REWARDS, correctness_and_mode
-
-    def paid(problem: Problem, text: str, finish: str) -> float:
-        return correctness_and_mode(problem, text, finish, settings.direct_bonus)
+    from pipeline.reward import reward_of
 
     # In stage 5 half of the samples are made to answer at once and half to think, so that neither way dies out and
     # every problem shows which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3).
-    task = rl.Task(paid, (DIRECT, f"{THINK}\n")) if stage == "adaptive" else rl.Task(REWARDS[settings.reward])
-    after = {ARITHMETIC: run.recipe.sft.arithmetic, LOGIC: run.recipe.sft.logic}
-    count = {ARITHMETIC: settings.arithmetic, LOGIC: settings.logic}
-    pool = []
-    for name, seen in after.items():
+    task = rl.Task(reward_of(settings), (DIRECT, f"{THINK}\n") if stage == "adaptive" else ())
+    pools = by_level(train_problems(run, settings.arithmetic, settings.logic, settings.levels))
+    dev = by_level(dev_problems(settings.dev))
+    model, tokenizer = base.load(run.folder, adapter_of(run, str(parent_of(run, stage))), trainable=True)
+    return rl.train(
+        model, tokenizer, pools, dev, task, settings, run.recipe.seed, work, stage, tracker=run.recipe.tracker
+    )
+
+
+def train_problems(run: Run, arithmetic: int, logic: int, levels: list[int]) -> dict[str, list[Problem]]:
+    """So many train problems of each benchmark, of these levels where any are named, first those sft has not seen."""
+    chosen = {}
+    counts = {ARITHMETIC: (run.recipe.sft.arithmetic, arithmetic), LOGIC: (run.recipe.sft.logic, logic)}
+    for name, (seen, count) in counts.items():
         train = load(name, "train")
-        fresh_first = [p for p in train[seen:] + train[:seen] if p.level in settings.levels]
-        pool += fresh_first[: count[name]]
-    dev = [p for name in after for p in load(name, "dev")[: settings.dev]]
-    model, tokenizer = base.load(run.folder, adapter_of(run, str(STANDS_ON[stage])), trainable=True)
-    return rl.train(model, tokenizer, pool, dev, task, settings, run.recipe.seed, work, stage)
+        chosen[name] = [p for p in train[seen:] + train[:seen] if not levels or p.level in levels][:count]
+    return chosen
+
+
+def sft_problems(settings: SftSettings) -> list[Problem]:
+    """The train problems that sft learns from."""
+    return load(ARITHMETIC, "train")[: settings.arithmetic] + load(LOGIC, "train")[: settings.logic]
+
+
+def dev_problems(count: int) -> dict[str, list[Problem]]:
+    """The first dev problems of each benchmark."""
+    return {name: load(name, "dev")[:count] for name in (ARITHMETIC, LOGIC)}
+
+
+def by_level(problems: Mapping[str, list[Problem]]) -> dict[str, list[Problem]]:
+    """Problems by benchmark and level ("arithmetic_v1 2"), levels in order."""
+    groups: dict[str, list[Problem]] = {}
+    for name, of_it in problems.items():
+        for problem in sorted(of_it, key=lambda p: p.level):
+            groups.setdefault(f"{name} {problem.level}", []).append(problem)
+    return groups
 
 
 def variants(run: Run, stage: str) -> list[tuple[str, str, int]]:
     """(name, prompt, shots) of each row that a stage has in the table."""
-    if stage in TRAINED:
+    if trained(stage):
         return [("zero-shot", "think", 0)]
     shots = settings_of(run, stage).shots
     return [("zero-shot" if n == 0 else f"{n}-shot", stage, n) for n in shots]
@@ -232,14 +372,18 @@ def answer(run: Run, stage: str) -> None:
                 "benchmark_sha256": benchmark.sha256,
                 "completions": str(completions_file),
                 "grades": str(grades_file),
-                "overlaps": len(run.overlaps[benchmark.name]) if stage in TRAINED else 0,
+                "overlaps": len(run.overlaps[benchmark.name]) if trained(stage) else 0,
             }
             entries.append(about | score(benchmark.problems, completions, grades, seconds))
         scored.append({"variant": variant, "prompt": prompt, "shots": shots, "benchmarks": entries})
-    if stage not in TRAINED:
+    if not trained(stage):
         section = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(settings_of(run, stage))}
         (stage_dir / "recipe.yaml").write_text(yaml.safe_dump(section, sort_keys=False))
-    write_json(stage_dir / "scores.json", {"stage": stage, "extraction": EXTRACTION_VERSION, "variants": scored})
+    scores = {"stage": stage, "extraction": EXTRACTION_VERSION, "variants": scored}
+    if trained(stage):
+        made = runs.manifest(stage_dir)["training"]
+        scores |= {"stands_on": made["stands_on"], "alarm": made.get("alarm")}
+    write_json(stage_dir / "scores.json", scores)
     seconds = time.monotonic() - start
     runs.record(stage_dir, "scoring", inputs, seconds, base=run.base, source=base.source(run.folder))
     console.print(f"{stage}: scored in {seconds:.0f} s")

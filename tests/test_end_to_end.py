@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data.records import read_grades
+from data.build import load as load_split
+from data.records import Problem, read_grades, read_problems, write_records
+from eval.errors import wrong_step
 from eval.table import rows
 from pipeline.recipe import load
 from pipeline.runs import folder_hash
@@ -199,6 +202,54 @@ def test_controls_are_rows_on_request(run, tmp_path):
     thought = {r["stage"]: r["thinking_tokens_mean"] for r in table if r["benchmark"] == "logic_v1"}
     assert thought["sft_answers"] < thought["sft_shuffled"]
     assert all(r["p_vs_previous"] is not None for r in table if r["stage"] in found)
+
+
+def test_traces_of_a_stage_are_sampled_checked_kept_and_trained_on(run, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(run, copy)
+    few = ["traces.arithmetic=40", "traces.logic=40", "traces.samples=2"]
+    more = [*OPTIONS, *(x for s in few for x in ("--set", s))]
+    command = [sys.executable, "-m", "pipeline", "traces", "--runs", str(copy), "--source", "own", *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    account = json.loads((copy / "nano" / "traces" / "own_sft.json").read_text())
+    assert account["texts"] == 160 == account["kept"] + sum(account["dropped"].values())
+    kept = read_problems(copy / "nano" / "traces" / "own_sft.jsonl")
+    assert len(kept) == account["kept"] > 0 and all(wrong_step(t, t.rationale or "") is None for t in kept)
+    assert f"own_sft: 160 texts, {len(kept)} kept" in done.stdout
+    command[3] = "show-traces"
+    shown = subprocess.run([*command, "--count", "2"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout.count("\n-> ") == min(2, len(kept))
+    small = ["sft.arithmetic=160", "sft.logic=80", "sft.epochs=1", "sft.rounds=2", "sft.eval_every=5"]
+    command = [sys.executable, "-m", "pipeline", "sft", "--runs", str(copy), *more]
+    done = subprocess.run(
+        [*command, *(x for s in small for x in ("--set", s))], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [r["stage"] for r in rows(copy / "nano") if r["benchmark"] == "logic_v1"].count("sft_round1") == 1
+    both = [folder_hash(copy / "nano" / stage / "adapter") for stage in ("sft_round1", "sft")]
+    assert both[0] != both[1] and (copy / "nano" / "sft" / "traces.jsonl").is_file()
+    curve = json.loads((copy / "nano" / "sft_round1" / "curve.json").read_text())
+    assert [point["step"] for point in curve] == [0, 5, 10, 15, 20, 25, 30]
+
+
+def test_a_file_of_traces_is_an_input_of_sft(run, tmp_path):
+    """A changed file makes sft stale; a trace that a benchmark's problem is given away by stops the run."""
+    file = tmp_path / "mine.jsonl"
+    own = Problem("m1", "What is 1234 - 5?", "1229", "number", rationale="1234 - 5 = 1229")
+    write_records(file, [own])
+    mixed = ["--set", f"sft.traces=[short,{file}:0.001]"]
+    states = []
+    for rationale in ("1234 - 5 = 1229", "1234 - 4 = 1230\n1230 - 1 = 1229"):
+        write_records(file, [replace(own, rationale=rationale)])
+        done = ladder(run, "pipeline", "status", *mixed)
+        assert done.returncode == 0, done.stderr
+        states.append(next(line for line in done.stdout.splitlines() if line.startswith("sft ")))
+    assert "settings.traces changed" in states[0] and "read" in states[0]
+    [test] = load_split("arithmetic_v1", "test")[:1]
+    write_records(file, [replace(test, id="m2")])
+    done = ladder(run, "pipeline", "sft", *mixed)
+    assert done.returncode == 2 and "given away by the train split" in done.stderr
 
 
 def test_ask_shows_every_stage(run):

@@ -19,7 +19,8 @@ def test_a_base_with_needs_of_its_own_has_them_before_overrides():
 
 
 def test_an_override_changes_one_value():
-    changed = recipe.load("cpu", ["sft.learning_rate=1e-4", "plain.shots=[0, 8]", "seed=7"])
+    changed = recipe.load("cpu", ["sft.learning_rate=1e-4", "plain.shots=[0, 8]", "seed=7", "traces.teacher.model=m"])
+    assert changed.traces.teacher.model == "m" and changed.traces.samples == recipe.load("cpu").traces.samples
     assert (changed.sft.learning_rate, changed.plain.shots, changed.seed) == (1e-4, [0, 8], 7)
     assert changed.rl == recipe.load("cpu").rl
 
@@ -43,6 +44,12 @@ def test_an_override_changes_one_value():
         ("rl.steps=0", "rl.steps must be at least 1"),
         ("rl.micro_batch=7", "must be a multiple of rl.micro_batch"),
         ("rl.temperature=0", "rl.temperature must be above 0"),
+        ("rl.variant=gpso", "did you mean gspo?"),
+        ("sft.traces=short", "sft.traces must be a list of texts"),
+        ("sft.rounds=0", "sft.rounds must be at least 1"),
+        ("traces.rationalise=2", "traces.rationalise must be true or false"),
+        ("traces.teacher.url=7", "traces.teacher.url must be a text"),
+        ("traces.teacher.price=1", "did you mean price_in?"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line(item, words):

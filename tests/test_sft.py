@@ -43,13 +43,13 @@ def test_a_trace_with_a_wrong_answer_is_refused():
 def test_the_traces_of_a_control_keep_the_answer_and_lose_the_reasoning():
     problems = load("arithmetic_v1", "train")[:200]
     worked = dict(sft.traces(problems, WORKED, 0))
-    shuffled = dict(sft.traces(problems, replace(WORKED, traces="shuffled"), 0))
+    shuffled = dict(sft.traces(problems, replace(WORKED, steps="shuffled"), 0))
     moved = 0
     for problem, text in shuffled.items():
         assert sorted(text.split("\n")) == sorted(worked[problem].split("\n"))
         moved += text != worked[problem]
     assert moved == sum(len(set((p.rationale or "").split("\n"))) > 1 for p in problems) > 100
-    answers = sft.traces(problems, replace(WORKED, traces="answers"), 0)
+    answers = sft.traces(problems, replace(WORKED, steps="none"), 0)
     assert all(text == prompts.direct_answer(problem.answer) for problem, text in answers)
 
 

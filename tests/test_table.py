@@ -13,11 +13,11 @@ from eval.table import markdown, rows, show, write
 KEYS = (
     "stage variant benchmark benchmark_sha256 n accuracy ci_low ci_high tokens_mean thinking_tokens_mean thinking_rate"
 )
-KEYS += " format_rate truncated_rate seconds overlaps p_vs_previous p_holm"
+KEYS += " format_rate truncated_rate seconds overlaps alarm p_vs_previous p_holm"
 N = 40
 
 
-def add(run_dir, stage, variants, benchmark="sums", sha="s1", first_id=0, extraction=1):
+def add(run_dir, stage, variants, benchmark="sums", sha="s1", first_id=0, extraction=1, **more):
     """A stage scored on N problems; ``variants``: name -> which of them are right."""
     entries = []
     for name, right in variants.items():
@@ -31,7 +31,8 @@ def add(run_dir, stage, variants, benchmark="sums", sha="s1", first_id=0, extrac
         scored |= {"seconds": 61.2, "benchmark": benchmark, "benchmark_sha256": sha, "grades": path, "verdicts": {}}
         scored |= {"chance": 0.25, "majority": 0.4}
         entries.append({"variant": name, "benchmarks": [scored]})
-    write_json(run_dir / stage / "scores.json", {"stage": stage, "extraction": extraction, "variants": entries})
+    scores = {"stage": stage, "extraction": extraction, "variants": entries}
+    write_json(run_dir / stage / "scores.json", scores | more)
 
 
 def p(a, b):
@@ -179,3 +180,23 @@ def test_numbers_are_never_cut_on_the_screen(run_dir, capsys, monkeypatch, colum
     assert ("\x1b" in out) == terminal
     assert "[red]zero[/red]" in out  # a name is no markup
     assert len(out.splitlines()) == 9 + 1 + 2  # then a line a benchmark, on what its size can tell apart
+
+
+def test_the_rounds_that_sft_stands_on_are_rows_and_others_are_not(run_dir):
+    add(run_dir, "sft_round1", {"think": FAIR}, stands_on=None)
+    add(run_dir, "sft_round2", {"think": GOOD}, stands_on="sft_round1")
+    assert "sft_round1" not in {row["stage"] for row in rows(run_dir)}  # left from an earlier recipe
+    add(run_dir, "sft", {"think": BEST}, stands_on="sft_round2")
+    table = [row for row in rows(run_dir) if row["stage"] not in ("chance", "majority", "plain", "cot")]
+    assert [row["stage"] for row in table] == ["sft_round1", "sft_round2", "sft", "rl"]
+    tested = [row["p_vs_previous"] for row in table]
+    assert tested == [p(FAIR, GOOD), p(GOOD, FAIR), p(BEST, GOOD), 1.0]  # GOOD: the best-prompted base, by chance
+
+
+def test_a_training_that_was_stopped_says_so_under_the_table(run_dir):
+    add(run_dir, "rl", {"think": BEST}, stands_on="sft", alarm="stopped at step 4: the reward fell from 0.41 to 0.02")
+    heard = "stopped at step 4: the reward fell from 0.41 to 0.02"
+    said = f"rl: {heard}; the adapter that was best on dev until then is scored."
+    assert said in markdown(rows(run_dir))
+    add(run_dir, "rl", {"think": BEST}, stands_on="sft", alarm=None)
+    assert "stopped" not in markdown(rows(run_dir)).replace("stopped by the token limit", "")
