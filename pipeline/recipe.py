@@ -80,7 +80,7 @@ class TracesSettings:
     logic: int = 150
     samples: int = 4
     temperature: float = 0.8
-    max_tokens: int = 144
+    max_tokens: int = 160
     each: int = 2
     rationalise: bool = False
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
@@ -99,7 +99,9 @@ class RlSettings:
     ``reward`` is the grader; for a control a coin, or whether the answer has its form (boxed, after a closed thought);
     or FILE.py:name of a function of one's own. It can be shaped: ``format_bonus`` for the form,
     ``wrong_step_penalty`` where a step is wrong by recomputation, ``overlong`` tokens before the cap over which up to 1
-    is taken away (DAPO, arXiv 2503.14476, eq. 13). ``variant`` is how TRL averages and weights the loss.
+    is taken away (DAPO, arXiv 2503.14476, eq. 13). ``blame``: the tokens that a wrong answer is held against, all or
+    those of the first step that recomputation finds wrong. ``schedule`` is that of the learning rate, ``variant`` how
+    TRL averages and weights the loss.
 
     Two keys are of stage 5 only: ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the
     kept adapter may lose on dev.
@@ -110,8 +112,9 @@ class RlSettings:
     samples: int = 8
     variant: Literal["dapo", "dr_grpo", "gspo"] = "dapo"
     learning_rate: float = 3e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
     temperature: float = 1.0
-    max_tokens: int = 144
+    max_tokens: int = 160
     arithmetic: int = 500
     logic: int = 250
     levels: list[int] = field(default_factory=list)
@@ -125,6 +128,7 @@ class RlSettings:
     format_bonus: float = 0.0
     wrong_step_penalty: float = 0.0
     overlong: int = 0
+    blame: Literal["trace", "step"] = "trace"
     direct_bonus: float = 0.0
     accuracy_loss: float = 0.0
 
@@ -134,7 +138,7 @@ class EvalSettings:
     """Scoring: the same for every stage."""
 
     limit: int = 120
-    max_tokens: int = 144
+    max_tokens: int = 160
     batch_size: int = 64
 
 

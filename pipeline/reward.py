@@ -19,8 +19,8 @@ from pipeline.recipe import RlSettings
 Reward = Callable[[Problem, Completion], float]
 
 
-class NoSignal(RuntimeError):
-    """The samples of every problem earn the same, so there is nothing to learn from them."""
+class NoSignal(BadInput):
+    """The samples of every problem earn the same: this recipe has nothing to teach this model."""
 
 
 def correctness(problem: Problem, completion: Completion) -> float:

@@ -28,6 +28,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from data.records import Completion, Problem, write_json, write_text
+from eval.errors import wrong_step
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, console, last_checkpoint, training_bar
@@ -162,6 +163,18 @@ def completions(model, tokenizer, problems: Sequence[Problem], samples: Sequence
     return made
 
 
+def blamed(tokenizer, problem: Problem, completion: Completion, ids: Sequence[int]) -> list[int]:
+    """1 for each token that a wrong answer is held against: those of the first step that is wrong by recomputation, for
+    what led to it was right (the label of a process reward model, arXiv 2305.20050, section 2.3); all of them where the
+    answer is right, or no step can be found wrong."""
+    step = None if correctness(problem, completion) else wrong_step(problem, completion.text)
+    begin = -1 if step is None else completion.text.find(step)
+    if step is None or begin < 0:
+        return [1] * len(ids)
+    ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
+    return [int(end > begin and before < begin + len(step)) for before, end in zip([0, *ends], ends, strict=False)]
+
+
 def preflight(
     model, tokenizer, dev: Mapping[str, Sequence[Problem]], task: Task, settings: RlSettings, seed: int
 ) -> dict[str, Any]:
@@ -291,13 +304,14 @@ class Watch(TrainerCallback):
         step["moved"] = math.sqrt(
             sum(float((p.detach() - self.before[n]).square().sum()) for n, p in self.trained.items())
         )
-        step["seconds"] = round(time.monotonic() - self.began, 2)
+        step["seconds"] = round(self.took, 2)
         self.steps.append(step)
         with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(step) + "\n")
         self.listen(control)
 
     def on_step_end(self, args, state, control, model, **kwargs):
+        self.took = time.monotonic() - self.began  # the look at dev not counted
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self.look(model, state.global_step)
             self.listen(control)
@@ -340,7 +354,7 @@ def train(
             f"rl {found['verdict']}"
         )
         if not found["mixed"]:
-            raise NoSignal(f"{label} {found['verdict']}")
+            raise NoSignal(f"{label} {found['verdict']} (--set {label}.probe=0 trains regardless)")
         rates = found["rates"]
         if not settings.levels and found["levels"]:
             pools = {level: pools[level] for level in found["levels"]}
@@ -398,6 +412,8 @@ def train(
             turn = -math.log(len(task.prefixes))
             out["logprobs"] = [[turn] * len(s.ids) for s in samples]
             out["env_mask"] = [[int(i == choice) for i in range(len(s.ids))] for s in samples]
+        elif settings.blame == "step":
+            out["env_mask"] = [blamed(tokenizer, p, c, s.ids) for c, s, _, p in taken]
         return out
 
     def reward(prompts, completions, earned, **columns) -> list[float | None]:
@@ -418,7 +434,7 @@ def train(
         scale_rewards="none",  # Dr. GRPO (arXiv 2503.20783, section 3.2): dividing by the deviation favours extremes
         beta=0.0,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type=settings.schedule,
         gradient_checkpointing=False,
         save_strategy="steps",
         save_steps=settings.eval_every,

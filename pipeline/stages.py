@@ -208,6 +208,11 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     else:
         problems = traces.mixture(sft_problems(settings), settings, seed)
     rows = sft.tokenized(tokenizer, sft.traces(problems, settings, seed))
+    whole = [row for row in rows if sum(row["completion_mask"]) <= run.recipe.eval.max_tokens]
+    if len(whole) < len(rows):
+        console.print(
+            f"{stage}: {len(rows) - len(whole)} of {len(rows)} traces are longer than eval.max_tokens; left out"
+        )
     dev = [p for of_it in dev_problems(settings.dev).values() for p in of_it]
     curve = sft.Curve(
         lambda model: dev_scores(model, tokenizer, dev, correctness, run.recipe.eval.max_tokens),
@@ -216,7 +221,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     )
     adapter = None if parent else sft.lora(settings)
     watching = [curve, training_bar(stage)]
-    model = sft.train(model, tokenizer, rows, settings, seed, work, adapter, watching, run.recipe.tracker)
+    model = sft.train(model, tokenizer, whole, settings, seed, work, adapter, watching, run.recipe.tracker)
     model.save_pretrained(work / "final")
     return work / "final"
 

@@ -1,8 +1,10 @@
 """RL on an untrained model: the trainer's shortcuts change nothing, and a training that trains nothing is refused."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -249,6 +251,40 @@ def test_a_reward_of_ones_own(tmp_path):
             reward.reward_of(replace(SETTINGS, reward=spec))
     with pytest.raises(BadInput, match="it gave None for p6"):
         reward.reward_of(replace(SETTINGS, reward=f"{file}:bad"))(PROBLEMS[0], answer("1"))
+
+
+def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch):
+    model, tokenizer = adapted(tiny)
+
+    def blamed(text: str) -> str:
+        ids = rl.encode(tokenizer, text)
+        mask = rl.blamed(tokenizer, PROBLEMS[0], answer(text), ids)
+        assert len(mask) == len(ids)
+        return tokenizer.decode([token for token, one in zip(ids, mask, strict=True) if one])
+
+    wrong = "<think>\n6 + 0 = 6\n6 + 6 = 13\n13 + 1 = 15\n</think>\n\\boxed{15}"
+    assert blamed(wrong).strip() == "6 + 6 = 13"
+    right, unclear = wrong.replace("15}", "12}"), "<think>\n6 + 1 = 7\n</think>\n\\boxed{7}"
+    assert blamed(right) == right and blamed(unclear) == unclear
+    seen = []
+    original = rl.GRPOTrainer._compute_loss
+    monkeypatch.setattr(
+        rl.GRPOTrainer, "_compute_loss", lambda self, model, i: seen.append(i) or original(self, model, i)
+    )
+    monkeypatch.setattr(rl, "blamed", lambda tokenizer, problem, completion, ids: [i % 2 for i in range(len(ids))])
+    train(model, tokenizer, rl.Task(length_reward), replace(SETTINGS, blame="step"), tmp_path)
+    assert seen and all(i["tool_mask"][0].tolist()[:4] == [0, 1, 0, 1] for i in seen)
+
+
+def test_the_reward_in_the_documents_works(tmp_path):
+    text = (Path(rl.__file__).parent.parent / "recipes" / "README.md").read_text()
+    [code] = re.findall(r"```python\n(# brief\.py.*?)```", text, re.S)
+    assert len(code.splitlines()) <= 15
+    (tmp_path / "brief.py").write_text(code)
+    brief = reward.own(f"{tmp_path / 'brief.py'}:brief")
+    right = "<think>\n6 + 6 = 12\n</think>\n\\boxed{12}"
+    assert brief(PROBLEMS[0], Completion("p6", right, 0, 50, 5, "stop")) == 0.9
+    assert brief(PROBLEMS[0], answer("\\boxed{13}")) == 0.0
 
 
 def test_prefixes_are_taken_in_turn(tiny):
