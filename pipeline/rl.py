@@ -46,6 +46,8 @@ VARIANTS = {
     "gspo": ("grpo", "sequence"),
 }
 
+FEW_MIXED = 0.1  # the share of mixed groups below which most of the samples are wasted
+
 
 @dataclass(frozen=True)
 class Task:
@@ -208,8 +210,8 @@ def preflight(
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """What a pre-flight says of a training to come; it begins with "can learn" or "cannot learn"."""
-    if found["mixed"]:
+    """What a pre-flight says of a training to come: that it can learn, can hardly learn or cannot learn, and why."""
+    if found["mixed"] >= FEW_MIXED:
         levels = f", most on {', '.join(found['levels'])}" if found["levels"] else ""
         return f"can learn: {found['mixed']:.0%} of the groups are mixed{levels}"
     if found["cut"] > 0.5:
@@ -220,6 +222,8 @@ def verdict(found: Mapping[str, Any]) -> str:
         why = "nearly all are solved already; take harder levels"
     else:
         why = "the samples of each problem are alike; raise the temperature"
+    if found["mixed"]:
+        return f"can hardly learn: only {found['mixed']:.0%} of the groups are mixed: {why}"
     return f"cannot learn: no group is mixed: {why}"
 
 

@@ -182,6 +182,16 @@ def test_a_level_is_drawn_as_often_as_its_samples_differ():
     assert again.draw(50, "1") == sampler.draw(50, "1")
 
 
+def test_a_few_mixed_groups_are_little_to_learn_from():
+    found = {"mixed": 0.04, "cut": 0.0, "pass_at_k": 0.99, "pass_at_1": 0.97, "levels": []}
+    assert rl.verdict(found) == (
+        "can hardly learn: only 4% of the groups are mixed: nearly all are solved already; take harder levels"
+    )
+    assert rl.verdict(found | {"cut": 0.8}).endswith(
+        "cut by the token limit; raise max_tokens or train sft on shorter traces"
+    )
+
+
 STEP = {"reward": 0.5, "correct": 0.5, "boxed": 0.8, "length": 40.0, "entropy": 0.4, "drift": 0.0, "moved": 1.0}
 POINTS = [{"accuracy": 0.4}, {"accuracy": 0.38}]
 
