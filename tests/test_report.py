@@ -1,5 +1,6 @@
 """The page of a run: everything is in it, nothing a model wrote is markup, and its filters work."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -41,14 +42,25 @@ def right(problem):
 def test_the_page_holds_the_table_the_levels_and_every_answer(tmp_path):
     run = a_run(tmp_path, ["sft", "rl"], 20, right)
     write_json(run / "rl" / "curve.json", [{"step": s, "accuracy": 0.5, "tokens": 40.0} for s in (0, 2)])
+    log = [{"step": s, "reward": 0.4, "mixed": 0.8, "entropy": 0.1} for s in (1, 2)]
+    (run / "rl" / "train.jsonl").write_text("".join(json.dumps(step) + "\n" for step in log))
     machine = {"gpu": None, "processor": "a processor", "cores": 2, "memory_gib": 23.5}
     made = {"hardware": machine, "versions": {"torch": "2.13.0"}, "seconds": 12.0, "commit": "abcdef0123456"}
     write_json(run / "rl" / "manifest.json", {"scoring": made | {"finished": "2026-11-24T10:00:00+00:00"}})
     report.write(run, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    for said in ("100.0 [83.9, 100.0]", "majority", "Accuracy by level", "<td>through", "a processor", "2026-11-24T10"):
+    for said in (
+        "100.0 [83.9, 100.0]",
+        "majority",
+        "Accuracy by level",
+        "<td>through",
+        "a processor",
+        "2026-11-24T10",
+        "rl, in training",
+        "share of mixed",
+    ):
         assert (said in page) == (said != "<td>through")  # no right answer here went through a wrong step
-    assert page.count("<svg") == 3 and page.count("<article") == 40 and page.count("<details><summary>thought") == 80
+    assert page.count("<svg") == 4 and page.count("<article") == 40 and page.count("<details><summary>thought") == 80
     assert not re.search(r'(src|href)="(?!#)', page)  # nothing is fetched
 
 
