@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from data.records import BadInput, Problem, nearest, read_problems, rows_of, write_records
+from data.records import BadInput, nearest, read_problems, rows_of, write_records
 from pipeline import recipe as recipes
 
 STAGES = recipes.STAGES
@@ -133,11 +133,19 @@ def open_run(options: argparse.Namespace):
     recipe = recipes.load(options.profile or default_profile(), options.overrides, options.base)
     if options.limit is not None:
         recipe = recipes.override(recipe, f"eval.limit={max(options.limit, 0)}")
-    benchmarks = runs.benchmarks(options.benchmark, recipe.eval.limit if options.limit is None else options.limit)
+    benchmarks, held = runs.benchmarks(options.benchmark, recipe.eval.limit if options.limit is None else options.limit)
     if recipe.tracker != "none" and importlib.util.find_spec(recipe.tracker) is None:
         raise BadInput(f"tracker={recipe.tracker}: the package is not there; install it: pip install {recipe.tracker}")
-    trained_on = [t for name in recipe.sft.traces for t in read_traces(name)]
-    overlaps = runs.overlaps(benchmarks, options.allow_overlap, trained_on)
+    from pipeline import stages, traces
+    from pipeline.reward import reward_of
+
+    for section in (recipe.rl, recipe.adaptive):
+        reward_of(section)  # a wrong name is refused now, not after sft
+    problems = stages.sft_problems(recipe.sft)
+    questions = {problem.question for problem in problems}
+    mixed = traces.mixture(problems, recipe.sft, recipe.seed)
+    others = [trace for trace in mixed if trace.question not in questions]
+    overlaps = runs.overlaps(benchmarks, options.allow_overlap, others)
     quiet()
     from transformers import AutoConfig
 
@@ -156,15 +164,8 @@ def open_run(options: argparse.Namespace):
         recipe=recipe,
         benchmarks=benchmarks,
         overlaps=overlaps,
+        held=held,
     )
-
-
-def read_traces(entry: str) -> list[Problem]:
-    """The traces of an entry of ``sft.traces`` that is a file."""
-    from pipeline.traces import parsed
-
-    path = Path(parsed(entry)[0])
-    return read_problems(path) if path.is_file() else []
 
 
 def make_or_show_traces(opened, options: argparse.Namespace) -> None:
@@ -179,8 +180,7 @@ def make_or_show_traces(opened, options: argparse.Namespace) -> None:
         raise BadInput(
             f"source {options.source!r} is unknown; {nearest(options.source, known)}, or a file, or OWNER/SET"
         )
-    name = f"own_{options.stage}" if options.source == "own" else options.source
-    file = opened.root / "traces" / f"{name}.jsonl"
+    file = opened.root / "traces" / f"{traces.file_name(options.source, options.stage)}.jsonl"
     if options.command == "traces" or not file.is_file():
         file, account = stages.make_traces(opened, options.source, options.stage)
         print(f"{traces.told(account)}\nwritten to {file}")

@@ -8,12 +8,14 @@ import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from data.records import BadInput, nearest
+from data.splits import LEVELS
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
@@ -92,9 +94,9 @@ class RlSettings:
 
     They come from ``arithmetic`` and ``logic`` train problems, first those that sft has not seen, of ``levels``; where
     none are named, of those on which the pre-flight finds a pass rate between 0.1 and 0.9 (``probe`` samples of each of
-    ``probe_problems`` dev problems a level; 0 samples: no pre-flight). A group whose samples all earn the same
-    is replaced by another problem's, up to ``tries`` groups a step. Every ``eval_every`` steps the adapter answers
-    ``dev`` dev problems of each benchmark, and the best is kept.
+    ``probe_problems`` dev problems a level; 0 samples: no pre-flight). A group whose samples all earn the same, or are
+    all wrong, is replaced by another problem's, up to ``tries`` times ``prompts`` groups a step. Every ``eval_every``
+    steps the adapter answers ``dev`` dev problems of each benchmark, and the best is kept.
 
     ``reward`` is the grader; for a control a coin, or whether the answer has its form (boxed, after a closed thought);
     or FILE.py:name of a function of one's own. It can be shaped: ``format_bonus`` for the form,
@@ -120,7 +122,7 @@ class RlSettings:
     levels: list[int] = field(default_factory=list)
     probe: int = 4
     probe_problems: int = 6
-    tries: int = 16
+    tries: int = 2
     eval_every: int = 5
     dev: int = 100
     micro_batch: int = 8
@@ -201,10 +203,24 @@ def build(tree: Mapping, where: str) -> Recipe:
     recipe = _build(Recipe, tree, where, "")
     for stage in ("rl", "adaptive"):
         settings = getattr(recipe, stage)
-        for key in ("steps", "prompts", "samples", "max_tokens", "probe_problems", "eval_every", "dev", "micro_batch"):
+        for key in (
+            "steps",
+            "prompts",
+            "samples",
+            "max_tokens",
+            "probe_problems",
+            "tries",
+            "eval_every",
+            "dev",
+            "micro_batch",
+        ):
             least = 2 if key == "samples" else 1
             if getattr(settings, key) < least:
                 raise BadInput(f"{where}: {stage}.{key} must be at least {least}, not {getattr(settings, key)}")
+        if settings.probe == 1:
+            raise BadInput(f"{where}: {stage}.probe must be 0 or at least 2: one sample is never mixed")
+        if wrong := [level for level in settings.levels if level not in LEVELS]:
+            raise BadInput(f"{where}: {stage}.levels has {wrong[0]}; levels are {LEVELS[0]} to {LEVELS[-1]}")
         if stage == "rl" and settings.temperature == 0:
             raise BadInput(f"{where}: rl.temperature must be above 0, or all samples of a problem are the same")
         if settings.prompts * settings.samples % settings.micro_batch:
@@ -212,10 +228,12 @@ def build(tree: Mapping, where: str) -> Recipe:
     for section, keys in {
         "sft": ("lora_rank", "epochs", "batch_size", "save_steps", "rounds", "dev"),
         "traces": ("samples", "max_tokens", "each"),
+        "traces.teacher": ("max_tokens", "attempts", "at_once"),
         "eval": ("max_tokens", "batch_size"),
     }.items():
+        settings = attrgetter(section)(recipe)
         for key in keys:
-            if getattr(getattr(recipe, section), key) < 1:
+            if getattr(settings, key) < 1:
                 raise BadInput(f"{where}: {section}.{key} must be at least 1")
     return recipe
 

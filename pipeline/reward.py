@@ -73,7 +73,10 @@ def own(spec: str) -> Reward:
     if found is None or found.loader is None:
         raise BadInput(f"reward {spec}: {path} is no Python file; name one that ends in .py")
     module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file does
+        raise BadInput(f"reward {spec}: {path} does not load ({type(error).__name__}: {error}); mend it") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise BadInput(f"reward {spec}: {path} has no function {name!r}; define {name}(problem, completion) -> float")

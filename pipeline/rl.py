@@ -20,15 +20,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from data.records import Completion, Problem, write_json, write_text
-from eval.errors import wrong_step
+from data.records import BadInput, Completion, Problem, write_json, write_text
+from eval.errors import steps, wrong_step
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, console, last_checkpoint, training_bar
@@ -47,6 +47,30 @@ VARIANTS = {
 }
 
 FEW_MIXED = 0.1  # the share of mixed groups below which most of the samples are wasted
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample of a rollout: what it earned, and whether it is right (1.0 or 0.0)."""
+
+    problem: Problem
+    completion: Completion
+    sample: Sample
+    earned: float
+    right: float
+
+
+Group: TypeAlias = list[Row]
+
+
+def summary(rows: Sequence[Row]) -> dict[str, float]:
+    """The means of some samples: reward, right answers, boxed ones, tokens."""
+    return {
+        "reward": fmean(row.earned for row in rows),
+        "correct": fmean(row.right for row in rows),
+        "boxed": fmean(form(row.problem, row.completion) for row in rows),
+        "length": fmean(len(row.sample.ids) for row in rows),
+    }
 
 
 @dataclass(frozen=True)
@@ -79,6 +103,10 @@ class Trainer(GRPOTrainer):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.drift: list[float] = []
+
+    def show(self, values: dict[str, float]) -> None:
+        """Log values, without the metrics of the step, which TRL's own ``log`` would take along."""
+        super(GRPOTrainer, self).log(values)
 
     def _compute_loss(self, model, inputs):
         rows = inputs["advantages"] != 0
@@ -166,15 +194,18 @@ def completions(model, tokenizer, problems: Sequence[Problem], samples: Sequence
 
 
 def blamed(tokenizer, problem: Problem, completion: Completion, ids: Sequence[int]) -> list[int]:
-    """1 for each token that a wrong answer is held against: those of the first step that is wrong by recomputation, for
+    """1 for each token that a wrong answer is held against: those of the first line that is wrong by recomputation, for
     what led to it was right (the label of a process reward model, arXiv 2305.20050, section 2.3); all of them where the
     answer is right, or no step can be found wrong."""
-    step = None if correctness(problem, completion) else wrong_step(problem, completion.text)
-    begin = -1 if step is None else completion.text.find(step)
-    if step is None or begin < 0:
-        return [1] * len(ids)
-    ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
-    return [int(end > begin and before < begin + len(step)) for before, end in zip([0, *ends], ends, strict=False)]
+    wrong = None if correctness(problem, completion) else wrong_step(problem, completion.text)
+    begin = 0
+    for line in completion.text.split("\n") if wrong else ():
+        if line.strip() == wrong or not all(right for *_, right in steps(line)):
+            ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]
+            spans = zip([0, *ends], ends, strict=False)
+            return [int(end > begin and before < begin + len(line)) for before, end in spans]
+        begin += len(line) + 1
+    return [1] * len(ids)
 
 
 def preflight(
@@ -201,12 +232,18 @@ def preflight(
         "k": settings.probe,
         "pass_at_1": fmean(right),
         "pass_at_k": fmean(any(right[i] for i in group) for group in groups),
-        "mixed": fmean(len({earned[i] for i in group}) > 1 for group in groups),
+        "mixed": fmean(teaches([earned[i] for i in group], [right[i] for i in group], settings) for group in groups),
         "cut": fmean(s.finish == "length" for s in samples),
         "rates": rates,
         "levels": [level for level, (hits, tried) in rates.items() if tried and low <= hits / tried <= high],
     }
     return found | {"verdict": verdict(found)}
+
+
+def teaches(earned: Sequence[float], right: Sequence[float], settings: RlSettings) -> bool:
+    """Whether a group of samples carries a signal: they do not all earn the same, and where right answers are what is
+    paid for, one of them is right, however the reward of the others is shaped."""
+    return len(set(earned)) > 1 and (any(right) or settings.reward != "correctness")
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -234,6 +271,7 @@ def dev_scores(model, tokenizer, dev: Sequence[Problem], reward: Reward, max_tok
         samples = generate(model, tokenizer, prompts, max_tokens=max_tokens, progress=advance)
     texts = list(zip(dev, completions(model, tokenizer, dev, samples), strict=True))
     return {
+        "n": len(dev),
         "accuracy": fmean(correctness(p, c) for p, c in texts),
         "reward": fmean(reward(p, c) for p, c in texts),
         "tokens": fmean(len(s.ids) for s in samples),
@@ -244,8 +282,8 @@ class Watch(TrainerCallback):
     """Keeps what a training leaves behind in ``work``: the log of its steps (train.jsonl), the dev curve (curve.json,
     every ``every`` steps), the best adapter on dev, and what stopped it early (alarm.txt).
 
-    ``score`` gives a point of the curve; ``better`` is told a new point, the kept one and the first; ``noted`` gives
-    what the rollout of the last step saw, and ``trained`` are the weights that should move.
+    ``score`` gives a point of the curve, which ``log`` shows to trackers; ``better`` is told a new point, the kept one
+    and the first; ``noted`` gives what the rollout of the last step saw, ``trained`` are the weights that should move.
     """
 
     def __init__(
@@ -253,12 +291,13 @@ class Watch(TrainerCallback):
         score: Callable[[], dict[str, float]],
         better: Callable,
         noted: Callable[[], dict[str, Any]],
+        log: Callable[[dict[str, float]], None],
         trained: Mapping[str, torch.Tensor],
         every: int,
         content: bool,
         work: Path,
     ) -> None:
-        self.score, self.better, self.noted, self.every = score, better, noted, every
+        self.score, self.better, self.noted, self.log, self.every = score, better, noted, log, every
         self.content, self.work, self.trained = content, work, trained
         self.before = {name: p.detach().clone() for name, p in trained.items()}
         self.curve: list[dict[str, float]] = []
@@ -287,6 +326,7 @@ class Watch(TrainerCallback):
             aside.rename(self.work / "best")
         self.curve.append(point)
         write_json(self.work / "curve.json", self.curve)
+        self.log({f"dev_{key}": value for key, value in point.items() if key not in ("step", "n")})
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         """Forget what came after the checkpoint from which a training goes on."""
@@ -296,6 +336,7 @@ class Watch(TrainerCallback):
         write_text(self.work / "train.jsonl", "".join(json.dumps(step) + "\n" for step in self.steps))
         if not self.curve:
             self.look(model, 0)
+        self.listen(control)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.began = time.monotonic()
@@ -346,10 +387,14 @@ def train(
     Raises NoSignal where the pre-flight finds no mixed group.
     """
     gpu = torch.cuda.is_available()
+    if not any(pools.values()):
+        raise BadInput(f"{label}: no train problems to draw from; raise {label}.arithmetic or {label}.logic")
     rates: dict[str, tuple[float, float]] = {}
     if settings.probe:
         if not (work / "preflight.json").is_file():
             probed = {level: problems[: settings.probe_problems] for level, problems in dev.items() if level in pools}
+            if not probed:
+                raise BadInput(f"{label}: no dev problem is of the train problems' levels; raise {label}.dev")
             write_json(work / "preflight.json", preflight(model, tokenizer, probed, task, settings, seed))
         found = json.loads((work / "preflight.json").read_text())
         console.print(
@@ -371,56 +416,61 @@ def train(
         """Mixed groups of samples, as many as TRL asks for; where ``tries`` do not give enough, also others."""
         policy = trainer.accelerator.unwrap_model(trainer.model)
         step, wanted = trainer.state.global_step, len(prompts) // settings.samples
+        most = wanted * settings.tries
         if str(step) in states:
             sampler.restore(states[str(step)])
-        mixed: list[list[tuple[Completion, Sample, float, Problem]]] = []
-        alike: list[list[tuple[Completion, Sample, float, Problem]]] = []
-        while len(mixed) < wanted and len(mixed) + len(alike) < max(settings.tries, wanted):
+        mixed: list[Group] = []
+        alike: list[Group] = []
+        seen: dict[str, list[Row]] = {}
+        while len(mixed) < wanted and len(mixed) + len(alike) < most:
             tried = len(mixed) + len(alike)
-            count = min(wanted - len(mixed), max(settings.tries, wanted) - tried)
+            count = min(wanted - len(mixed), most - tried)
             at = f"{seed} {step} {tried} {trainer.accelerator.process_index}"
             drawn = sampler.draw(count, at)
             each = [p for _, p in drawn for _ in range(settings.samples)]
             texts = [asked(tokenizer, p) for p in each]
             samples = sample(policy, tokenizer, texts, task, settings, zlib.crc32(at.encode()))
             told = completions(policy, tokenizer, each, samples)
-            rows = [(c, s, task.reward(p, c), p) for p, c, s in zip(each, told, samples, strict=True)]
+            rows = [
+                Row(p, c, s, task.reward(p, c), correctness(p, c)) for p, c, s in zip(each, told, samples, strict=True)
+            ]
             for i, (level, _) in enumerate(drawn):
                 group = rows[i * settings.samples : (i + 1) * settings.samples]
+                right = [row.right for row in group]
                 if not task.prefixes:  # a choice is to be learnt on every level
-                    sampler.note(level, [correctness(p, c) for c, _, _, p in group])
-                (mixed if len({earned for _, _, earned, _ in group}) > 1 else alike).append(group)
+                    sampler.note(level, right)
+                (mixed if teaches([row.earned for row in group], right, settings) else alike).append(group)
+                seen.setdefault(level, []).extend(group)
         every = [row for group in mixed + alike for row in group]
         noted.update(
-            reward=fmean(earned for _, _, earned, _ in every),
-            correct=fmean(correctness(p, c) for c, _, _, p in every),
-            boxed=fmean(form(p, c) for c, _, _, p in every),
-            length=fmean(len(s.ids) for _, s, _, _ in every),
-            cut=fmean(s.finish == "length" for _, s, _, _ in every),
+            **summary(every),
+            cut=fmean(row.sample.finish == "length" for row in every),
             mixed=len(mixed) / len(mixed + alike),
             samples=len(every),
             rates={level: round(sampler.rate(level), 3) for level in sampler.pools},
+            levels={level: summary(rows) for level, rows in seen.items()},
         )
         states[str(step + 1)] = sampler.state()
         write_json(state_file, states)
         taken = [row for group in (mixed + alike)[:wanted] for row in group]
-        samples = [s for _, s, _, _ in taken]
         out: dict[str, Any] = {
-            "prompt_ids": [encode(tokenizer, asked(tokenizer, p)) for *_, p in taken],
-            "completion_ids": [s.ids for s in samples],
-            "logprobs": [s.logprobs for s in samples],
-            "earned": [earned for _, _, earned, _ in taken],
+            "prompt_ids": [encode(tokenizer, asked(tokenizer, row.problem)) for row in taken],
+            "completion_ids": [row.sample.ids for row in taken],
+            "logprobs": [row.sample.logprobs for row in taken],
+            "earned": [row.earned for row in taken],
         }
         if task.prefixes:
             choice = common_prefix([tuple(encode(tokenizer, prefix)) for prefix in task.prefixes])
             turn = -math.log(len(task.prefixes))
-            out["logprobs"] = [[turn] * len(s.ids) for s in samples]
-            out["env_mask"] = [[int(i == choice) for i in range(len(s.ids))] for s in samples]
+            out["logprobs"] = [[turn] * len(row.sample.ids) for row in taken]
+            out["env_mask"] = [[int(i == choice) for i in range(len(row.sample.ids))] for row in taken]
         elif settings.blame == "step":
-            out["env_mask"] = [blamed(tokenizer, p, c, s.ids) for c, s, _, p in taken]
+            out["env_mask"] = [blamed(tokenizer, row.problem, row.completion, row.sample.ids) for row in taken]
         return out
 
-    def reward(prompts, completions, earned, **columns) -> list[float | None]:
+    def reward(prompts, completions, earned, log_metric, **columns) -> list[float | None]:
+        for name in ("correct", "boxed", "mixed"):  # what trackers would not see otherwise
+            log_metric(name, noted[name])
         return [*earned]
 
     temperature = 1.0 if task.prefixes else settings.temperature  # of the tokens that are trained
@@ -456,6 +506,7 @@ def train(
         lambda: dev_scores(model, tokenizer, every_dev, task.reward, settings.max_tokens),
         lambda point, kept, start: task.better(point, kept, start, settings.accuracy_loss),
         lambda: noted | {"drift": fmean(trainer.drift[-config.gradient_accumulation_steps :] or [0.0])},
+        lambda values: trainer.show(values),
         {name: p for name, p in model.named_parameters() if p.requires_grad},
         settings.eval_every,
         not task.prefixes,

@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Run:
-    """One base under one recipe: ``folder`` holds the base's weights, ``root`` is runs/BASE; see :func:`overlaps`."""
+    """One base under one recipe: ``folder`` holds the base's weights, ``root`` is runs/BASE; see :func:`overlaps`.
+    ``held`` are all problems of benchmarks that are not ours, those beyond the limit too."""
 
     base: str
     folder: Path
@@ -40,20 +41,24 @@ class Run:
     recipe: Recipe
     benchmarks: list[Benchmark]
     overlaps: dict[str, list[tuple[str, str, str]]]
+    held: list[Problem]
 
     def stage(self, stage: str) -> Path:
         return self.root / stage
 
 
-def benchmarks(specs: list[str], limit: int) -> list[Benchmark]:
-    """The benchmarks to be scored, our own where none is named, ``limit`` problems of each, stratified."""
+def benchmarks(specs: list[str], limit: int) -> tuple[list[Benchmark], list[Problem]]:
+    """The benchmarks to be scored, our own where none is named, ``limit`` problems of each, stratified; and all
+    problems of those that are not ours."""
     if limit < 1:
         raise BadInput(f"LIMIT (--limit) is {limit}; it must be 1 or more problems a benchmark")
     chosen = [read_benchmark(spec) for spec in specs or BENCHMARKS]
     names = [b.name for b in chosen]
     if len(set(names)) != len(names):
         raise BadInput(f"two benchmarks have the same name ({', '.join(names)}); rename a file")
-    return [dataclasses.replace(b, problems=take(b.problems, limit)) for b in chosen]
+    return [dataclasses.replace(b, problems=take(b.problems, limit)) for b in chosen], [
+        p for b in chosen if b.name not in BENCHMARKS for p in b.problems
+    ]
 
 
 def overlaps(

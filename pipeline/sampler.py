@@ -5,6 +5,7 @@ the reward, p (1 - p) at a pass rate of p. So a level is drawn by that, times th
 is followed as training goes on (levels by pass rate: Kimi k1.5, arXiv 2501.12599, section 2.3.4).
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -57,35 +58,57 @@ class Sampler:
         self.used = dict(state["used"])
 
 
-def alarm(steps: Sequence[Mapping[str, float]], curve: Sequence[Mapping[str, float]], content: bool) -> str | None:
+def alarm(steps: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float]], content: bool) -> str | None:
     """What is wrong with a training by its steps' log and its dev curve; None where nothing is.
 
-    ``content``: whether the samples are the model's own from the first token, so that their reward, length and entropy
-    say something.
+    The last steps are compared with the first ones level by level, since the sampler changes the levels it draws; what
+    falls on dev must be more than chance. ``content``: whether the samples are the model's own from the first token, so
+    that their reward, length and entropy say something.
     """
-    if len(curve) > 1 and curve[-1]["accuracy"] < 0.75 * curve[0]["accuracy"]:
-        return f"accuracy on dev fell from {curve[0]['accuracy']:.1%} to {curve[-1]['accuracy']:.1%}"
+    if len(curve) > 1:
+        first, last, n = curve[0]["accuracy"], curve[-1]["accuracy"], curve[0]["n"]
+        if last < 0.75 * first and first - last > 2 * math.sqrt(first * (1 - first) / n):
+            return f"accuracy on dev fell from {first:.1%} to {last:.1%}"
     if steps and steps[-1]["drift"] > 0.1:
         return (
             f"the samples are not the trained model's: their log-probabilities differ by {steps[-1]['drift']:.2f} nats "
             "a token from what it gives them"
         )
-    if len(steps) >= FIRST and all(step["moved"] == 0 for step in steps):
-        return f"no weight has moved in {len(steps)} steps"
+    moved = [0.0, *(step["moved"] for step in steps)][-FIRST - 1 :]
+    if len(moved) > FIRST and len(set(moved)) == 1:
+        return f"no weight has moved in {FIRST} steps"
     if not content or len(steps) < 2 * FIRST:
         return None
-    told = ("reward", "entropy", "length", "boxed", "correct")
-    first, last = ({key: fmean(s[key] for s in part) for key in told} for part in (steps[:FIRST], steps[-FIRST:]))
-
-    if first["reward"] > 0 and last["reward"] < 0.5 * first["reward"]:
-        return f"the reward fell from {first['reward']:.2f} to {last['reward']:.2f}"
-    if last["entropy"] < 0.1 * first["entropy"]:
-        return f"the entropy fell from {first['entropy']:.3f} to {last['entropy']:.3f} nats a token"
-    if not 0.5 * first["length"] <= last["length"] <= 2 * first["length"]:
-        return f"the length went from {first['length']:.0f} to {last['length']:.0f} tokens"
-    if last["boxed"] > first["boxed"] + 0.1 and last["correct"] < first["correct"] - 0.1:
+    begun, now = (fmean(step["entropy"] for step in part) for part in (steps[:FIRST], steps[-FIRST:]))
+    if now < 0.1 * begun:
+        return f"the entropy fell from {begun:.3f} to {now:.3f} nats a token"
+    before, after = _by_level(steps[:FIRST]), _by_level(steps[-FIRST:])
+    shared = before.keys() & after.keys()
+    if not shared:
+        return None
+    first_of, last_of = (
+        {key: fmean(part[level][key] for level in shared) for key in ("reward", "length", "boxed", "correct")}
+        for part in (before, after)
+    )
+    if first_of["reward"] > 0 and last_of["reward"] < 0.5 * first_of["reward"]:
+        return f"the reward fell from {first_of['reward']:.2f} to {last_of['reward']:.2f}"
+    if not 0.5 * first_of["length"] <= last_of["length"] <= 2 * first_of["length"]:
+        return f"the length went from {first_of['length']:.0f} to {last_of['length']:.0f} tokens"
+    if last_of["boxed"] > first_of["boxed"] + 0.1 and last_of["correct"] < first_of["correct"] - 0.1:
         return (
-            f"the form climbed from {first['boxed']:.0%} to {last['boxed']:.0%} while right answers fell from "
-            f"{first['correct']:.0%} to {last['correct']:.0%}"
+            f"the form climbed from {first_of['boxed']:.0%} to {last_of['boxed']:.0%} while right answers fell from "
+            f"{first_of['correct']:.0%} to {last_of['correct']:.0%}"
         )
     return None
+
+
+def _by_level(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The means of some steps' samples, by level."""
+    levels = {level for step in steps for level in step["levels"]}
+    return {
+        level: {
+            key: fmean(step["levels"][level][key] for step in steps if level in step["levels"])
+            for key in ("reward", "length", "boxed", "correct")
+        }
+        for level in levels
+    }

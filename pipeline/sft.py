@@ -92,8 +92,8 @@ def lora(settings: SftSettings):
 
 
 class Curve(TrainerCallback):
-    """Writes what a training's steps say (train.jsonl) and, every ``every`` steps (0: never), a point of the dev curve
-    (curve.json)."""
+    """Writes what a training's steps say (train.jsonl; ``seconds`` are those since the line before) and a point of the
+    dev curve every ``every`` steps (curve.json; 0: never)."""
 
     def __init__(self, score: Callable[[Any], dict[str, float]], every: int, work: Path) -> None:
         self.score, self.every, self.work = score, every, work
@@ -101,7 +101,7 @@ class Curve(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         """Forget what came after the checkpoint from which a training goes on."""
-        self.began = time.monotonic()
+        self.seconds = 0.0
         path, log = self.work / "curve.json", self.work / "train.jsonl"
         points = json.loads(path.read_text()) if path.is_file() else []
         self.curve = [point for point in points if point["step"] <= state.global_step]
@@ -115,13 +115,18 @@ class Curve(TrainerCallback):
         self.curve.append({"step": step} | self.score(model))
         write_json(self.work / "curve.json", self.curve)
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.monotonic()
+
     def on_step_end(self, args, state, control, model, **kwargs):
+        self.seconds += time.monotonic() - self.began  # the looks at dev not counted
         if self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps):
             self.look(model, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" in logs:
-            step = {"step": state.global_step, "seconds": round(time.monotonic() - self.began, 2)}
+            step = {"step": state.global_step, "seconds": round(self.seconds, 2)}
+            self.seconds = 0.0
             step |= {key: logs[key] for key in ("loss", "entropy", "mean_token_accuracy", "grad_norm") if key in logs}
             with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(step) + "\n")

@@ -5,6 +5,7 @@ benchmark with every variant of its prompt; completions, grades and scores go to
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -51,6 +52,9 @@ def run_stage(run: Run, stage: str) -> None:
         try:
             train(run, stage)
         except NoSignal as error:
+            # No row of an earlier recipe stays; what the pre-flight saw does.
+            (run.stage(stage) / "scores.json").unlink(missing_ok=True)
+            shutil.copy(run.stage(stage) / "work" / "preflight.json", run.stage(stage))
             if stage not in CONTROLS:
                 raise
             console.print(f"{error}. A control with nothing to learn is its parent, so it gets no row")
@@ -89,7 +93,14 @@ def adapter_of(run: Run, stage: str) -> Path | None:
 def training_inputs(run: Run, stage: str) -> dict[str, Any]:
     """What a stage's adapter is made from."""
     parent, settings = parent_of(run, stage), settings_of(run, stage)
-    read = files_of(settings) | ({"traces": runs.settings(run.recipe.traces)} if stage_samples(run, stage) else {})
+    read: dict[str, Any] = {}
+    if isinstance(settings, SftSettings) and parent:
+        read["traces"] = runs.settings(run.recipe.traces)
+    elif isinstance(settings, SftSettings):
+        told = [[t.question, t.rationale] for t in traces.mixture(sft_problems(settings), settings, run.recipe.seed)]
+        read["traces"] = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    elif Path(file := settings.reward.rpartition(":")[0]).is_file():
+        read["reward"] = sha256_of(file)
     return {
         "base": run.fingerprint,
         "settings": runs.settings(settings),
@@ -98,18 +109,6 @@ def training_inputs(run: Run, stage: str) -> dict[str, Any]:
         "problems": (runs.ROOT / "data" / "benchmarks" / "SHA256SUMS").read_text(),
         **({"read": read} if read else {}),
     }
-
-
-def stage_samples(run: Run, stage: str) -> bool:
-    """Whether a stage trains on samples of the one before: a later round of sft."""
-    return isinstance(settings_of(run, stage), SftSettings) and settings_of(run, stage).rounds > 1
-
-
-def files_of(settings: Any) -> dict[str, str]:
-    """The files that a section of the recipe names, traces or a reward, and their hashes."""
-    named = [traces.parsed(entry)[0] for entry in getattr(settings, "traces", [])]
-    named.append(getattr(settings, "reward", "").rpartition(":")[0])
-    return {name: sha256_of(name) for name in named if Path(name).is_file()}
 
 
 def scoring_inputs(run: Run, stage: str) -> dict[str, Any]:
@@ -204,6 +203,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
         problems, account = own_traces(run, parent, model, tokenizer)
         write_records(work / "traces.jsonl", problems)
         write_json(work / "traces.json", account)
+        console.print(traces.told(account))
         settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
     else:
         problems = traces.mixture(sft_problems(settings), settings, seed)
@@ -212,6 +212,10 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     if len(whole) < len(rows):
         console.print(
             f"{stage}: {len(rows) - len(whole)} of {len(rows)} traces are longer than eval.max_tokens; left out"
+        )
+    if not whole:
+        raise BadInput(
+            f"{stage}: no trace is left to train on; raise sft.arithmetic, eval.max_tokens or traces.samples"
         )
     dev = [p for of_it in dev_problems(settings.dev).values() for p in of_it]
     curve = sft.Curve(
@@ -246,7 +250,7 @@ def verified(run: Run, source: str, found: list[traces.Candidate], tokenizer, ba
         length=traces.token_counter(tokenizer),
         max_tokens=run.recipe.traces.max_tokens,
         each=run.recipe.traces.each,
-        held=traces.held_out(run.benchmarks),
+        held=traces.held_out(run.held),
         balanced=balanced,
     )
 
@@ -278,9 +282,9 @@ def make_traces(run: Run, source: str, stage: str) -> tuple[Path, dict[str, Any]
         found = traces.generated(sft_problems(run.recipe.sft), source)
         kept, account = verified(run, source, found, tokenizer)
     else:
-        source, found = traces.of_data_set(source)
-        kept, account = verified(run, source, found, tokenizer)
-    file = folder / f"{account['source']}.jsonl"
+        named, found = traces.of_data_set(source)
+        kept, account = verified(run, named, found, tokenizer)
+    file = folder / f"{traces.file_name(source, stage)}.jsonl"
     write_records(file, kept)
     write_json(file.with_suffix(".json"), account)
     return file, account

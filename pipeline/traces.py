@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,11 +41,13 @@ class Candidate:
 
 
 def steps_of(text: str) -> str:
-    """The steps of a completion: its thought, or what stands before the line of its last box."""
+    """The steps of a completion: its thought, or what stands before its last box (or the end), without a last line that
+    has no step."""
     thought, _, _ = split_thought(text)
     if thought is None:
-        before = text.rpartition("\\boxed")[0]
-        thought = before.rpartition("\n")[0]
+        before, boxed, _ = text.rpartition("\\boxed")
+        lines, _, last = (before if boxed else text).rpartition("\n")
+        thought = f"{lines}\n{last}" if steps(last) or not lines else lines
     return "\n".join(line.strip() for line in thought.strip().split("\n") if line.strip())
 
 
@@ -129,21 +132,28 @@ def verified(
     }
 
 
+def file_name(source: str, stage: str) -> str:
+    """The name, without its ending, of the files that a source's traces go to."""
+    return f"own_{stage}" if source == "own" else re.sub(r"[^\w.-]+", "_", source.removesuffix(".jsonl"))
+
+
 def told(account: Mapping[str, Any]) -> str:
     """An account in one sentence."""
     why = ", ".join(f"{count} {reason}" for reason, count in account["dropped"].items())
+    cost = f"; cost {account['cost']:g}" if "cost" in account else ""
+    cost += "; stopped at the cap, raise traces.teacher.most_cost for more" if account.get("capped") else ""
     levels = ", ".join(f"{count} of level {level}" for level, count in account["levels"].items())
     return (
         f"{account['source']}: {account['texts']} texts, {account['kept']} kept"
         + (f" ({levels})" if levels and list(account["levels"]) != ["0"] else "")
         + (f"; dropped: {why}" if why else "")
+        + cost
     )
 
 
-def held_out(benchmarks: Iterable[sets.Benchmark] = ()) -> list[Problem]:
+def held_out(others: Iterable[Problem] = ()) -> list[Problem]:
     """What no trace may give away: our dev and test problems, and those of other benchmarks to be scored."""
-    ours = [p for name in BENCHMARKS for split in ("dev", "test") for p in load(name, split)]
-    return ours + [p for b in benchmarks if b.name not in BENCHMARKS for p in b.problems]
+    return [p for name in BENCHMARKS for split in ("dev", "test") for p in load(name, split)] + list(others)
 
 
 def generated(problems: Iterable[Problem], style: str) -> list[Candidate]:
@@ -152,8 +162,10 @@ def generated(problems: Iterable[Problem], style: str) -> list[Candidate]:
 
 
 def of_data_set(spec: str) -> tuple[str, list[Candidate]]:
-    """The name and the rationales of a data set or file (data/sets.py), calculator marks made steps."""
-    found = sets.read(spec)
+    """The name and the rationales of a file or a data set (data/sets.py), whose train split is taken where none is
+    named; calculator marks are made steps."""
+    asks_for_more = not re.search(r"[?&](split|file)=", spec) and not spec.partition("?")[0].endswith(".jsonl")
+    found = sets.read(f"{spec}{'&' if '?' in spec else '?'}split=train" if asks_for_more else spec)
     if not any(p.rationale for p in found.problems):
         raise BadInput(f"source {spec}: no problem of it has a rationale; name its field with rationale=, or after=")
     return found.name, [
@@ -258,10 +270,7 @@ def token_counter(tokenizer) -> Callable[[str], int]:
 def parsed(source: str) -> tuple[str, float]:
     """(name, weight) of one entry of ``sft.traces``."""
     name, colon, weight = source.rpartition(":")
-    try:
-        return (name, float(weight)) if colon else (source, 1.0)
-    except ValueError:
-        return source, 1.0
+    return (name, float(weight)) if colon and re.fullmatch(r"\d*\.?\d+", weight) else (source, 1.0)
 
 
 def mixture(problems: Sequence[Problem], settings: SftSettings, seed: int) -> list[Problem]:

@@ -238,14 +238,11 @@ def test_a_file_of_traces_is_an_input_of_sft(run, tmp_path):
     file = tmp_path / "mine.jsonl"
     own = Problem("m1", "What is 1234 - 5?", "1229", "number", rationale="1234 - 5 = 1229")
     write_records(file, [own])
-    mixed = ["--set", f"sft.traces=[short,{file}:0.001]"]
-    states = []
-    for rationale in ("1234 - 5 = 1229", "1234 - 4 = 1230\n1230 - 1 = 1229"):
-        write_records(file, [replace(own, rationale=rationale)])
-        done = ladder(run, "pipeline", "status", *mixed)
-        assert done.returncode == 0, done.stderr
-        states.append(next(line for line in done.stdout.splitlines() if line.startswith("sft ")))
-    assert "settings.traces changed" in states[0] and "read" in states[0]
+    mixed = ["--set", f"sft.traces=[short,{file}:0.0005]"]
+    done = ladder(run, "pipeline", "status", *mixed)
+    assert done.returncode == 0, done.stderr
+    [state] = [line for line in done.stdout.splitlines() if line.startswith("sft ")]
+    assert "settings.traces changed" in state and "read.traces changed" in state
     [test] = load_split("arithmetic_v1", "test")[:1]
     write_records(file, [replace(test, id="m2")])
     done = ladder(run, "pipeline", "sft", *mixed)

@@ -16,8 +16,18 @@ from pipeline.reward import NoSignal
 from pipeline.sampler import Sampler, alarm
 
 SETTINGS = RlSettings(
-    steps=2, prompts=2, samples=4, micro_batch=4, max_tokens=12, probe=4, eval_every=1, dev=4, learning_rate=1e-3
+    steps=2,
+    prompts=2,
+    samples=4,
+    micro_batch=4,
+    max_tokens=12,
+    probe=4,
+    eval_every=1,
+    dev=4,
+    learning_rate=1e-3,
+    reward="mine.py:of_a_test",
 )
+PAID = replace(SETTINGS, reward="correctness")
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i), "number") for i in range(6, 14)]
 POOL = {"sums 1": PROBLEMS}
 
@@ -108,7 +118,7 @@ def test_where_no_group_is_mixed_the_preflight_refuses_with_the_reason(tiny, tmp
         rl, "generate", lambda model, tokenizer, prompts, **_: [rl.Sample([1], finish="stop")] * len(prompts)
     )
     with pytest.raises(NoSignal, match=f"cannot learn: no group is mixed: {says}"):
-        train(model, tokenizer, rl.Task(lambda *_: right), SETTINGS, tmp_path)
+        train(model, tokenizer, rl.Task(lambda *_: right), PAID, tmp_path)
     found = json.loads((tmp_path / "preflight.json").read_text())
     assert (found["pass_at_1"], found["pass_at_k"], found["mixed"]) == (right, right, 0)
 
@@ -148,7 +158,7 @@ def test_groups_without_a_signal_are_replaced(tiny, tmp_path, monkeypatch):
     def reward(problem, completion):
         return 0.0 if problem.id in dull else float(len(completion.text) % 2)
 
-    settings = replace(SETTINGS, steps=4, samples=8, prompts=2, tries=12, probe=0, micro_batch=16, eval_every=4)
+    settings = replace(SETTINGS, steps=4, samples=8, prompts=2, tries=6, probe=0, micro_batch=16, eval_every=4)
     train(model, tokenizer, rl.Task(reward), settings, tmp_path)
     log = log_of(tmp_path)
     assert len(seen) == 4 and all(len(i["advantages"].unique()) > 1 for i in seen)
@@ -192,33 +202,62 @@ def test_a_few_mixed_groups_are_little_to_learn_from():
     )
 
 
-STEP = {"reward": 0.5, "correct": 0.5, "boxed": 0.8, "length": 40.0, "entropy": 0.4, "drift": 0.0, "moved": 1.0}
-POINTS = [{"accuracy": 0.4}, {"accuracy": 0.38}]
+SEEN = {"reward": 0.5, "correct": 0.5, "boxed": 0.8, "length": 40.0}
+POINTS = [{"accuracy": 0.4, "n": 200}, {"accuracy": 0.38, "n": 200}]
+
+
+def step(number, entropy=0.4, drift=0.0, moved=None, **levels):
+    """A line of the log; ``levels``: what was seen of each level."""
+    moved = float(number) if moved is None else moved
+    return {"entropy": entropy, "drift": drift, "moved": moved, "levels": levels or {"mid": SEEN}}
 
 
 @pytest.mark.parametrize(
     ("last", "says"),
     [
         ({}, None),
-        ({"reward": 0.3, "length": 70.0, "entropy": 0.1, "boxed": 0.95}, None),
-        ({"reward": 0.2}, "the reward fell from 0.50 to 0.20"),
+        ({"mid": SEEN | {"reward": 0.3, "length": 70.0, "boxed": 0.95}, "entropy": 0.1}, None),
+        ({"mid": SEEN | {"reward": 0.2}}, "the reward fell from 0.50 to 0.20"),
         ({"entropy": 0.03}, "the entropy fell from 0.400 to 0.030"),
-        ({"length": 90.0}, "the length went from 40 to 90"),
-        ({"length": 15.0}, "the length went from 40 to 15"),
-        ({"boxed": 1.0, "correct": 0.35}, "the form climbed from 80% to 100% while right answers fell"),
+        ({"mid": SEEN | {"length": 90.0}}, "the length went from 40 to 90"),
+        ({"mid": SEEN | {"length": 15.0}}, "the length went from 40 to 15"),
+        ({"mid": SEEN | {"boxed": 1.0, "correct": 0.35}}, "the form climbed from 80% to 100% while right answers fell"),
         ({"drift": 0.3}, "the samples are not the trained model's"),
+        ({"hard": SEEN | {"reward": 0.1, "length": 120.0}}, None),  # another level is another matter
     ],
 )
 def test_the_alarm_hears_each_kind_of_collapse_and_nothing_else(last, says):
-    heard = alarm([STEP] * 4 + [STEP | last] * 2, POINTS, content=True)
+    heard = alarm([step(i) for i in range(1, 5)] + [step(i, **last) for i in (5, 6)], POINTS, content=True)
     assert heard is None if says is None else says in heard
 
 
-def test_the_alarm_hears_a_fall_on_dev_and_weights_that_stay():
-    assert "fell from 40.0% to 29.0%" in alarm([STEP], [*POINTS, {"accuracy": 0.29}], content=False)
-    assert "no weight has moved" in alarm([STEP | {"moved": 0.0}] * 2, POINTS, content=False)
-    assert alarm([STEP | {"moved": 0.0}], POINTS, content=False) is None
-    assert alarm([STEP] * 4 + [STEP | {"length": 15.0}] * 2, POINTS, content=False) is None
+def test_the_alarm_hears_a_fall_on_dev_that_is_no_chance():
+    fallen = {"accuracy": 0.29, "n": 200}
+    assert "fell from 40.0% to 29.0%" in alarm([step(1)], [*POINTS, fallen], content=False)
+    few = [{"accuracy": 0.05, "n": 120}, {"accuracy": 0.033, "n": 120}]  # 6 and 4 of 120
+    assert alarm([step(1)], few, content=False) is None
+
+
+def test_the_alarm_hears_weights_that_stay_from_the_start_or_from_some_step_on():
+    assert "no weight has moved in 2 steps" in alarm([step(i, moved=0.0) for i in (1, 2)], POINTS, content=False)
+    assert "no weight has moved in 2 steps" in alarm([step(i, moved=1.0) for i in (1, 2, 3)], POINTS, content=False)
+    assert alarm([step(1, moved=0.0)], POINTS, content=False) is None
+    short = {"mid": SEEN | {"length": 15.0}}
+    assert alarm([step(i) for i in range(4)] + [step(i, **short) for i in (5, 6)], POINTS, content=False) is None
+
+
+@pytest.mark.parametrize(
+    ("earned", "right", "pays", "found"),
+    [
+        ([0.0, 1.0], [0.0, 1.0], "correctness", True),
+        ([1.0, 1.0], [1.0, 1.0], "correctness", False),
+        ([-0.2, 0.0], [0.0, 0.0], "correctness", False),  # all wrong, one of them too long
+        ([0.8, 1.0], [1.0, 1.0], "correctness", True),  # all right, one through a wrong step
+        ([0.1, 0.4], [0.0, 0.0], "mine.py:mine", True),
+    ],
+)
+def test_a_group_teaches_where_the_reward_differs_and_something_is_right(earned, right, pays, found):
+    assert rl.teaches(earned, right, replace(SETTINGS, reward=pays)) is found
 
 
 def answer(text: str, finish: str = "stop", tokens: int = 10) -> Completion:
@@ -238,7 +277,7 @@ def test_a_reward_is_shaped_by_what_the_recipe_adds_and_takes_away():
     bare = "The answer is 12"
 
     def earns(text, tokens=10, **settings):
-        return reward.reward_of(replace(SETTINGS, max_tokens=100, **settings))(PROBLEMS[0], answer(text, tokens=tokens))
+        return reward.reward_of(replace(PAID, max_tokens=100, **settings))(PROBLEMS[0], answer(text, tokens=tokens))
 
     assert [earns(text) for text in (good, slip, bare)] == [1.0, 1.0, 1.0]
     assert [earns(text, format_bonus=0.1) for text in (good, bare)] == [1.1, 1.0]
@@ -251,11 +290,13 @@ def test_a_reward_of_ones_own(tmp_path):
     file.write_text(
         "def short(problem, completion):\n    return 1 / len(completion.text)\n\ndef bad(p, c):\n    return None\n"
     )
+    (tmp_path / "half.py").write_text("def half(:")
     assert reward.reward_of(replace(SETTINGS, reward=f"{file}:short"))(PROBLEMS[0], answer("1234")) == 0.25
     for spec, says in (
         (f"{file}:shrt", "has no function 'shrt'"),
         (f"{tmp_path}/none.py:short", "no file"),
         ("corectness", "did you mean correctness"),
+        (f"{tmp_path}/half.py:half", "does not load"),
     ):
         with pytest.raises(BadInput, match=says):
             reward.reward_of(replace(SETTINGS, reward=spec))
@@ -274,6 +315,8 @@ def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch
 
     wrong = "<think>\n6 + 0 = 6\n6 + 6 = 13\n13 + 1 = 15\n</think>\n\\boxed{15}"
     assert blamed(wrong).strip() == "6 + 6 = 13"
+    twice = "<think>\n16 + 6 = 22\n6 + 6 = 22\n</think>\n\\boxed{22}"
+    assert blamed(twice).strip() == "6 + 6 = 22"
     right, unclear = wrong.replace("15}", "12}"), "<think>\n6 + 1 = 7\n</think>\n\\boxed{7}"
     assert blamed(right) == right and blamed(unclear) == unclear
     seen = []
@@ -382,7 +425,7 @@ def test_leaving_out_rows_and_columns_and_sharing_prompts_keeps_the_gradient(tin
             patch.setattr(torch.optim.AdamW, "step", note)
             folder = tmp_path / str(ours)
             one = RlSettings(**{**SETTINGS.__dict__, "steps": 1, "prompts": 4, "micro_batch": 8, "variant": variant})
-            one = replace(one, tries=4)  # so that groups without a signal are among them
+            one = replace(one, tries=1)  # so that groups without a signal are among them
             train(model, tokenizer, rl.Task(sometimes), one, folder)
             gradients.append(seen)
     assert gradients[0] and gradients[0].keys() == gradients[1].keys()

@@ -59,6 +59,7 @@ def test_calculator_marks_become_steps():
     [
         (GOOD, "stop", None),
         ("9 + 3 = 12\nThe answer is \\boxed{12}", "stop", None),
+        ("9 + 3 = 12\nThe answer is 12.", "stop", None),
         ("<think>\n9 + 3 = 11\n</think>\n\\boxed{11}", "stop", "a wrong answer"),
         ("<think>\n9 + 3 = 11\n11 + 1 = 12\n</think>\n\\boxed{12}", "stop", "a wrong step"),
         ("<think>\n9 - 3 = 6\n</think>\n\\boxed{12}", "stop", "steps that end elsewhere"),
@@ -91,6 +92,16 @@ def test_balanced_traces_are_of_no_level_more_than_its_share():
     kept, account = verified([Candidate(p, GOOD) for p in many], balanced=True)
     assert account["levels"] == {"1": 10, "2": 6, "3": 4} and account["dropped"] == {"beyond its level's share": 10}
     assert Counter(t.level for t in kept) == {1: 10, 2: 6, 3: 4}
+
+
+def test_steps_before_a_box_on_the_same_line_are_kept():
+    assert traces.steps_of("9 + 3 = 12, so \\boxed{12}") == "9 + 3 = 12, so"
+    assert traces.steps_of("9 + 3 = 12\nSo it is \\boxed{12}") == "9 + 3 = 12"
+
+
+def test_a_file_of_traces_has_a_name_of_its_own():
+    named = ["short", "own", "gsm8k?split=test", "gsm8k", "a/short.jsonl", "a/teacher.jsonl", "teacher"]
+    assert len({traces.file_name(source, "sft") for source in named}) == len(named)
 
 
 def test_the_traces_of_a_data_set_are_its_rationales(tmp_path):
@@ -170,6 +181,7 @@ def test_a_mixture_takes_each_source_by_its_weight(tmp_path):
     assert traces.mixture(problems, SftSettings(), 0) == problems
     for wrong, says in (
         (["shrt"], "is no style"),
+        (["short:-1", "long:2"], "'short:-1' is no style"),
         ([f"{path}:1", "short:1"], "100 traces of .* are asked for, it has 60"),
         (["short:0"], "no source with a weight"),
     ):
