@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 import torch
+import transformers
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -106,7 +107,9 @@ class Trainer(GRPOTrainer):
 
     def show(self, values: dict[str, float]) -> None:
         """Log values, without the metrics of the step, which TRL's own ``log`` would take along."""
-        super(GRPOTrainer, self).log(values)
+        due = self.control.should_log
+        transformers.Trainer.log(self, values)
+        self.control.should_log = due  # the step's own log is still to come
 
     def _compute_loss(self, model, inputs):
         rows = inputs["advantages"] != 0
