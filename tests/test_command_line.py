@@ -51,7 +51,7 @@ def test_help(command):
         (["plain", "--set", "sft.epochs=many"], "sft.epochs must be a whole number"),
         (["plain", "--benchmark", "absent.jsonl"], "no such file"),
         (["plain", "--benchmark", "gsm9k"], "did you mean gsm8k?"),
-        (["plain", "--set", "rl.reward=coin"], "rl.reward cannot be 'coin'"),
+        (["plain", "--set", "rl.reward=coin"], "reward 'coin' is unknown"),
         (["ask", "What is 1 + 1?", "--budget", "-1"], "must be 0 or more"),
         (["table"], "no stage has a scores.json"),
     ],
