@@ -13,10 +13,8 @@ that follow, the choice was lost: thinking stayed at 100 % (measured, 15 steps).
 
 import json
 import math
-import shutil
-import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -25,10 +23,10 @@ from typing import Any, TypeAlias
 import torch
 import transformers
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from data.records import BadInput, Completion, Problem, write_json, write_text
+from data.records import BadInput, Completion, Problem, write_json
 from eval.errors import steps, wrong_step
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
@@ -36,7 +34,8 @@ from pipeline.progress import bar, console, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
 from pipeline.reward import NoSignal, Reward, correctness, form
-from pipeline.sampler import LEARNABLE, Sampler, alarm
+from pipeline.sampler import LEARNABLE, Sampler
+from pipeline.watch import Watch
 
 # How TRL averages the loss, and what has one weight: over all tokens of a batch (arXiv 2503.14476, section 3.3); by the
 # longest completion there may be (arXiv 2503.20783, section 3.2); by completion, with one weight for all its tokens
@@ -279,97 +278,6 @@ def dev_scores(model, tokenizer, dev: Sequence[Problem], reward: Reward, max_tok
         "reward": fmean(reward(p, c) for p, c in texts),
         "tokens": fmean(len(s.ids) for s in samples),
     }
-
-
-class Watch(TrainerCallback):
-    """Keeps what a training leaves behind in ``work``: the log of its steps (train.jsonl), the dev curve (curve.json,
-    every ``every`` steps), the best adapter on dev, and what stopped it early (alarm.txt).
-
-    ``score`` gives a point of the curve, which ``log`` shows to trackers; ``better`` is told a new point, the kept one
-    and the first; ``noted`` gives what the rollout of the last step saw, ``trained`` are the weights that should move.
-    """
-
-    def __init__(
-        self,
-        score: Callable[[], dict[str, float]],
-        better: Callable,
-        noted: Callable[[], dict[str, Any]],
-        log: Callable[[dict[str, float]], None],
-        trained: Mapping[str, torch.Tensor],
-        every: int,
-        content: bool,
-        work: Path,
-    ) -> None:
-        self.score, self.better, self.noted, self.log, self.every = score, better, noted, log, every
-        self.content, self.work, self.trained = content, work, trained
-        self.before = {name: p.detach().clone() for name, p in trained.items()}
-        self.curve: list[dict[str, float]] = []
-        self.steps: list[dict[str, Any]] = []
-        if (work / "curve.json").is_file():
-            self.curve = json.loads((work / "curve.json").read_text())
-        if (work / "train.jsonl").is_file():
-            self.steps = [json.loads(line) for line in (work / "train.jsonl").read_text().splitlines()]
-
-    def kept(self) -> dict[str, float] | None:
-        """The point of the curve whose adapter is kept."""
-        kept = None
-        for point in self.curve:
-            if kept is None or self.better(point, kept, self.curve[0]):
-                kept = point
-        return kept
-
-    def look(self, model, step: int) -> None:
-        """Score the adapter on dev, and keep it where it is the best."""
-        point = {"step": step} | self.score()
-        kept = self.kept()
-        if kept is None or self.better(point, kept, self.curve[0]):
-            aside = self.work / "best.new"
-            model.save_pretrained(aside, selected_adapters=["default"])
-            shutil.rmtree(self.work / "best", ignore_errors=True)
-            aside.rename(self.work / "best")
-        self.curve.append(point)
-        write_json(self.work / "curve.json", self.curve)
-        self.log({f"dev_{key}": value for key, value in point.items() if key not in ("step", "n")})
-
-    def on_train_begin(self, args, state, control, model, **kwargs):
-        """Forget what came after the checkpoint from which a training goes on."""
-        (self.work / "alarm.txt").unlink(missing_ok=True)
-        self.curve = [point for point in self.curve if point["step"] <= state.global_step]
-        self.steps = [step for step in self.steps if step["step"] <= state.global_step]
-        write_text(self.work / "train.jsonl", "".join(json.dumps(step) + "\n" for step in self.steps))
-        if not self.curve:
-            self.look(model, 0)
-        self.listen(control)
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.began = time.monotonic()
-
-    def on_log(self, args, state, control, logs, **kwargs):
-        if "reward" not in logs:
-            return
-        step = {"step": state.global_step} | self.noted()
-        step |= {"entropy": logs["entropy"], "grad_norm": logs["grad_norm"]}
-        step["moved"] = math.sqrt(
-            sum(float((p.detach() - self.before[n]).square().sum()) for n, p in self.trained.items())
-        )
-        step["seconds"] = round(self.took, 2)
-        self.steps.append(step)
-        with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(step) + "\n")
-        self.listen(control)
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        self.took = time.monotonic() - self.began  # the look at dev not counted
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.look(model, state.global_step)
-            self.listen(control)
-
-    def listen(self, control) -> None:
-        """Stop the training where something is wrong with it."""
-        if heard := alarm(self.steps, self.curve, self.content):
-            last = max([point["step"] for point in self.curve] + [step["step"] for step in self.steps])
-            write_text(self.work / "alarm.txt", f"stopped at step {last}: {heard}\n")
-            control.should_training_stop = True
 
 
 def train(

@@ -233,8 +233,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
 def own_traces(run: Run, stage: str, model, tokenizer) -> tuple[list[Problem], dict[str, Any]]:
     """The traces among a stage's samples of train problems, and an account of the others."""
     settings = run.recipe.traces
-    asked = train_problems(run, settings.arithmetic, settings.logic, [])
-    problems = [p for of_it in asked.values() for p in of_it]
+    problems = trace_problems(run)
     texts = traces.Texts(run.root / "traces" / f"own_{stage}.raw.jsonl")
     origin = str(runs.folder_hash(run.stage(stage) / "adapter"))
     with bar(f"sampling {stage}", len(problems) * settings.samples) as advance:
@@ -270,8 +269,7 @@ def make_traces(run: Run, source: str, stage: str) -> tuple[Path, dict[str, Any]
     elif source == "teacher":
         from pipeline import teacher
 
-        asked = train_problems(run, settings.arithmetic, settings.logic, [])
-        problems = [p for of_it in asked.values() for p in of_it]
+        problems = trace_problems(run)
         texts = traces.Texts(folder / "teacher.raw.jsonl")
         one = teacher.Teacher(settings.teacher, os.environ.get("OPENAI_API_KEY", ""), texts)
         with bar("asking the teacher", len(problems) * settings.samples, "texts") as advance:
@@ -314,6 +312,12 @@ def train_problems(run: Run, arithmetic: int, logic: int, levels: list[int]) -> 
         train = load(name, "train")
         chosen[name] = [p for p in train[seen:] + train[:seen] if not levels or p.level in levels][:count]
     return chosen
+
+
+def trace_problems(run: Run) -> list[Problem]:
+    """The train problems that a model is asked to write traces of."""
+    asked = train_problems(run, run.recipe.traces.arithmetic, run.recipe.traces.logic, [])
+    return [p for of_it in asked.values() for p in of_it]
 
 
 def sft_problems(settings: SftSettings) -> list[Problem]:

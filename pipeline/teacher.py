@@ -55,7 +55,7 @@ class Teacher:
     def most(self, chat: Sequence[Mapping[str, str]]) -> float:
         """The most a request can cost: a token is at least a byte of the prompt."""
         prompt = sum(len(turn["content"].encode()) for turn in chat) + TEMPLATE_TOKENS
-        return (prompt * self.settings.price_in + self.settings.max_tokens * self.settings.price_out) / 1e6
+        return self._cost(prompt, self.settings.max_tokens)
 
     def name(self, problem: Problem, temperature: float, k: int) -> str:
         """The key of a text, which is its request."""

@@ -117,11 +117,13 @@ def verified(
         counts = Counter(trace.level for trace in kept)
         share = -(-len(kept) // len(counts))
         taken: Counter[int] = Counter()
+        even = []
         for trace in kept:
             taken[trace.level] += 1
-            dropped["beyond its level's share"] += taken[trace.level] > share
-        taken.clear()
-        kept = [trace for trace in kept if taken.update([trace.level]) or taken[trace.level] <= share]
+            if taken[trace.level] <= share:
+                even.append(trace)
+        dropped["beyond its level's share"] += len(kept) - len(even)
+        kept = even
     levels = Counter(trace.level for trace in kept)
     return kept, {
         "source": source,

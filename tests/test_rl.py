@@ -13,7 +13,8 @@ from data.records import BadInput, Completion, Problem
 from pipeline import reward, rl, sft
 from pipeline.recipe import RlSettings, SftSettings
 from pipeline.reward import NoSignal
-from pipeline.sampler import Sampler, alarm
+from pipeline.sampler import Sampler
+from pipeline.watch import alarm
 
 SETTINGS = RlSettings(
     steps=2,
