@@ -92,6 +92,30 @@ def test_a_planted_collapse_is_stopped_and_the_best_adapter_kept(tiny, tmp_path)
     assert not any(bool(tensor.abs().sum()) for name, tensor in kept.items() if "lora_B" in name)  # step 0
 
 
+def test_an_interrupted_training_goes_on_to_the_same_adapter(tiny, tmp_path, monkeypatch):
+    """On the same problems: the sampler goes on from its own state, too."""
+    settings = replace(SETTINGS, steps=4, eval_every=2, learning_rate=1e-2, micro_batch=8)
+    ended = []
+    for folder in ("whole", "broken"):
+        model, tokenizer = adapted(tiny)
+        if folder == "broken":
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                begin = rl.Watch.on_step_begin
+
+                def stop(self, args, state, control, begin=begin, **kwargs):
+                    if state.global_step == 3:
+                        raise KeyboardInterrupt
+                    begin(self, args, state, control, **kwargs)
+
+                patch.setattr(rl.Watch, "on_step_begin", stop)
+                train(model, tokenizer, rl.Task(length_reward), settings, tmp_path / folder)
+            model, tokenizer = adapted(tiny)
+        train(model, tokenizer, rl.Task(length_reward), settings, tmp_path / folder)
+        ended.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
+    logs = [[{k: v for k, v in s.items() if k != "seconds"} for s in log_of(tmp_path / f)] for f in ("whole", "broken")]
+    assert logs[0] == logs[1] and all(torch.equal(p, ended[1][name]) for name, p in ended[0].items())
+
+
 def test_samples_of_old_weights_are_noticed(tiny, tmp_path, monkeypatch):
     import copy
 
