@@ -8,6 +8,7 @@ BENCHMARK ?=
 SET     ?=
 Q       ?= What is 25 * 4 + 8?
 BUDGET  ?=
+MIN_THINKING ?=
 SOURCE  ?= own
 STAGE   ?= sft
 # Without a GPU torch is installed first and pinned: a bare `torch` may bring gigabytes of CUDA.
@@ -25,7 +26,7 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE
           $(foreach item,$(SET),--set "$(item)")
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive controls traces show-traces table status report ask smoke test check clean
+.PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask smoke test check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
 	@$(LADDER) all $(OPTIONS)
@@ -63,8 +64,11 @@ status: $(READY)    ## which stages are up to date, and why the others are not
 report: $(READY)    ## one HTML page: table, levels, costs, curves, errors, every answer
 	@$(LADDER) report $(OPTIONS)
 
-ask: $(READY)       ## every stage answers Q="…", side by side; BUDGET=N caps the thought
-	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") "$(Q)"
+tradeoff: $(READY)  ## accuracy against tokens: never, always, budgets, a probe, both stages 5; table and plot
+	@$(LADDER) tradeoff $(OPTIONS)
+
+ask: $(READY)       ## every stage answers Q="…", side by side; BUDGET=N caps the thought, MIN_THINKING=N is its floor
+	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(MIN_THINKING),--min-thinking "$(MIN_THINKING)") "$(Q)"
 
 smoke: $(READY)     ## all five stages on nano, in minutes
 	@$(LADDER) all $(OPTIONS) --base nano

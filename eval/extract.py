@@ -27,6 +27,7 @@ MAX_TAIL = 2000
 MAX_LAST_LINE = 60
 MAX_EXPONENT = 300
 MAX_BOXES = 20
+A_FEW = 4  # words beside a boxed answer that are no reasoning: "The answer is"
 
 Value = Fraction | str | None
 
@@ -59,6 +60,16 @@ def split_thought(text: str) -> tuple[str | None, str, bool]:
         thought = text[start + len("<think>") : end]
     rest = text[end + len("</think>") :]
     return thought, rest, rest.rfind("<think>") <= rest.rfind("</think>")
+
+
+def thinks(text: str) -> bool:
+    """Whether a completion reasons: in a thought that is not blank, or after an empty one, in more than ``A_FEW`` words
+    beside the boxed answer. A text without tags does not think, whatever its length."""
+    thought, rest, _ = split_thought(text)
+    if thought is None:
+        return False
+    beside = re.sub(r"\\boxed\s*\{[^{}]*\}", " ", rest)
+    return bool(thought.strip()) or len(beside.split()) > A_FEW
 
 
 def boxes(text: str) -> list[str]:

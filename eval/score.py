@@ -34,10 +34,10 @@ from data.records import (
 from data.sets import Benchmark
 from data.splits import take
 from eval.compare import pass_at, wilson
-from eval.extract import EXTRACTION_VERSION, split_thought, value
+from eval.extract import EXTRACTION_VERSION, thinks, value
 from eval.grade import grade_all, read_benchmark
 
-SCORES_VERSION = 2  # of what score() returns
+SCORES_VERSION = 3  # of what score() returns
 
 
 def score(
@@ -45,7 +45,7 @@ def score(
 ) -> dict[str, Any]:
     """Score one benchmark: shares in [0, 1], tokens as means over all completions, ``seconds`` passed through.
 
-    ``thinking_rate`` is the share with a thought that is not blank: a text without tags does not think, whatever its
+    ``thinking_rate`` is the share that thinks (:func:`eval.extract.thinks`): a text without tags does not, whatever its
     length, so read it beside ``tokens_mean`` (thought and answer). ``format_rate`` is the share of boxed answers,
     ``truncated_rate`` that of texts the token limit cut. Raises KeyError where a problem has no completion or grade.
     """
@@ -70,7 +70,7 @@ def score(
         "ci_high": high,
         "tokens_mean": fmean(c.thinking_tokens + c.answer_tokens for c in written),
         "thinking_tokens_mean": fmean(c.thinking_tokens for c in written),
-        "thinking_rate": fmean(bool((split_thought(c.text)[0] or "").strip()) for c in written),
+        "thinking_rate": fmean(thinks(c.text) for c in written),
         "format_rate": fmean(grade.boxed for grade in graded),
         "truncated_rate": fmean(c.finish == "length" for c in written),
         "seconds": seconds,
@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", required=True, choices=("plain", "cot", "think"))
     parser.add_argument("--shots", type=int, default=0, metavar="N", help="worked examples before the question")
     parser.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
+    parser.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest it may end with")
     parser.add_argument("--limit", type=int, metavar="N", help="problems, stratified by level")
     several = parser.add_mutually_exclusive_group()
     several.add_argument("--samples", type=int, metavar="K", help="K samples a problem: pass@k and maj@K")
@@ -165,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "prompt": options.prompt,
         "shots": options.shots,
         "budget": options.budget,
+        "min_thinking": options.min_thinking,
         "benchmark": benchmark.name,
         "benchmark_sha256": benchmark.sha256,
         "extraction": EXTRACTION_VERSION,
@@ -205,9 +207,9 @@ def _complete(options: argparse.Namespace) -> tuple[int, Benchmark, list[Path], 
     completed = [options.out / "completions" / folder / f"{benchmark.name}.jsonl" for folder in inside]
     command = [sys.executable, "-m", "pipeline", "complete", "--model", options.model]
     command += ["--benchmark", options.benchmark, "--prompt", options.prompt, "--shots", str(options.shots)]
-    for key in ("budget", "limit"):
+    for key in ("budget", "min_thinking", "limit"):
         if getattr(options, key) is not None:
-            command += [f"--{key}", str(getattr(options, key))]
+            command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
     if options.samples:
         command += ["--temperature", str(options.temperature), "--seed", str(options.seed)]
     start = time.monotonic()

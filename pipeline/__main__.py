@@ -15,7 +15,10 @@ from data.records import BadInput, nearest, read_problems, rows_of, write_record
 from pipeline import recipe as recipes
 
 STAGES = recipes.STAGES
-COMMANDS = (*STAGES, "all", "controls", "traces", "show-traces", "table", "report", "status", "ask", "complete")
+COMMANDS = (
+    *(*STAGES, "adaptive_budget", "all", "controls", "tradeoff", "traces", "show-traces"),
+    *("table", "report", "status", "ask", "complete"),
+)
 PROGRAM = "python -m pipeline"
 
 
@@ -44,10 +47,11 @@ def parser() -> Parser:
     )
     common.add_argument("--allow-overlap", action="store_true", help="score problems that train holds too, and say so")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for stage in STAGES:
+    for stage in (*STAGES, "adaptive_budget"):
         commands.add_parser(stage, parents=[common], help=f"run the {stage} stage and what it stands on")
     commands.add_parser("all", parents=[common], help="run all five stages and print the table")
     commands.add_parser("controls", parents=[common], help="run what must not help, and print the table with it")
+    commands.add_parser("tradeoff", parents=[common], help="accuracy against tokens, of all ways to decide how long")
     for name, purpose in (("traces", "write verified traces of one source"), ("show-traces", "print some, at random")):
         made = commands.add_parser(name, parents=[common], help=purpose)
         made.add_argument(
@@ -67,12 +71,14 @@ def parser() -> Parser:
     ask = commands.add_parser("ask", parents=[common], help="ask every stage one question")
     ask.add_argument("question")
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
+    ask.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest a thought may end with")
     complete = commands.add_parser("complete", help="write one model's completions of a benchmark file")
     complete.add_argument("--model", required=True, metavar="FOLDER|BASE", help="a stage's folder, or a base model")
     complete.add_argument("--benchmark", required=True, metavar="FILE|NAME")
     complete.add_argument("--prompt", required=True, choices=("plain", "cot", "think"))
     complete.add_argument("--shots", type=int, default=0, metavar="N")
     complete.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
+    complete.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest it may end with")
     complete.add_argument("--limit", type=int, metavar="N", help="problems, stratified by level")
     complete.add_argument(
         "--after", type=Path, metavar="FILE", help="go on from these first answers and the feedback on them (JSONL)"
@@ -124,6 +130,11 @@ def default_profile() -> str:
 def check_budget(options: argparse.Namespace) -> None:
     if options.budget is not None and options.budget < 0:
         raise BadInput(f"BUDGET (--budget) is {options.budget}; it must be 0 or more tokens")
+    most = float("inf") if options.budget is None else options.budget
+    if not 0 <= options.min_thinking <= most:
+        raise BadInput(
+            f"MIN_THINKING (--min-thinking) is {options.min_thinking}; it must be 0 or more tokens, not above BUDGET"
+        )
 
 
 def open_run(options: argparse.Namespace):
@@ -223,8 +234,9 @@ def complete(options: argparse.Namespace) -> None:
     made = runs.manifest(Path(options.model)) if Path(options.model).is_dir() else {}
     adapter = Path(options.model) / "adapter" if "training" in made else None
     name = next((made[part]["base"] for part in ("training", "scoring") if part in made), options.model)
-    model, tokenizer = base.load(base.resolve(name), adapter)
-    settings = recipes.load(default_profile()).eval
+    recipe = recipes.load(default_profile(), base=name)
+    settings = recipe.eval
+    model, tokenizer = base.load(base.resolve(name), adapter, setting=recipe.base.load)
     for i, out in enumerate(options.out):
         completions = stages.complete(
             model,
@@ -235,6 +247,7 @@ def complete(options: argparse.Namespace) -> None:
             max_tokens=settings.max_tokens,
             batch_size=settings.batch_size,
             budget=options.budget,
+            least=options.min_thinking,
             temperature=options.temperature or 0.0,
             seed=1_000_003 * options.seed + i,
             wording=0 if options.temperature else i,
@@ -265,7 +278,7 @@ def run(options: argparse.Namespace) -> None:
         check_budget(options)
         from pipeline.ask import ask
 
-        return ask(open_run(options), options.question, options.budget)
+        return ask(open_run(options), options.question, options.budget, options.min_thinking)
     from pipeline import stages
 
     opened = open_run(options)
@@ -275,6 +288,12 @@ def run(options: argparse.Namespace) -> None:
         for stage, state in stages.status(opened).items():
             print(f"{stage:8}  {state}")
         return None
+    if options.command == "tradeoff":
+        from eval import tradeoff as measured
+        from pipeline import tradeoff
+
+        folder = tradeoff.run(opened)
+        return print(f"{measured.write(opened.root)}\nThe plot is {folder / 'tradeoff.png'}")
     for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)
     table.show(table.write(opened.root, options.command == "controls"))

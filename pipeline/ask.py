@@ -7,27 +7,27 @@ from rich.text import Text
 
 from data.records import BadInput, Completion, Problem
 from eval.extract import extract, split_thought
-from pipeline import base, stages
+from pipeline import stages
 from pipeline.runs import Run
 
 
-def ask(run: Run, question: str, budget: int | None) -> None:
+def ask(run: Run, question: str, budget: int | None, least: int = 0) -> None:
     """Print what each stage answers, its thought dimmed, with its tokens and the answer that would be graded."""
     done = stages.done(run.root)
     if not done:
         raise BadInput(f"{run.root}: no stage has been run yet; run `make` or `make plain` first")
     problem = Problem("ask", question, "0", "number")
-    panels = [panel(stage, answer(run, stage, problem, budget)) for stage in done]
+    panels = [panel(stage, answer(run, stage, problem, budget, least)) for stage in done]
     console = Console()
     if not console.is_terminal:
         console.width = 160
     console.print(Columns(panels, equal=True, expand=True, width=max(30, console.width // len(panels) - 1)))
 
 
-def answer(run: Run, stage: str, problem: Problem, budget: int | None) -> Completion:
+def answer(run: Run, stage: str, problem: Problem, budget: int | None, least: int) -> Completion:
     """One stage's completion, under its last prompt (the one with most exemplars for a prompted stage)."""
     _, prompt, shots = stages.variants(run, stage)[-1]
-    model, tokenizer = base.load(run.folder, stages.adapter_of(run, stage))
+    model, tokenizer = run.load(stages.adapter_of(run, stage))
     [completion] = stages.complete(
         model,
         tokenizer,
@@ -37,6 +37,7 @@ def answer(run: Run, stage: str, problem: Problem, budget: int | None) -> Comple
         max_tokens=run.recipe.eval.max_tokens,
         batch_size=1,
         budget=budget,
+        least=least,
         label=stage,
     )
     return completion

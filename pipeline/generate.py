@@ -6,15 +6,19 @@ the same logits, but reserves room for the cache, computes what prompts share on
 It also enforces the thinking budget (s1, arXiv 2501.19393, section 3), which no library hook gives per row.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from transformers.cache_utils import Cache, DynamicLayer
 
 from pipeline.prompts import DIRECT, END_THINK, THINK, encode
 
 BOX = "\\boxed{"
+MORE = "Wait"  # what takes the place of the end of a thought that comes too soon (s1, arXiv 2501.19393, section 3.1)
 
 
 @dataclass
@@ -100,6 +104,43 @@ def _closing(tokenizer, ids: Sequence[int], budget: int) -> list[int]:
     return encode(tokenizer, END_THINK[tail:] + "\n" + BOX) if spent >= budget else []
 
 
+@contextlib.contextmanager
+def merged(model) -> Iterator[None]:
+    """``model`` with its adapter added to the weights, for as long as it only decodes: a token then costs what it costs
+    the base. The weights are put back bit for bit; quantized ones, to which nothing can be added exactly, are left."""
+    layers: list[Any] = [
+        m for m in model.modules() if isinstance(m, LoraLinear) and not m.merged and not m.disable_adapters
+    ]
+    kept = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight.clone()
+            layer.merge()
+        yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
+
+
+def _longer(tokenizer, ids: Sequence[int], token: int, least: int, budget: int | None, stops: set[int]) -> list[int]:
+    """The tokens that take the place of ``token`` where it would end, or begin to end, a thought of fewer than
+    ``least`` tokens; else nothing."""
+    before, after = tokenizer.decode(ids), tokenizer.decode([*ids, token])
+    thought = after.partition(THINK)[2] if THINK in after else None
+    spent = _thinking(tokenizer, ids, "")
+    if thought is None or END_THINK in before.partition(THINK)[2] or spent >= least:
+        return []
+    begun = any(thought.endswith(END_THINK[:n]) for n in range(2, len(END_THINK)))
+    if token not in stops and END_THINK not in thought and not begun:
+        return []
+    # One token may end the opening tag and begin the closing one.
+    open_tag = THINK[: max(n for n in range(len(THINK)) if before.endswith(THINK[:n]))]
+    missing = "" if THINK in before else THINK.removeprefix(open_tag)
+    more = encode(tokenizer, ("" if before.endswith("\n") else "\n") + MORE)
+    return encode(tokenizer, missing) + more[: None if budget is None else budget - spent]
+
+
 def stop_ids(model, tokenizer) -> set[int]:
     """The tokens that end a turn."""
     eos = model.generation_config.eos_token_id
@@ -116,14 +157,16 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     budget: int | None = None,
+    least: int = 0,
     prefixes: Sequence[Sequence[int]] | None = None,
     batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Sample]:
     """Complete every prompt, in order; greedy at temperature 0, else sampled from the full distribution.
 
-    ``budget`` caps the tokens between the think tags, exactly, 0 meaning none; ``prefixes`` are tokens the
-    completion is made to begin with, one list a prompt; ``progress(completions, tokens)`` is called as rows finish.
+    ``budget`` caps the tokens between the think tags, exactly, 0 meaning none, and a thought of fewer than ``least`` of
+    them is not let end; ``prefixes`` are tokens the completion is made to begin with, one list a prompt;
+    ``progress(completions, tokens)`` is called as rows finish.
     """
     was_training = model.training
     model.eval()
@@ -132,20 +175,22 @@ def generate(
     pending = [list(p) for p in prefixes] if prefixes else [[] for _ in prompts]
     # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
-    for begin in range(0, len(order), batch_size):
-        rows = order[begin : begin + batch_size]
-        _decode(
-            model,
-            tokenizer,
-            [list(prompts[i]) for i in rows],
-            [samples[i] for i in rows],
-            [pending[i] for i in rows],
-            max_tokens,
-            temperature,
-            generator,
-            budget,
-            progress,
-        )
+    with merged(model):
+        for begin in range(0, len(order), batch_size):
+            rows = order[begin : begin + batch_size]
+            _decode(
+                model,
+                tokenizer,
+                [list(prompts[i]) for i in rows],
+                [samples[i] for i in rows],
+                [pending[i] for i in rows],
+                max_tokens,
+                temperature,
+                generator,
+                budget,
+                least,
+                progress,
+            )
     model.train(was_training)
     return samples
 
@@ -176,7 +221,8 @@ def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torc
         attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
-        logits_to_keep=1,
+        # By index, which copies: over a slice of the hidden states bf16 would expand the head's weight for every row.
+        logits_to_keep=torch.tensor([width - 1], device=device),
     )
     rows = torch.tensor([unique.index(tuple(p)) for p in prompts], device=device)
     cache.batch_select_indices(rows)
@@ -196,7 +242,9 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
     return chosen[:, 0], logprobs.gather(-1, chosen)[:, 0]
 
 
-def _decode(model, tokenizer, prompts, samples, pending, max_tokens, temperature, generator, budget, progress) -> None:
+def _decode(
+    model, tokenizer, prompts, samples, pending, max_tokens, temperature, generator, budget, least, progress
+) -> None:
     """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come."""
     stops = stop_ids(model, tokenizer)
     cache, mask, logits = _prefill(model, prompts)
@@ -211,6 +259,8 @@ def _decode(model, tokenizer, prompts, samples, pending, max_tokens, temperature
                 continue
             if budget is not None and not pending[row]:
                 pending[row] = _closing(tokenizer, sample.ids, budget)
+            if least and not pending[row]:
+                pending[row] = _longer(tokenizer, sample.ids, tokens[place], least, budget, stops)
             forced = bool(pending[row])
             if forced:
                 tokens[place], values[place] = pending[row].pop(0), 0.0

@@ -80,10 +80,17 @@ def exemplars(problem: Problem, shots: int) -> list[Problem]:
 
 
 def messages(
-    problem: Problem, prompt: str, shots: Sequence[Problem] = (), wording: int = 0, after: Sequence[str] = ()
+    problem: Problem,
+    prompt: str,
+    shots: Sequence[Problem] = (),
+    wording: int = 0,
+    after: Sequence[str] = (),
+    at_most: int | None = None,
 ) -> list[dict[str, str]]:
-    """The chat that asks ``problem``, the exemplars as earlier turns; ``after``: a first answer, and feedback on it."""
-    chat = [{"role": "system", "content": WORDINGS[prompt][wording]}]
+    """The chat that asks ``problem``, the exemplars as earlier turns; ``after``: a first answer, and feedback on it;
+    ``at_most``: the tokens of thought that are asked for (L1-Max, arXiv 2503.04697, section 3)."""
+    told = "" if at_most is None else f" Think for at most {at_most} tokens."
+    chat = [{"role": "system", "content": WORDINGS[prompt][wording] + told}]
     for shot in shots:
         chat.append({"role": "user", "content": shot.question})
         chat.append({"role": "assistant", "content": exemplar_answer(shot, prompt)})
@@ -116,6 +123,7 @@ def prompt_ids(
     shots: Sequence[Problem] = (),
     wording: int = 0,
     after: Sequence[str] = (),
+    at_most: int | None = None,
 ) -> list[int]:
     """The token ids of the whole prompt, of which the arguments are those of :func:`messages`."""
-    return encode(tokenizer, render(tokenizer, messages(problem, prompt, shots, wording, after)))
+    return encode(tokenizer, render(tokenizer, messages(problem, prompt, shots, wording, after, at_most)))

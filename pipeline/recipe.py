@@ -23,6 +23,14 @@ PROFILES = ("cpu", "gpu", "multi_gpu")
 
 
 @dataclass(frozen=True)
+class BaseSettings:
+    """``load``: how the base's weights are held. auto is bf16 where the machine computes in it (a GPU, or a CPU with
+    AVX512-BF16 or AMX), else fp32; nf4 and int8 go through bitsandbytes, the adapters over them stay as they are."""
+
+    load: Literal["auto", "fp32", "bf16", "nf4", "int8"] = "auto"
+
+
+@dataclass(frozen=True)
 class PromptedSettings:
     """Stages 1 and 2: the base alone, one row for each number of worked exemplars."""
 
@@ -31,17 +39,20 @@ class PromptedSettings:
 
 @dataclass(frozen=True)
 class SftSettings:
-    """Stage 3. ``arithmetic`` and ``logic`` count train problems, one trace each; ``direct_share`` of them answer at
-    once. ``traces`` are their sources, each a style of data/traces.py or a file that `make traces` wrote, with its
-    weight after a colon (``short:2``; 1 where none is given). ``steps`` are kept, or for a control put in another order
-    or left out. In ``rounds`` after the first the adapter goes on from the one before, at ``round_learning_rate``, on
-    traces of its own. Every ``eval_every`` steps it answers ``dev`` dev problems of each benchmark (0: never)."""
+    """Stage 3. ``arithmetic`` and ``logic`` count train problems, one trace each; ``direct_share`` of those of each
+    level give a second one, which answers at once; a share ``direct_told`` of these trains that choice too, the others
+    only what follows from it. ``traces`` are their sources, each a style of data/traces.py or a file that `make traces`
+    wrote, with its weight after a colon (``short:2``; 1 where none is given). ``steps`` are kept, or for a control put
+    in another order or left out. In ``rounds`` after the first the adapter goes on from the one before, at
+    ``round_learning_rate``, on traces of its own. Every ``eval_every`` steps it answers ``dev`` dev problems of each
+    benchmark (0: never)."""
 
     arithmetic: int = 1000
     logic: int = 500
     traces: list[str] = field(default_factory=lambda: ["short"])
     steps: Literal["kept", "shuffled", "none"] = "kept"
-    direct_share: float = 0.2
+    direct_share: list[float] = field(default_factory=lambda: [0.2] * len(LEVELS))
+    direct_told: float = 1.0
     rounds: int = 1
     round_learning_rate: float = 3e-4
     eval_every: int = 0
@@ -105,8 +116,10 @@ class RlSettings:
     those of the first step that recomputation finds wrong. ``schedule`` is that of the learning rate, ``variant`` how
     TRL averages and weights the loss.
 
-    Two keys are of stage 5 only: ``direct_bonus`` is what an answer gains by not thinking, ``accuracy_loss`` what the
-    kept adapter may lose on dev.
+    The others are of stage 5 only. ``direct_bonus`` is what an answer gains by not thinking, any or only a right one
+    (``bonus_for``); ``reference`` samples of each train problem, before training, are what its reward is held against
+    (0: the mean of its group); ``accuracy_loss`` is what the kept adapter may lose on dev. With ``budgets`` the model
+    is told instead for how many tokens it may think, one of these at a time, and earns less the further it goes beyond.
     """
 
     steps: int = 20
@@ -132,7 +145,10 @@ class RlSettings:
     overlong: int = 0
     blame: Literal["trace", "step"] = "trace"
     direct_bonus: float = 0.0
+    bonus_for: Literal["any", "right"] = "any"
+    reference: int = 0
     accuracy_loss: float = 0.0
+    budgets: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -150,16 +166,19 @@ class Recipe:
 
     seed: int = 0
     tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
+    base: BaseSettings = field(default_factory=BaseSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     plain: PromptedSettings = field(default_factory=PromptedSettings)
     cot: PromptedSettings = field(default_factory=PromptedSettings)
     sft: SftSettings = field(default_factory=SftSettings)
     rl: RlSettings = field(default_factory=RlSettings)
     adaptive: RlSettings = field(default_factory=RlSettings)
+    adaptive_budget: RlSettings = field(default_factory=RlSettings)
     traces: TracesSettings = field(default_factory=TracesSettings)
 
 
-FILES = {stage: f"{number}_{stage}.yaml" for number, stage in enumerate(STAGES, 1)} | {"traces": "traces.yaml"}
+FILES = {stage: f"{number}_{stage}.yaml" for number, stage in enumerate(STAGES, 1)}
+FILES |= {"adaptive_budget": "5_adaptive_budget.yaml", "traces": "traces.yaml"}
 
 
 def load(profile: str, overrides: Iterable[str] = (), base: str = "") -> Recipe:
@@ -201,7 +220,7 @@ def override(recipe: Recipe, item: str) -> Recipe:
 def build(tree: Mapping, where: str) -> Recipe:
     """A recipe from nested mappings, every key, type and bound checked."""
     recipe = _build(Recipe, tree, where, "")
-    for stage in ("rl", "adaptive"):
+    for stage in ("rl", "adaptive", "adaptive_budget"):
         settings = getattr(recipe, stage)
         for key in (
             "steps",
@@ -221,6 +240,8 @@ def build(tree: Mapping, where: str) -> Recipe:
             raise BadInput(f"{where}: {stage}.probe must be 0 or at least 2: one sample is never mixed")
         if wrong := [level for level in settings.levels if level not in LEVELS]:
             raise BadInput(f"{where}: {stage}.levels has {wrong[0]}; levels are {LEVELS[0]} to {LEVELS[-1]}")
+        if stage == "adaptive_budget" and not settings.budgets:
+            raise BadInput(f"{where}: adaptive_budget.budgets must name at least one number of tokens")
         if stage == "rl" and settings.temperature == 0:
             raise BadInput(f"{where}: rl.temperature must be above 0, or all samples of a problem are the same")
         if settings.prompts * settings.samples % settings.micro_batch:
@@ -235,6 +256,8 @@ def build(tree: Mapping, where: str) -> Recipe:
         for key in keys:
             if getattr(settings, key) < 1:
                 raise BadInput(f"{where}: {section}.{key} must be at least 1")
+    if len(recipe.sft.direct_share) != len(LEVELS):
+        raise BadInput(f"{where}: sft.direct_share must hold {len(LEVELS)} shares, one a level")
     return recipe
 
 
@@ -274,6 +297,7 @@ def _value(hint: object, value: object, where: str, name: str):
         raise BadInput(f"{where}: {name} cannot be {value!r}; {nearest(str(value), typing.get_args(hint))}")
     wanted: dict[object, str] = {float: "a number of 0 or more", int: "a whole number of 0 or more", str: "a text"}
     wanted |= {bool: "true or false", list[int]: "a list of whole numbers", list[str]: "a list of texts"}
+    wanted |= {list[float]: "a list of numbers"}
     raise BadInput(f"{where}: {name} must be {wanted[hint]}, not {value!r}")
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from data.records import BadInput, Completion, Problem, nearest
 from eval.errors import wrong_step
+from eval.extract import thinks
 from eval.grade import grade
 from pipeline.prompts import DIRECT
 from pipeline.recipe import RlSettings
 
 Reward = Callable[[Problem, Completion], float]
+TOLERANCE = 64  # tokens beyond the asked for, of which half take all of a reward (1 / alpha in L1)
 
 
 class NoSignal(BadInput):
@@ -55,10 +57,20 @@ def reward_of(settings: RlSettings) -> Reward:
             length = completion.thinking_tokens + completion.answer_tokens
             over = length - (settings.max_tokens - settings.overlong)
             total -= min(1.0, max(0.0, over / settings.overlong))
-        # For not thinking: the accuracy one would give up on a problem (AdaptThink, arXiv 2505.13417, eq. 6).
-        return total + settings.direct_bonus * completion.text.startswith(DIRECT.strip())
+        # For not thinking: the accuracy one would give up on a problem (AdaptThink, arXiv 2505.13417, eq. 6). Who
+        # reasons after the closed tag has thought.
+        direct = completion.text.startswith(DIRECT.strip()) and not thinks(completion.text)
+        if direct and (settings.bonus_for == "any" or correctness(problem, completion)):
+            total += settings.direct_bonus
+        return total
 
     return shaped
+
+
+def within(spent: int, at_most: int) -> float:
+    """What a right answer earns whose thought took ``spent`` tokens where ``at_most`` were asked for: L1-Max's clip
+    (arXiv 2503.04697, section 3), so that a right answer a little beyond still earns more than a wrong one."""
+    return min(1.0, max(0.0, (at_most - spent) / TOLERANCE + 0.5))
 
 
 def own(spec: str) -> Reward:

@@ -8,7 +8,9 @@ is kept, the starting one included: the last step is not the best step. And a tr
 Stage 5 trains the choice between thinking and answering at once, and nothing else: its samples are made to begin in
 one way or the other, by turns, and only the token in which these differ is in the loss, weighted by what the model
 gives it over what the turns give it (AdaptThink, arXiv 2505.13417, section 3.3). Averaged with the dozens of tokens
-that follow, the choice was lost: thinking stayed at 100 % (measured, 15 steps).
+that follow, the choice was lost: thinking stayed at 100 % (measured, 15 steps). What a sample earns is held against
+what the stage before earned on the problem, which TRL has no hook for: it takes the mean of a group, always, so that
+the advantages are put into what its ``_generate_and_score_completions`` gives back.
 """
 
 import json
@@ -28,12 +30,13 @@ from trl import GRPOConfig, GRPOTrainer
 
 from data.records import BadInput, Completion, Problem, write_json
 from eval.errors import steps, wrong_step
+from eval.extract import thinks
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, console, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
-from pipeline.reward import NoSignal, Reward, correctness, form
+from pipeline.reward import NoSignal, Reward, correctness, form, within
 from pipeline.sampler import LEARNABLE, Sampler
 from pipeline.watch import Watch
 
@@ -58,6 +61,7 @@ class Row:
     sample: Sample
     earned: float
     right: float
+    at_most: int | None = None  # the tokens of thought that were asked for
 
 
 Group: TypeAlias = list[Row]
@@ -80,11 +84,23 @@ class Task:
 
     reward: Reward
     prefixes: tuple[str, ...] = ()
+    budgets: tuple[int, ...] = ()
+
+    def at_most(self, i: int) -> int | None:
+        """The tokens of thought that the i-th problem is asked for: the budgets in turn."""
+        return self.budgets[i % len(self.budgets)] if self.budgets else None
+
+    def earned(self, problem: Problem, completion: Completion, at_most: int | None) -> float:
+        """The reward, less what is taken for thinking beyond ``at_most`` tokens."""
+        whole = self.reward(problem, completion)
+        return whole if at_most is None else whole * within(completion.thinking_tokens, at_most)
 
     def better(self, point: dict[str, float], kept: dict[str, float], start: dict[str, float], loss: float) -> bool:
         """Whether a point of the dev curve is to be kept instead of ``kept``: where content is trained, for more
-        accuracy; where the choice is, for fewer tokens at no more than ``loss`` of the starting accuracy (the
-        constrained objective of AdaptThink, arXiv 2505.13417, section 3.2)."""
+        accuracy; where budgets are obeyed, for more reward; where the choice is, for fewer tokens at no more than
+        ``loss`` of the starting accuracy (the constrained objective of AdaptThink, arXiv 2505.13417, section 3.2)."""
+        if self.budgets:
+            return point["reward"] > kept["reward"]
         if not self.prefixes:
             return point["accuracy"] > kept["accuracy"]
         return point["accuracy"] >= start["accuracy"] - loss and point["tokens"] < kept["tokens"]
@@ -99,6 +115,13 @@ class Trainer(GRPOTrainer):
     far that is from what the trained model gives them (nats a token, one value a micro-batch)."""
 
     relative = False
+    held_against: list[float] | None = None  # the advantages of a rollout, in place of those over a group's mean
+
+    def _generate_and_score_completions(self, inputs):
+        out = super()._generate_and_score_completions(inputs)
+        if self.held_against is not None:
+            out["advantages"] = torch.tensor(self.held_against).to(out["advantages"])
+        return out
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -163,9 +186,9 @@ class Trainer(GRPOTrainer):
         return output.log_probs[:, -logits_to_keep:], output.entropy[:, -logits_to_keep:], None
 
 
-def asked(tokenizer, problem: Problem) -> str:
+def asked(tokenizer, problem: Problem, at_most: int | None = None) -> str:
     """The prompt of the trained rungs, as text."""
-    return render(tokenizer, messages(problem, "think"))
+    return render(tokenizer, messages(problem, "think", at_most=at_most))
 
 
 def sample(
@@ -221,7 +244,7 @@ def preflight(
     with bar("probing dev problems", len(each)) as advance:
         samples = sample(model, tokenizer, [asked(tokenizer, p) for p in each], task, settings, seed, advance)
     texts = completions(model, tokenizer, each, samples)
-    earned = [task.reward(p, c) for p, c in zip(each, texts, strict=True)]
+    earned = [task.earned(p, c, None) for p, c in zip(each, texts, strict=True)]
     right = [correctness(p, c) for p, c in zip(each, texts, strict=True)]
     groups = [range(i, i + settings.probe) for i in range(0, len(each), settings.probe)]
     rates = {level: (0.0, 0.0) for level in dev}
@@ -266,18 +289,42 @@ def verdict(found: Mapping[str, Any]) -> str:
     return f"cannot learn: no group is mixed: {why}"
 
 
-def dev_scores(model, tokenizer, dev: Sequence[Problem], reward: Reward, max_tokens: int) -> dict[str, float]:
-    """Accuracy, mean reward, and mean tokens a completion, of greedy decoding on the dev problems."""
-    prompts = [encode(tokenizer, asked(tokenizer, p)) for p in dev]
+def references(
+    model, tokenizer, problems: Sequence[Problem], task: Task, settings: RlSettings, seed: int
+) -> dict[str, float]:
+    """What ``reference`` samples of each problem are right in the mean: R_ref of AdaptThink (section 3.2)."""
+    each = [p for p in problems for _ in range(settings.reference)]
+    with bar("sampling the reference", len(each)) as advance:
+        samples = sample(
+            model, tokenizer, [asked(tokenizer, p) for p in each], Task(task.reward), settings, seed, advance
+        )
+    right: dict[str, list[float]] = {}
+    for problem, text in zip(each, completions(model, tokenizer, each, samples), strict=True):
+        right.setdefault(problem.id, []).append(correctness(problem, text))
+    return {name: fmean(of_it) for name, of_it in right.items()}
+
+
+def dev_scores(model, tokenizer, dev: Sequence[Problem], task: Task, max_tokens: int) -> dict[str, Any]:
+    """Accuracy, mean reward, and mean tokens a completion, of greedy decoding on the dev problems; where thinking is a
+    choice, also the share that thinks, by level."""
+    told = [task.at_most(i) for i in range(len(dev))]
+    prompts = [encode(tokenizer, asked(tokenizer, p, n)) for p, n in zip(dev, told, strict=True)]
     with bar("scoring on dev", len(dev)) as advance:
         samples = generate(model, tokenizer, prompts, max_tokens=max_tokens, progress=advance)
-    texts = list(zip(dev, completions(model, tokenizer, dev, samples), strict=True))
-    return {
+    texts = completions(model, tokenizer, dev, samples)
+    found: dict[str, Any] = {
         "n": len(dev),
-        "accuracy": fmean(correctness(p, c) for p, c in texts),
-        "reward": fmean(reward(p, c) for p, c in texts),
+        "accuracy": fmean(correctness(p, c) for p, c in zip(dev, texts, strict=True)),
+        "reward": fmean(task.earned(p, c, n) for p, c, n in zip(dev, texts, told, strict=True)),
         "tokens": fmean(len(s.ids) for s in samples),
     }
+    if task.prefixes:
+        levels = sorted({p.level for p in dev})
+        found["thinks"] = {
+            str(level): fmean(thinks(c.text) for p, c in zip(dev, texts, strict=True) if p.level == level)
+            for level in levels
+        }
+    return found
 
 
 def train(
@@ -297,7 +344,6 @@ def train(
 
     Raises NoSignal where the pre-flight finds no mixed group.
     """
-    gpu = torch.cuda.is_available()
     if not any(pools.values()):
         raise BadInput(f"{label}: no train problems to draw from; raise {label}.arithmetic or {label}.logic")
     rates: dict[str, tuple[float, float]] = {}
@@ -318,6 +364,13 @@ def train(
         rates = found["rates"]
         if not settings.levels and found["levels"]:
             pools = {level: pools[level] for level in found["levels"]}
+    reference: dict[str, float] | None = None
+    if settings.reference:
+        known = work / "reference.json"
+        if not known.is_file():
+            every = [p for problems in pools.values() for p in problems]
+            write_json(known, references(model, tokenizer, every, task, settings, seed))
+        reference = json.loads(known.read_text())
     sampler = Sampler(pools, rates)
     state_file = work / "sampler.json"  # the sampler's state after each step
     states = json.loads(state_file.read_text()) if state_file.is_file() else {}
@@ -339,18 +392,22 @@ def train(
             at = f"{seed} {step} {tried} {trainer.accelerator.process_index}"
             drawn = sampler.draw(count, at)
             each = [p for _, p in drawn for _ in range(settings.samples)]
-            texts = [asked(tokenizer, p) for p in each]
+            told_to = [task.at_most(step * wanted + tried + i // settings.samples) for i in range(len(each))]
+            texts = [asked(tokenizer, p, n) for p, n in zip(each, told_to, strict=True)]
             samples = sample(policy, tokenizer, texts, task, settings, zlib.crc32(at.encode()))
             told = completions(policy, tokenizer, each, samples)
             rows = [
-                Row(p, c, s, task.reward(p, c), correctness(p, c)) for p, c, s in zip(each, told, samples, strict=True)
+                Row(p, c, s, task.earned(p, c, n), correctness(p, c), n)
+                for p, c, s, n in zip(each, told, samples, told_to, strict=True)
             ]
             for i, (level, _) in enumerate(drawn):
                 group = rows[i * settings.samples : (i + 1) * settings.samples]
                 right = [row.right for row in group]
                 if not task.prefixes:  # a choice is to be learnt on every level
                     sampler.note(level, right)
-                (mixed if teaches([row.earned for row in group], right, settings) else alike).append(group)
+                # Held against a reference a group teaches where its samples all earn the same, too.
+                signal = reference is not None or teaches([row.earned for row in group], right, settings)
+                (mixed if signal else alike).append(group)
                 seen.setdefault(level, []).extend(group)
         every = [row for group in mixed + alike for row in group]
         noted.update(
@@ -365,11 +422,13 @@ def train(
         write_json(state_file, states)
         taken = [row for group in (mixed + alike)[:wanted] for row in group]
         out: dict[str, Any] = {
-            "prompt_ids": [encode(tokenizer, asked(tokenizer, row.problem)) for row in taken],
+            "prompt_ids": [encode(tokenizer, asked(tokenizer, row.problem, row.at_most)) for row in taken],
             "completion_ids": [row.sample.ids for row in taken],
             "logprobs": [row.sample.logprobs for row in taken],
             "earned": [row.earned for row in taken],
         }
+        if reference is not None:
+            trainer.held_against = [row.earned - reference[row.problem.id] for row in taken]
         if task.prefixes:
             choice = common_prefix([tuple(encode(tokenizer, prefix)) for prefix in task.prefixes])
             turn = -math.log(len(task.prefixes))
@@ -408,19 +467,20 @@ def train(
         report_to=tracker,
         run_name=label,
         disable_tqdm=True,
-        use_cpu=not gpu,
-        bf16=gpu,
+        use_cpu=model.device.type == "cpu",
+        bf16=model.dtype == torch.bfloat16,
         seed=seed,
     )
     every_dev = [p for problems in dev.values() for p in problems]
     watch = Watch(
-        lambda: dev_scores(model, tokenizer, every_dev, task.reward, settings.max_tokens),
+        lambda: dev_scores(model, tokenizer, every_dev, task, settings.max_tokens),
         lambda point, kept, start: task.better(point, kept, start, settings.accuracy_loss),
         lambda: noted | {"drift": fmean(trainer.drift[-config.gradient_accumulation_steps :] or [0.0])},
         lambda values: trainer.show(values),
         {name: p for name, p in model.named_parameters() if p.requires_grad},
         settings.eval_every,
         not task.prefixes,
+        "reward" if task.budgets else "accuracy",
         work,
     )
     trainer = Trainer(

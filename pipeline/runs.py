@@ -23,6 +23,7 @@ from data.records import BadInput, Problem, sha256_of, write_json
 from data.sets import Benchmark
 from data.splits import BENCHMARKS, take
 from eval.grade import read_benchmark
+from pipeline import base
 from pipeline.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,10 @@ class Run:
 
     def stage(self, stage: str) -> Path:
         return self.root / stage
+
+    def load(self, adapter: Path | None = None, trainable: bool = False) -> tuple[Any, Any]:
+        """(model, tokenizer), with an adapter on the base where given."""
+        return base.load(self.folder, adapter, trainable, self.recipe.base.load)
 
 
 def benchmarks(specs: list[str], limit: int) -> tuple[list[Benchmark], list[Problem]]:
@@ -120,10 +125,8 @@ def surroundings() -> dict[str, Any]:
     """Versions, commit and hardware."""
     import torch
 
-    from pipeline.base import versions
-
     return {
-        "versions": {"python": platform.python_version()} | versions(),
+        "versions": {"python": platform.python_version()} | base.versions(),
         "commit": commit(),
         "hardware": {
             "processor": processor(),

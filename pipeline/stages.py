@@ -24,7 +24,7 @@ from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import base, runs, traces
 from pipeline.progress import bar, console, training_bar
-from pipeline.prompts import DIRECT, THINK, exemplars, prompt_ids
+from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.runs import Run
@@ -36,7 +36,8 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "rl_random": ("rl", {"reward": "random"}),
     "rl_format": ("rl", {"reward": "format"}),
 }
-TRAINED = ("sft", "rl", "adaptive", *CONTROLS)
+BUDGETED = "adaptive_budget"  # the other stage 5, which is told how long to think; no rung of `make`
+TRAINED = ("sft", "rl", "adaptive", BUDGETED, *CONTROLS)
 ROUND = "sft_round"  # and its number: the stages that come before sft where sft.rounds is above 1
 LEFT_BEHIND = ("curve.json", "train.jsonl", "preflight.json", "alarm.txt", "traces.jsonl", "traces.json")
 ARITHMETIC, LOGIC = "arithmetic_v1", "logic_v1"
@@ -59,7 +60,8 @@ def run_stage(run: Run, stage: str) -> None:
                 raise
             console.print(f"{error}. A control with nothing to learn is its parent, so it gets no row")
             return
-    answer(run, stage)
+    if stage != BUDGETED:  # asked with budgets, by pipeline/tradeoff.py
+        answer(run, stage)
 
 
 def trained(stage: str) -> bool:
@@ -70,8 +72,8 @@ def trained(stage: str) -> bool:
 def parent_of(run: Run, stage: str) -> str | None:
     """The stage whose adapter this one trains on."""
     real = CONTROLS.get(stage, (stage, {}))[0]
-    if real in ("rl", "adaptive"):
-        return {"rl": "sft", "adaptive": "rl"}[real]
+    if real in ("rl", "adaptive", BUDGETED):
+        return {"rl": "sft", "adaptive": "rl", BUDGETED: "rl"}[real]
     if trained(stage) and settings_of(run, stage).rounds > 1:
         return f"{ROUND}{settings_of(run, stage).rounds - 1}"
     return None
@@ -103,6 +105,7 @@ def training_inputs(run: Run, stage: str) -> dict[str, Any]:
         read["reward"] = sha256_of(file)
     return {
         "base": run.fingerprint,
+        "load": base.held_as(run.recipe.base.load),
         "settings": runs.settings(settings),
         "seed": run.recipe.seed,
         "stands_on": runs.folder_hash(run.stage(parent) / "adapter") if parent else None,
@@ -116,6 +119,7 @@ def scoring_inputs(run: Run, stage: str) -> dict[str, Any]:
     adapter = adapter_of(run, stage)
     return {
         "base": run.fingerprint,
+        "load": base.held_as(run.recipe.base.load),
         "adapter": runs.folder_hash(adapter) if adapter else None,
         "variants": variants(run, stage),
         "settings": {"max_tokens": run.recipe.eval.max_tokens, "batch_size": run.recipe.eval.batch_size},
@@ -194,11 +198,11 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
 
     from pipeline import sft
     from pipeline.reward import correctness
-    from pipeline.rl import dev_scores
+    from pipeline.rl import Task, dev_scores
 
     seed, parent = run.recipe.seed, parent_of(run, stage)
     torch.manual_seed(seed)  # the adapter's first weights
-    model, tokenizer = base.load(run.folder, adapter_of(run, parent) if parent else None, trainable=True)
+    model, tokenizer = run.load(adapter_of(run, parent) if parent else None, trainable=True)
     if parent:
         problems, account = own_traces(run, parent, model, tokenizer)
         write_records(work / "traces.jsonl", problems)
@@ -207,7 +211,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
         settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
     else:
         problems = traces.mixture(sft_problems(settings), settings, seed)
-    rows = sft.tokenized(tokenizer, sft.traces(problems, settings, seed))
+    rows = sft.tokenized(tokenizer, sft.traces(problems, settings, seed), told=settings.direct_told, seed=seed)
     whole = [row for row in rows if sum(row["completion_mask"]) <= run.recipe.eval.max_tokens]
     if len(whole) < len(rows):
         console.print(
@@ -219,7 +223,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
         )
     dev = [p for of_it in dev_problems(settings.dev).values() for p in of_it]
     curve = sft.Curve(
-        lambda model: dev_scores(model, tokenizer, dev, correctness, run.recipe.eval.max_tokens),
+        lambda model: dev_scores(model, tokenizer, dev, Task(correctness), run.recipe.eval.max_tokens),
         settings.eval_every,
         work,
     )
@@ -264,7 +268,7 @@ def make_traces(run: Run, source: str, stage: str) -> tuple[Path, dict[str, Any]
     if source == "own":
         if not (run.stage(stage) / "adapter").is_dir():
             raise BadInput(f"{run.stage(stage)}: no adapter to sample from; run `make {stage}` first, or name --stage")
-        model, tokenizer = base.load(run.folder, adapter_of(run, stage))
+        model, tokenizer = run.load(adapter_of(run, stage))
         kept, account = own_traces(run, stage, model, tokenizer)
     elif source == "teacher":
         from pipeline import teacher
@@ -295,10 +299,11 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
 
     # In stage 5 half of the samples are made to answer at once and half to think, so that neither way dies out and
     # every problem shows which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3).
-    task = rl.Task(reward_of(settings), (DIRECT, f"{THINK}\n") if stage == "adaptive" else ())
+    prefixes = (DIRECT, f"{THINK}\n") if stage in ("adaptive", BUDGETED) else ()
+    task = rl.Task(reward_of(settings), prefixes, tuple(settings.budgets))
     pools = by_level(train_problems(run, settings.arithmetic, settings.logic, settings.levels))
     dev = by_level(dev_problems(settings.dev))
-    model, tokenizer = base.load(run.folder, adapter_of(run, str(parent_of(run, stage))), trainable=True)
+    model, tokenizer = run.load(adapter_of(run, str(parent_of(run, stage))), trainable=True)
     return rl.train(
         model, tokenizer, pools, dev, task, settings, run.recipe.seed, work, stage, tracker=run.recipe.tracker
     )
@@ -357,7 +362,7 @@ def answer(run: Run, stage: str) -> None:
     start = time.monotonic()
     for benchmark in run.benchmarks:
         write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
-    model, tokenizer = base.load(run.folder, adapter)
+    model, tokenizer = run.load(adapter)
     scored = []
     for variant, prompt, shots in asked:
         entries = []
@@ -412,6 +417,9 @@ def complete(
     max_tokens: int,
     batch_size: int,
     budget: int | None = None,
+    least: int = 0,
+    begin: str = "",
+    at_most: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
     wording: int = 0,
@@ -419,13 +427,14 @@ def complete(
     label: str,
 ) -> list[Completion]:
     """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
-    tokens of a thought, ``wording`` chooses among the ways to put the instruction, and ``after`` (id -> first answer,
-    feedback) makes it a second answer."""
+    tokens of a thought, ``least`` is their floor, ``at_most`` what is asked for in words; ``begin`` is what every
+    completion is made to begin with; ``wording`` chooses among the ways to put the instruction, and ``after``
+    (id -> first answer, feedback) makes it a second answer."""
     from pipeline.generate import count_tokens, generate, stop_ids, text_of
 
     kinds = {problem.kind: exemplars(problem, shots) for problem in problems}
     prompts = [
-        prompt_ids(tokenizer, problem, prompt, kinds[problem.kind], wording, after.get(problem.id, ()))
+        prompt_ids(tokenizer, problem, prompt, kinds[problem.kind], wording, after.get(problem.id, ()), at_most)
         for problem in problems
     ]
     with bar(label, len(problems)) as advance:
@@ -435,6 +444,8 @@ def complete(
             prompts,
             max_tokens=max_tokens,
             budget=budget,
+            least=least,
+            prefixes=[encode(tokenizer, begin)] * len(prompts),
             temperature=temperature,
             seed=seed,
             batch_size=batch_size,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainerCallback
@@ -34,10 +34,11 @@ class Watch(TrainerCallback):
         trained: Mapping[str, torch.Tensor],
         every: int,
         content: bool,
+        aim: Literal["accuracy", "reward"],
         work: Path,
     ) -> None:
         self.score, self.better, self.noted, self.log, self.every = score, better, noted, log, every
-        self.content, self.work, self.trained = content, work, trained
+        self.content, self.aim, self.work, self.trained = content, aim, work, trained
         self.before = {name: p.detach().clone() for name, p in trained.items()}
         self.curve: list[dict[str, float]] = []
         self.steps: list[dict[str, Any]] = []
@@ -65,7 +66,7 @@ class Watch(TrainerCallback):
             aside.rename(self.work / "best")
         self.curve.append(point)
         write_json(self.work / "curve.json", self.curve)
-        self.log({f"dev_{key}": value for key, value in point.items() if key not in ("step", "n")})
+        self.log({f"dev_{key}": value for key, value in point.items() if key not in ("step", "n", "thinks")})
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         """Forget what came after the checkpoint from which a training goes on."""
@@ -102,23 +103,28 @@ class Watch(TrainerCallback):
 
     def listen(self, control) -> None:
         """Stop the training where something is wrong with it."""
-        if heard := alarm(self.steps, self.curve, self.content):
+        if heard := alarm(self.steps, self.curve, self.content, self.aim):
             last = max([point["step"] for point in self.curve] + [step["step"] for step in self.steps])
             write_text(self.work / "alarm.txt", f"stopped at step {last}: {heard}\n")
             control.should_training_stop = True
 
 
-def alarm(steps: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float]], content: bool) -> str | None:
+def alarm(
+    steps: Sequence[Mapping[str, Any]],
+    curve: Sequence[Mapping[str, float]],
+    content: bool,
+    aim: Literal["accuracy", "reward"] = "accuracy",
+) -> str | None:
     """What is wrong with a training by its steps' log and its dev curve; None where nothing is.
 
     The last steps are compared with the first ones level by level, since the sampler changes the levels it draws; what
     falls on dev must be more than chance. ``content``: whether the samples are the model's own from the first token, so
-    that their reward, length and entropy say something.
+    that their reward, length and entropy say something; ``aim``: what should not fall on dev.
     """
     if len(curve) > 1:
-        first, last, n = curve[0]["accuracy"], curve[-1]["accuracy"], curve[0]["n"]
+        first, last, n = curve[0][aim], curve[-1][aim], curve[0]["n"]
         if last < 0.75 * first and first - last > 2 * math.sqrt(first * (1 - first) / n):
-            return f"accuracy on dev fell from {first:.1%} to {last:.1%}"
+            return f"{aim} on dev fell from {first:.1%} to {last:.1%}"
     if steps and steps[-1]["drift"] > 0.1:
         return (
             f"the samples are not the trained model's: their log-probabilities differ by {steps[-1]['drift']:.2f} nats "

@@ -49,24 +49,7 @@ def test_sampling_follows_the_distribution(tiny):
     assert [s.ids for s in again] == [s.ids for s in samples]
 
 
-@pytest.mark.parametrize("budget", [0, 1, 2, 7, 16])
-def test_the_budget_is_exact(tiny, budget):
-    model, tokenizer = tiny
-    asked = questions(tokenizer, 24)
-    start = encode(tokenizer, "<think>")
-    prefixes = None if budget == 0 else [start] * len(asked)
-    samples = generate(
-        model, tokenizer, asked, max_tokens=60, temperature=1.0, budget=budget, prefixes=prefixes, batch_size=8
-    )
-    spent = [count_tokens(tokenizer, s.ids)[0] for s in samples]
-    assert max(spent) == budget
-    closed = [s for s, n in zip(samples, spent, strict=True) if n == budget and any(s.forced[len(start) :])]
-    assert closed
-    for sample in closed:
-        assert "</think>\n\\boxed{" in tokenizer.decode(sample.ids)
-
-
-def test_the_budget_holds_where_the_tags_are_plain_text(tiny):
+def byte_tokenizer(**special):
     """Character-like tokens: every tag takes several, and a token may hold the end of one and the start of another."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -78,16 +61,55 @@ def test_the_budget_holds_where_the_tags_are_plain_text(tiny):
     backend = Tokenizer(models.BPE(vocabulary, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", chat_template="x")
-    model, _ = tiny
-    asked = [encode(tokenizer, f"{i} + {i} = ?") for i in range(16)]
-    for budget in (1, 5, 12):
-        prefixes = [encode(tokenizer, "<think>")] * len(asked)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", chat_template="x", **special)
+
+
+def half_special_tokenizer():
+    """The opening tag is one token, as in Qwen3; the closing one is not."""
+    return byte_tokenizer(additional_special_tokens=["<think>"])
+
+
+@pytest.mark.parametrize("tags", ["special", "bytes", "half"])
+def test_the_budget_is_exact_over_a_thousand_completions(tiny, tags):
+    """Three tokenizers whose tags split differently, seven budgets; the model is untrained, so it writes anything."""
+    model, tokenizer = tiny
+    tokenizer = {"special": tokenizer, "bytes": byte_tokenizer(), "half": half_special_tokenizer()}[tags]
+    asked = [encode(tokenizer, f"{i} + {i * i} = ?") for i in range(48)]
+    total = cut = 0
+    for budget in (0, 1, 2, 5, 7, 12, 16):
+        start = [] if budget == 0 else encode(tokenizer, "<think>")
         samples = generate(
-            model, tokenizer, asked, max_tokens=60, temperature=1.0, seed=budget, budget=budget, prefixes=prefixes
+            model,
+            tokenizer,
+            asked,
+            max_tokens=60,
+            temperature=1.0,
+            seed=budget,
+            budget=budget,
+            prefixes=[start] * len(asked),
+            batch_size=16,
         )
         spent = [count_tokens(tokenizer, s.ids)[0] for s in samples]
         assert max(spent) == budget
+        closed = [s for s, n in zip(samples, spent, strict=True) if n == budget and any(s.forced[len(start) :])]
+        assert all("</think>\n\\boxed{" in tokenizer.decode(s.ids) for s in closed)
+        total, cut = total + len(samples), cut + len(closed)
+    assert total == 336 and cut > 250  # with the other two, 1,008 completions
+
+
+@pytest.mark.parametrize(("least", "budget"), [(5, None), (12, None), (12, 12), (9, 20)])
+def test_a_thought_is_not_let_end_below_the_floor(tiny, least, budget):
+    """Half of the rows begin just before the end of an empty thought, which a model would now close."""
+    model, tokenizer = tiny
+    asked = questions(tokenizer, 128)
+    starts = ["<think>", "<think>\n2 + 2 = 4\n<"]
+    prefixes = [encode(tokenizer, starts[i % 2]) for i in range(len(asked))]
+    settings = {"max_tokens": 60, "temperature": 1.0, "prefixes": prefixes}
+    free = generate(model, tokenizer, asked, **settings)
+    held = generate(model, tokenizer, asked, least=least, budget=budget, **settings)
+    spent = [[count_tokens(tokenizer, s.ids)[0] for s in samples] for samples in (free, held)]
+    assert min(spent[0]) < least <= min(spent[1]), "no thought ended early, or one still does"
+    assert budget is None or max(spent[1]) <= budget
 
 
 @pytest.mark.parametrize(

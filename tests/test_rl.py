@@ -414,6 +414,65 @@ def test_the_choice_that_pays_is_learnt(tiny, tmp_path):
     assert preference() > before + 0.5
 
 
+def test_a_choice_is_held_against_what_the_stage_before_earned(tiny, tmp_path, monkeypatch):
+    """AdaptThink's advantage: the untrained model is right on nothing, so what is earned is the advantage whole, where
+    a group's mean would take half of it away."""
+    seen = []
+    model, tokenizer = adapted(tiny)
+    original = rl.GRPOTrainer._compute_loss
+
+    def note(self, model, inputs):
+        seen.append(inputs["advantages"].tolist())
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(rl.GRPOTrainer, "_compute_loss", note)
+    settings = replace(SETTINGS, reference=1, temperature=0.0, probe=0)
+    train(model, tokenizer, rl.Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
+    values = [value for of_it in seen for value in of_it if value]
+    assert values == [1.0] * 8  # two steps' direct ones; what has no advantage is left out
+    assert set(json.loads((tmp_path / "reference.json").read_text()).values()) == {0.0}
+
+
+def test_the_reference_is_the_share_of_right_samples(tiny, monkeypatch):
+    model, tokenizer = tiny
+    monkeypatch.setattr(rl, "correctness", lambda problem, completion: float(problem.id != "p6"))
+    found = rl.references(
+        model, tokenizer, PROBLEMS, rl.Task(length_reward, PREFIXES), replace(SETTINGS, reference=2), 0
+    )
+    assert found == {p.id: float(p.id != "p6") for p in PROBLEMS}
+
+
+def test_budgets_are_asked_for_in_turn_and_going_beyond_costs(tiny, tmp_path, monkeypatch):
+    model, tokenizer = adapted(tiny)
+    texts = []
+    original = rl.sample
+
+    def note(model, tokenizer, prompts, *rest):
+        texts.extend(prompts)
+        return original(model, tokenizer, prompts, *rest)
+
+    monkeypatch.setattr(rl, "sample", note)
+    task = rl.Task(lambda problem, completion: 1.0, PREFIXES, (0, 8))
+    train(model, tokenizer, task, replace(SETTINGS, probe=0, tries=1), tmp_path, "adaptive_budget")
+    found = [re.findall(r"at most (\d+) tokens", text) for text in texts]
+    assert found == [["0"]] * 4 + [["8"]] * 4 + [["0"]] * 4 + [["8"]] * 4  # a group is asked for one
+    [problem] = PROBLEMS[:1]
+    thoughts = [replace(answer(""), thinking_tokens=n) for n in (0, 8, 24, 40, 60)]
+    assert [task.earned(problem, thought, 8) for thought in thoughts] == [0.625, 0.5, 0.25, 0.0, 0.0]
+    assert task.earned(problem, thoughts[-1], None) == 1.0
+    kept, point = {"reward": 0.4, "tokens": 30.0, "accuracy": 0.5}, {"reward": 0.5, "tokens": 40.0, "accuracy": 0.4}
+    assert task.better(point, kept, kept, 0.0) and not task.better(kept, point, kept, 0.0)
+
+
+def test_not_thinking_gains_where_the_recipe_says_and_never_where_it_reasons_after_the_tag():
+    problem = Problem("x", "What is 2 + 2?", "4", "number")
+    right, wrong = answer("<think></think>\n\\boxed{4}"), answer("<think></think>\n\\boxed{5}")
+    after = answer("<think></think>\n2 + 1 = 3 and 3 + 1 = 4\n\\boxed{4}")
+    for bonus_for, gains in (("any", [1.25, 0.25, 1.0]), ("right", [1.25, 0.0, 1.0])):
+        earned = reward.reward_of(RlSettings(direct_bonus=0.25, bonus_for=bonus_for))
+        assert [earned(problem, text) for text in (right, wrong, after)] == gains
+
+
 def test_what_is_kept_is_the_most_accurate_or_the_cheapest_within_the_loss():
     content, choice = rl.Task(length_reward), rl.Task(length_reward, PREFIXES)
     start = {"accuracy": 0.40, "tokens": 50.0, "reward": 0.40}

@@ -1,5 +1,6 @@
 """SFT: what is trained is what generation is asked with, and every trace is one the grader takes."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from pipeline import prompts, sft
 from pipeline.lm_head import label_only_head
 from pipeline.recipe import SftSettings
 
-WORKED = SftSettings(direct_share=0.0)
+WORKED = SftSettings(direct_share=[0.0] * 5)
 
 
 def test_a_row_is_the_prompt_of_generation_then_the_completion_then_the_end_of_turn(tiny):
@@ -25,12 +26,14 @@ def test_a_row_is_the_prompt_of_generation_then_the_completion_then_the_end_of_t
     assert row["completion_mask"] == [0] * len(before) + [1] * (len(row["input_ids"]) - len(before))
 
 
-def test_both_ways_of_answering_are_there_in_the_share_asked_for():
+def test_every_problem_is_worked_and_the_share_of_its_level_is_answered_at_once_too():
     problems = load("arithmetic_v1", "train")[:500]
-    texts = [text for _, text in sft.traces(problems, SftSettings(direct_share=0.2), 0)]
-    direct = sum(text.startswith("<think></think>") for text in texts)
-    assert 70 <= direct <= 130
-    assert all(text.startswith("<think>") and text.endswith("}") for text in texts)
+    pairs = sft.traces(problems, SftSettings(direct_share=[1.0, 0.5, 0.0, 0.0, 0.0]), 0)
+    assert [p for p, text in pairs if text.startswith("<think>\n")] == problems
+    direct = Counter(p.level for p, text in pairs if text == prompts.direct_answer(p.answer))
+    levels = Counter(p.level for p in problems)
+    assert len(pairs) == len(problems) + direct.total()
+    assert direct[1] == levels[1] and 0.35 * levels[2] <= direct[2] <= 0.65 * levels[2] and set(direct) == {1, 2}
 
 
 def test_a_trace_with_a_wrong_answer_is_refused():
@@ -54,14 +57,34 @@ def test_the_traces_of_a_control_keep_the_answer_and_lose_the_reasoning():
 
 
 def test_batches_hold_rows_of_like_length_in_random_order():
-    rows = [{"input_ids": [0] * n, "completion_mask": [1] * n} for n in range(1, 131)]
+    rows = [{"input_ids": [0] * n, "completion_mask": [1] * n} for n in range(21, 151)]
     ordered = sft.in_batches(rows, 8, seed=0)
-    assert sorted(len(r["input_ids"]) for r in ordered) == list(range(1, 131))
+    assert sorted(len(r["input_ids"]) for r in ordered) == list(range(21, 151))
     batches = [[len(r["input_ids"]) for r in ordered[i : i + 8]] for i in range(0, 128, 8)]
     padding = sum(max(b) * len(b) - sum(b) for b in batches) / sum(map(sum, batches))
     assert padding < 0.15
     means = [sum(b) / len(b) for b in batches]
     assert means != sorted(means) and means != sorted(means, reverse=True)
+
+
+def test_answers_without_steps_are_dealt_out_over_the_batches():
+    worked = [{"input_ids": [i] * 90, "completion_mask": [0] * 40 + [1] * 50} for i in range(61)]
+    direct = [{"input_ids": [i] * 50, "completion_mask": [0] * 42 + [1] * 8} for i in range(61, 80)]
+    ordered = sft.in_batches(worked + direct, 8, seed=0)
+    assert sorted(row["input_ids"][0] for row in ordered) == list(range(80))
+    shares = [sum(row in direct for row in ordered[i : i + 8]) for i in range(0, 80, 8)]
+    assert set(shares) == {1, 2}
+
+
+def test_an_answer_at_once_can_be_taught_without_the_choice_of_it(tiny):
+    _, tokenizer = tiny
+    problems = load("arithmetic_v1", "train")[:200]
+    pairs = sft.traces(problems, replace(WORKED, steps="none"), 0)
+    opening = len(prompts.encode(tokenizer, prompts.DIRECT))
+    whole = [sum(row["completion_mask"]) for row in sft.tokenized(tokenizer, pairs)]
+    some = [sum(row["completion_mask"]) for row in sft.tokenized(tokenizer, pairs, told=0.25)]
+    assert {a - b for a, b in zip(whole, some, strict=True)} == {0, opening}
+    assert 25 <= sum(a == b for a, b in zip(whole, some, strict=True)) <= 75
 
 
 def test_the_label_only_head_gives_what_the_model_gives(tiny):

@@ -1,0 +1,111 @@
+"""All ways to decide how long to think, asked the same problems (``make tradeoff``): the rl stage made never or always
+to think or cut off at a budget, a probe that chooses, the learnt choice, the learnt length. What they come to is
+worked out from disk, by eval/tradeoff.py."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.records import Problem, write_json, write_records
+from eval import tradeoff
+from eval.grade import grade
+from pipeline import probe, stages
+from pipeline.progress import console
+from pipeline.prompts import THINK, prompt_ids
+from pipeline.runs import Run
+from pipeline.stages import ARITHMETIC, BUDGETED, LOGIC
+
+PROBED = (300, 150)  # train problems, arithmetic and logic, that the probe is fitted on
+CHOSEN_ON = 100  # dev problems of each, on which its layer and threshold are chosen
+
+
+def run(opened: Run) -> Path:
+    """Bring both stages 5 up to date, ask all ways all problems, and leave the answers in runs/BASE/tradeoff."""
+    for stage in ("adaptive", BUDGETED):
+        stages.run_stage(opened, stage)
+    folder, budgets = opened.root / "tradeoff", opened.recipe.adaptive_budget.budgets
+    inputs: dict[str, Any] = {stage: stages.scoring_inputs(opened, stage) for stage in ("rl", "adaptive", BUDGETED)}
+    inputs |= {"budgets": budgets, "seed": opened.recipe.seed}
+    said = folder / "ways.json"
+    if said.is_file() and json.loads(said.read_text()).get("inputs") == json.loads(json.dumps(inputs)):
+        console.print("tradeoff: up to date")
+        return folder
+    said.unlink(missing_ok=True)
+    ways: list[dict[str, Any]] = []
+
+    def asked(model, tokenizer, kind: str, limit: int | None = None, **how) -> None:
+        name = kind.replace(" ", "-") + ("" if limit is None else f"-{limit}")
+        for benchmark in opened.benchmarks:
+            write_records(opened.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
+            answers = answered(opened, model, tokenizer, benchmark.problems, f"{name} {benchmark.name}", **how)
+            write_records(folder / name / f"{benchmark.name}.jsonl", answers)
+        ways.append({"kind": kind, "asked": limit, "folder": name})
+
+    model, tokenizer = opened.load(stages.adapter_of(opened, "rl"))
+    asked(model, tokenizer, tradeoff.NEVER, budget=0)
+    asked(model, tokenizer, tradeoff.ALWAYS, begin=f"{THINK}\n")
+    for limit in budgets:
+        if limit:
+            asked(model, tokenizer, tradeoff.FORCED, limit, begin=f"{THINK}\n", budget=limit)
+    probed = fitted(opened, model, tokenizer)
+    model, tokenizer = opened.load(stages.adapter_of(opened, "adaptive"))
+    asked(model, tokenizer, tradeoff.CHOICE)
+    model, tokenizer = opened.load(stages.adapter_of(opened, BUDGETED))
+    for limit in budgets:
+        asked(model, tokenizer, tradeoff.LENGTH, limit, at_most=limit)
+    about = {"base": opened.base, "seed": opened.recipe.seed, "benchmarks": [b.name for b in opened.benchmarks]}
+    about |= {"n": {b.name: len(b.problems) for b in opened.benchmarks}, "probe": probed, "ways": ways}
+    write_json(said, {"inputs": inputs} | about)
+    return folder
+
+
+def answered(opened: Run, model, tokenizer, problems: list[Problem], label: str, **how):
+    """Greedy completions of the trained rungs' prompt, with the recipe's cap and batch."""
+    settings = opened.recipe.eval
+    return stages.complete(
+        model,
+        tokenizer,
+        problems,
+        "think",
+        max_tokens=settings.max_tokens,
+        batch_size=settings.batch_size,
+        label=label,
+        **how,
+    )
+
+
+def fitted(opened: Run, model, tokenizer) -> dict[str, Any]:
+    """The probe: fitted on train problems that sft has not seen first, its layer and its threshold chosen on dev; its
+    score of each benchmark problem. The threshold sends as many dev problems to the answer at once as it can for the
+    accuracy that the learnt choice may lose, too."""
+
+    def hidden(problems: list[Problem]) -> torch.Tensor:
+        off = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
+        with off:
+            return probe.states(model, [prompt_ids(tokenizer, p, "think") for p in problems])
+
+    def right(problems: list[Problem], label: str, **how) -> torch.Tensor:
+        answers = answered(opened, model, tokenizer, problems, label, **how)
+        return torch.tensor([grade(p, c).correct for p, c in zip(problems, answers, strict=True)])
+
+    of_train = stages.train_problems(opened, *PROBED, [])
+    train = [*of_train[ARITHMETIC], *of_train[LOGIC]]
+    dev = [p for of_it in stages.dev_problems(CHOSEN_ON).values() for p in of_it]
+    at_once = right(dev, "dev, at once", budget=0)
+    thought = right(dev, "dev, thinking", begin=f"{THINK}\n")
+    dev_hidden = hidden(dev)
+    made = probe.best(hidden(train), right(train, "train, at once", budget=0), dev_hidden, at_once)
+    scores = made(dev_hidden)
+    least = thought.float().mean() - opened.recipe.adaptive.accuracy_loss
+    thresholds = [1.0, *sorted(set(scores.tolist()), reverse=True), 0.0]
+    holding = [t for t in thresholds if torch.where(scores > t, at_once, thought).float().mean() >= least]
+    problems = [p for b in opened.benchmarks for p in b.problems]
+    return {
+        "layer": made.layer,
+        "threshold": min(holding),
+        "dev_auroc": tradeoff.auroc(scores.tolist(), at_once.tolist()),
+        "scores": dict(zip((p.id for p in problems), made(hidden(problems)).tolist(), strict=True)),
+    }
