@@ -9,6 +9,8 @@ SET     ?=
 Q       ?= What is 25 * 4 + 8?
 BUDGET  ?=
 MIN_THINKING ?=
+TO      ?= exported
+BASES   ?= smollm2-135m nano
 SOURCE  ?= own
 STAGE   ?= sft
 # Without a GPU torch is installed first and pinned: a bare `torch` may bring gigabytes of CUDA.
@@ -26,7 +28,7 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE
           $(foreach item,$(SET),--set "$(item)")
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask smoke test check clean
+.PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask compare export smoke test check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
 	@$(LADDER) all $(OPTIONS)
@@ -66,6 +68,12 @@ report: $(READY)    ## one HTML page: table, levels, costs, curves, errors, ever
 
 tradeoff: $(READY)  ## accuracy against tokens: never, always, budgets, a probe, both stages 5; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)
+
+compare: $(READY)   ## all stages on each of BASES="smollm2-135m nano …", in one table
+	@$(LADDER) compare $(OPTIONS) --bases $(BASES)
+
+export: $(READY)    ## STAGE as one merged model, with a model card, in the folder TO
+	@$(LADDER) export $(OPTIONS) --stage "$(STAGE)" --to "$(TO)"
 
 ask: $(READY)       ## every stage answers Q="…", side by side; BUDGET=N caps the thought, MIN_THINKING=N is its floor
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(MIN_THINKING),--min-thinking "$(MIN_THINKING)") "$(Q)"

@@ -17,7 +17,7 @@ from pipeline import recipe as recipes
 STAGES = recipes.STAGES
 COMMANDS = (
     *(*STAGES, "adaptive_budget", "all", "controls", "tradeoff", "traces", "show-traces"),
-    *("table", "report", "status", "ask", "complete"),
+    *("table", "report", "status", "ask", "check", "compare", "export", "complete"),
 )
 PROGRAM = "python -m pipeline"
 
@@ -72,6 +72,14 @@ def parser() -> Parser:
     ask.add_argument("question")
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
     ask.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest a thought may end with")
+    commands.add_parser("check", parents=[common], help="whether a base will do, before its weights are fetched")
+    compare = commands.add_parser("compare", parents=[common], help="all stages on several bases, in one table")
+    compare.add_argument(
+        "--bases", required=True, nargs="+", metavar="BASE", help="the first is what others are held to"
+    )
+    export = commands.add_parser("export", parents=[common], help="write a stage as one merged model")
+    export.add_argument("--stage", default="adaptive", choices=STAGES)
+    export.add_argument("--to", required=True, type=Path, metavar="FOLDER")
     complete = commands.add_parser("complete", help="write one model's completions of a benchmark file")
     complete.add_argument("--model", required=True, metavar="FOLDER|BASE", help="a stage's folder, or a base model")
     complete.add_argument("--benchmark", required=True, metavar="FILE|NAME")
@@ -281,6 +289,24 @@ def run(options: argparse.Namespace) -> None:
         return ask(open_run(options), options.question, options.budget, options.min_thinking)
     from pipeline import stages
 
+    if options.command == "check":
+        quiet()
+        from pipeline import check
+
+        recipe = recipes.load(options.profile or default_profile(), options.overrides, options.base)
+        if not check.show(options.base, check.check(options.base, recipe)):
+            raise BadInput(f"base {options.base} will not do: see the lines that say NO; take another base or recipe")
+        return None
+    if options.command == "compare":
+        from eval import bases
+        from pipeline.base import folder_name
+
+        for name in dict.fromkeys(options.bases):
+            opened = open_run(argparse.Namespace(**(vars(options) | {"base": name})))
+            for stage in STAGES:
+                stages.run_stage(opened, stage)
+        folders = {name: options.runs / folder_name(name) for name in dict.fromkeys(options.bases)}
+        return print(bases.write(folders, options.runs))
     opened = open_run(options)
     if options.command in ("traces", "show-traces"):
         return make_or_show_traces(opened, options)
@@ -288,6 +314,10 @@ def run(options: argparse.Namespace) -> None:
         for stage, state in stages.status(opened).items():
             print(f"{stage:8}  {state}")
         return None
+    if options.command == "export":
+        from pipeline.export import export
+
+        return print(export(opened, options.stage, options.to))
     if options.command == "tradeoff":
         from eval import tradeoff as measured
         from pipeline import tradeoff

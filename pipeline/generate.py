@@ -195,17 +195,31 @@ def generate(
     return samples
 
 
+def unrouted(model) -> dict[str, bool]:
+    """What a mixture of experts must be called with: its loss of balance, which TRL's SFT switches on, is not defined
+    where a call holds only part of a sequence."""
+    return {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
+
+
+def _windowed(config) -> bool:
+    """Whether some layer attends to the last tokens only (Gemma 3, Mistral)."""
+    kinds = getattr(config, "layer_types", None)
+    return "sliding_attention" in kinds if kinds else getattr(config, "sliding_window", None) is not None
+
+
 def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
     """The cache, attention mask (rows, length) and last logits (rows, vocabulary) of a batch of prompts.
 
-    Equal prompts are computed once; so is the prefix all share. Layout of a row: prefix, padding, own tokens.
+    Equal prompts are computed once; so is the prefix all share. Layout of a row: prefix, padding, own tokens. Where
+    attention has a window, which is counted over padding too, nothing may stand before the padding.
     """
     unique = sorted(set(map(tuple, prompts)))
     device = model.device
     cache = Cache(layer_class_to_replicate=ReservedLayer)
-    shared = common_prefix(unique)
+    shared = 0 if _windowed(model.config.get_text_config()) else common_prefix(unique)
     if shared:
-        model(torch.tensor([unique[0][:shared]], device=device), past_key_values=cache, logits_to_keep=1)
+        first = torch.tensor([unique[0][:shared]], device=device)
+        model(first, past_key_values=cache, logits_to_keep=1, **unrouted(model))
         cache.batch_select_indices(torch.zeros(len(unique), dtype=torch.long, device=device))
     width = max(map(len, unique)) - shared
     ids = torch.zeros(len(unique), width, dtype=torch.long)
@@ -223,6 +237,7 @@ def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torc
         past_key_values=cache,
         # By index, which copies: over a slice of the hidden states bf16 would expand the head's weight for every row.
         logits_to_keep=torch.tensor([width - 1], device=device),
+        **unrouted(model),
     )
     rows = torch.tensor([unique.index(tuple(p)) for p in prompts], device=device)
     cache.batch_select_indices(rows)
@@ -287,6 +302,7 @@ def _decode(
             attention_mask=mask,
             position_ids=mask.sum(-1, keepdim=True) - 1,
             past_key_values=cache,
+            **unrouted(model),
         )
         logits = output.logits[:, -1]
 

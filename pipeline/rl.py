@@ -31,7 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 from data.records import BadInput, Completion, Problem, write_json
 from eval.errors import steps, wrong_step
 from eval.extract import thinks
-from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of
+from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of, unrouted
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, console, last_checkpoint, training_bar
 from pipeline.prompts import encode, messages, render
@@ -172,6 +172,7 @@ class Trainer(GRPOTrainer):
                 position_ids=(held.cumsum(-1) - 1).clamp(min=0),
                 use_cache=True,
                 logits_to_keep=1,
+                **unrouted(model),
             ).past_key_values
             shared.batch_select_indices(prompt_of)
             output = model(
@@ -181,6 +182,7 @@ class Trainer(GRPOTrainer):
                 past_key_values=shared,
                 labels=labels,
                 fused_lm_head=True,
+                **unrouted(model),
             )
         self.given = output.log_probs[:, -logits_to_keep:].detach()
         return output.log_probs[:, -logits_to_keep:], output.entropy[:, -logits_to_keep:], None
@@ -457,6 +459,8 @@ def train(
         importance_sampling_level=VARIANTS[settings.variant][1],
         scale_rewards="none",  # Dr. GRPO (arXiv 2503.20783, section 3.2): dividing by the deviation favours extremes
         beta=0.0,
+        router_aux_loss_coef=0.0 if unrouted(model) else None,
+        disable_dropout=True,  # what is sampled without it is trained without it
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
         gradient_checkpointing=False,
