@@ -29,9 +29,26 @@ def call(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess
     "command",
     [
         "pipeline",
-        *(f"pipeline {c}" for c in ("plain", "cot", "sft", "rl", "adaptive", "all", "controls", "ask", "table")),
+        *(
+            f"pipeline {c}"
+            for c in (
+                "plain",
+                "cot",
+                "sft",
+                "rl",
+                "adaptive",
+                "all",
+                "controls",
+                "ask",
+                "table",
+                "tradeoff",
+                "check",
+                "compare",
+                "export",
+            )
+        ),
     ]
-    + ["pipeline complete", "data.build", "eval.grade", "eval.score", "eval.errors", "eval.dialogue"],
+    + ["pipeline complete", "data.build", "eval.grade", "eval.score", "eval.errors", "eval.dialogue", "eval.tradeoff"],
 )
 def test_help(command):
     done = call(*command.split(), "--help")
@@ -53,6 +70,9 @@ def test_help(command):
         (["plain", "--benchmark", "gsm9k"], "did you mean gsm8k?"),
         (["plain", "--set", "rl.reward=coin"], "reward 'coin' is unknown"),
         (["ask", "What is 1 + 1?", "--budget", "-1"], "must be 0 or more"),
+        (["ask", "What is 1 + 1?", "--min-thinking", "9", "--budget", "8"], "not above BUDGET"),
+        (["plain", "--set", "sft.direct_share=[0.5]"], "must hold 5 shares"),
+        (["plain", "--set", "adaptive_budget.budgets=[]"], "must name at least one"),
         (["table"], "no stage has a scores.json"),
     ],
 )

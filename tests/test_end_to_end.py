@@ -31,6 +31,8 @@ SMALL = [
     "adaptive.eval_every=2",
     "rl.dev=40",
     "adaptive.dev=40",
+    "adaptive.arithmetic=40",
+    "adaptive.logic=40",
 ]
 SETTINGS = load("cpu", SMALL, "nano").adaptive
 OPTIONS = ["--base", "nano", "--profile", "cpu", "--limit", "100", *(x for s in SMALL for x in ("--set", s))]
@@ -247,6 +249,60 @@ def test_a_file_of_traces_is_an_input_of_sft(run, tmp_path):
     write_records(file, [replace(test, id="m2")])
     done = ladder(run, "pipeline", "sft", *mixed)
     assert done.returncode == 2 and "given away by the train split" in done.stderr
+
+
+def test_all_ways_to_decide_how_long_to_think_are_on_one_plot(run, tmp_path):
+    copy = tmp_path / "runs"
+    shutil.copytree(run, copy)
+    few = ["adaptive_budget.steps=2", "adaptive_budget.dev=20", "adaptive_budget.budgets=[0,4,12]"]
+    command = [sys.executable, "-m", "pipeline", "tradeoff", "--runs", str(copy), *OPTIONS]
+    command += [x for s in few for x in ("--set", s)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = copy / "nano" / "tradeoff"
+    assert (folder / "tradeoff.png").is_file() and (folder / "tradeoff.svg").is_file()
+    found = json.loads((folder / "tradeoff.json").read_text())["parts"]
+    assert set(found) == {"arithmetic_v1", "logic_v1", "both"} and found["both"]["n"] == 200
+    ways = [(p["way"], p["asked"]) for p in found["both"]["points"]]
+    assert [asked for way, asked in ways if way == "forced budget"] == [4, 12]
+    assert [asked for way, asked in ways if way == "learnt length"] == [0, 4, 12]
+    assert {"never think", "always think", "learnt choice", "probe"} <= {way for way, _ in ways}
+    assert all(m["most"] == 0 for m in found["both"]["misses"]["forced budget"].values())
+    assert [p["thinks"] for p in found["both"]["points"][:2]] == [0, 1]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "tradeoff: up to date" in again.stderr and again.stdout == done.stdout
+
+
+def test_an_exported_stage_gives_the_same_answers_through_transformers_alone(run, tmp_path):
+    from data.records import read_completions
+
+    folder = tmp_path / "exported"
+    done = ladder(run, "pipeline", "export", "--stage", "sft", "--to", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "at most 0.0e+00" in done.stdout or float(done.stdout.split()[-1]) < 1e-4
+    code = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, file = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+for line in open(file).readlines()[:20]:
+    chat = [{"role": "system", "content": "Think, then answer."}]
+    chat += [{"role": "user", "content": json.loads(line)["question"]}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    print(json.dumps(tokenizer.decode(model.generate(**ids)[0, ids["input_ids"].shape[1]:])))
+"""
+    problems = run / "nano" / "problems" / "arithmetic_v1.jsonl"
+    command = [sys.executable, "-c", code, str(folder), str(problems)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    texts = [json.loads(line).removesuffix("<|end|>") for line in done.stdout.splitlines()]
+    ours = read_completions(run / "nano" / "sft" / "completions" / "arithmetic_v1.jsonl")
+    assert texts == [c.text for c in ours[:20]]
+    card = (folder / "README.md").read_text()
+    assert "Think, then answer." in card and "| arithmetic_v1 | 100 |" in card and "learning_rate: 0.005" in card
+    assert ladder(run, "pipeline", "export", "--stage", "sft", "--to", str(folder)).returncode == 2
+    assert "no weights of its own" in ladder(run, "pipeline", "export", "--stage", "cot", "--to", "x").stderr
 
 
 def test_ask_shows_every_stage(run):
