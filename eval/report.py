@@ -43,6 +43,7 @@ def write(run_dir: Path, out: Path) -> None:
         levels=sorted({problem.level for part in parts for problem, _ in part["problems"]}),
         stages=list(dict.fromkeys(stage for part in parts for stage in part["stages"])),
         curves=_curves(run_dir),
+        tradeoff=_tradeoff(run_dir),
         runs=_manifests(run_dir),
         kinds=KINDS,
     )
@@ -111,7 +112,10 @@ def _svg(draw) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, transparent=True, metadata={"Date": None})
         pyplot.close(figure)
-    svg = buffer.getvalue()
+    return _themed(buffer.getvalue())
+
+
+def _themed(svg: str) -> str:
     # Texts have no fill of their own in matplotlib's SVG, so they are given the page's.
     return svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("<text ", '<text fill="currentColor" ')
 
@@ -157,6 +161,12 @@ def _curves(run_dir: Path) -> list[tuple[str, str]]:
 
         plots.append((f"{path.parent.name}, in training", _svg(draw_log)))
     return plots
+
+
+def _tradeoff(run_dir: Path) -> str:
+    """The plot of all ways to decide how long to think; "" where ``make tradeoff`` has not been run."""
+    plot = run_dir / "tradeoff" / "tradeoff.svg"
+    return _themed(plot.read_text(encoding="utf-8")) if plot.is_file() else ""
 
 
 def _manifests(run_dir: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The one table: what each stage scores on the same problems, and what it costs in tokens."""
 
+import csv
+import io
 import itertools
 import json
 from pathlib import Path
@@ -212,6 +214,28 @@ def markdown(table: list[dict[str, Any]]) -> str:
         for line in lines
     )
     return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE + "\n" + caveats(table)
+
+
+def comma_separated(table: list[dict[str, Any]]) -> str:
+    """Every number of the rows, not rounded, as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in table for key in row)))
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def latex(table: list[dict[str, Any]]) -> str:
+    """The rows as a LaTeX tabular, for the package booktabs."""
+    escapes = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | {"<": "$<$", "\\": "\\textbackslash{}"})
+    lines = [[cell.translate(escapes) for cell in line] for line in (HEADINGS, *map(cells, table))]
+    body = [" & ".join(line) + " \\\\" for line in lines]
+    columns = "l" * LEFT + "r" * (len(HEADINGS) - LEFT)
+    inside = ["\\toprule", body[0], "\\midrule", *body[1:], "\\bottomrule"]
+    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *inside, "\\end{tabular}", ""])
+
+
+FORMATS = {"markdown": markdown, "csv": comma_separated, "latex": latex}
 
 
 def write(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:

@@ -315,7 +315,7 @@ def draw(found: Mapping[str, Any], folder: Path) -> None:
 
     styles = {FORCED: "s-", LENGTH: "^-", CHOICE: "D", PROBE: "o"}
     parts = found["parts"]
-    with pyplot.rc_context({"font.size": 9, "svg.hashsalt": "ladder"}):
+    with pyplot.rc_context({"font.size": 9, "svg.hashsalt": "ladder", "svg.fonttype": "none"}):
         figure, axes = pyplot.subplots(
             1, len(parts), figsize=(4.6 * len(parts), 3.8), layout="constrained", squeeze=False
         )
@@ -336,7 +336,12 @@ def draw(found: Mapping[str, Any], folder: Path) -> None:
         axes[0][0].set_ylabel("accuracy, %")
         axes[0][-1].legend(frameon=False, fontsize=8, loc="lower right")
         for kind in ("png", "svg"):
-            figure.savefig(folder / f"tradeoff.{kind}", dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(
+                folder / f"tradeoff.{kind}",
+                dpi=160,
+                metadata={"Date": None} if kind == "svg" else None,
+                transparent=kind == "svg",
+            )
         pyplot.close(figure)
 
 

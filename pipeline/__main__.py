@@ -65,6 +65,7 @@ def parser() -> Parser:
             made.add_argument("--count", type=int, default=5, metavar="N")
     table = commands.add_parser("table", parents=[common], help="print the table of what has been run")
     table.add_argument("--controls", action="store_true", help="with the rows of the controls")
+    table.add_argument("--format", choices=("markdown", "csv", "latex"), help="default: for the terminal")
     report = commands.add_parser("report", parents=[common], help="write one HTML page of what has been run")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: runs/BASE/report.html")
     commands.add_parser("status", parents=[common], help="which stages are up to date, and why the others are not")
@@ -274,7 +275,8 @@ def run(options: argparse.Namespace) -> None:
     if options.command == "table":
         from pipeline.base import folder_name
 
-        return table.show(table.write(options.runs / folder_name(options.base), options.controls))
+        rows = table.write(options.runs / folder_name(options.base), options.controls)
+        return print(table.FORMATS[options.format](rows), end="") if options.format else table.show(rows)
     if options.command == "report":
         from eval import report
         from pipeline.base import folder_name
@@ -287,7 +289,7 @@ def run(options: argparse.Namespace) -> None:
         from pipeline.ask import ask
 
         return ask(open_run(options), options.question, options.budget, options.min_thinking)
-    from pipeline import stages
+    from pipeline import runs, stages
 
     if options.command == "check":
         quiet()
@@ -303,13 +305,12 @@ def run(options: argparse.Namespace) -> None:
 
         for name in dict.fromkeys(options.bases):
             opened = open_run(argparse.Namespace(**(vars(options) | {"base": name})))
-            for stage in STAGES:
-                stages.run_stage(opened, stage)
+            with runs.alone(opened.root):
+                for stage in STAGES:
+                    stages.run_stage(opened, stage)
         folders = {name: options.runs / folder_name(name) for name in dict.fromkeys(options.bases)}
         return print(bases.write(folders, options.runs))
     opened = open_run(options)
-    if options.command in ("traces", "show-traces"):
-        return make_or_show_traces(opened, options)
     if options.command == "status":
         for stage, state in stages.status(opened).items():
             print(f"{stage:8}  {state}")
@@ -318,6 +319,17 @@ def run(options: argparse.Namespace) -> None:
         from pipeline.export import export
 
         return print(export(opened, options.stage, options.to))
+    with runs.alone(opened.root):
+        return work(opened, options)
+
+
+def work(opened, options: argparse.Namespace) -> None:
+    """Carry out a command that writes into the run's folder."""
+    from eval import table
+    from pipeline import stages
+
+    if options.command in ("traces", "show-traces"):
+        return make_or_show_traces(opened, options)
     if options.command == "tradeoff":
         from eval import tradeoff as measured
         from pipeline import tradeoff
@@ -327,7 +339,11 @@ def run(options: argparse.Namespace) -> None:
     for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)
     table.show(table.write(opened.root, options.command == "controls"))
-    print(f"\nResults are in {opened.root}; ask the stages a question with: make ask Q='What is 25 * 4 + 8?'")
+    print(
+        f"\nResults are in {opened.root}. Next: make report (every answer on one page), make tradeoff (what thinking "
+        "costs), make ask Q='What is 25 * 4 + 8?'"
+    )
+    return None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -161,12 +161,13 @@ def generate(
     prefixes: Sequence[Sequence[int]] | None = None,
     batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
+    finished: Callable[[int, Sample], None] | None = None,
 ) -> list[Sample]:
     """Complete every prompt, in order; greedy at temperature 0, else sampled from the full distribution.
 
     ``budget`` caps the tokens between the think tags, exactly, 0 meaning none, and a thought of fewer than ``least`` of
     them is not let end; ``prefixes`` are tokens the completion is made to begin with, one list a prompt;
-    ``progress(completions, tokens)`` is called as rows finish.
+    ``progress(completions, tokens)`` is called as rows finish, ``finished(i, sample)`` with the i-th prompt's.
     """
     was_training = model.training
     model.eval()
@@ -190,6 +191,7 @@ def generate(
                 budget,
                 least,
                 progress,
+                (lambda place, rows=rows: finished(rows[place], samples[rows[place]])) if finished else None,
             )
     model.train(was_training)
     return samples
@@ -258,7 +260,7 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
 
 
 def _decode(
-    model, tokenizer, prompts, samples, pending, max_tokens, temperature, generator, budget, least, progress
+    model, tokenizer, prompts, samples, pending, max_tokens, temperature, generator, budget, least, progress, finished
 ) -> None:
     """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come."""
     stops = stop_ids(model, tokenizer)
@@ -287,6 +289,8 @@ def _decode(
             done[row] = sample.finish == "stop" or len(sample.ids) >= max_tokens
             if done[row] and progress:
                 progress(1, len(sample.ids))
+            if done[row] and finished:
+                finished(row)
         if all(done[row] for row in live):
             return
         places = list(range(len(live)))

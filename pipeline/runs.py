@@ -5,14 +5,16 @@ their hashes. A part is up to date where its inputs are what they would be now; 
 is there is whole.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,18 @@ class Run:
     def load(self, adapter: Path | None = None, trainable: bool = False) -> tuple[Any, Any]:
         """(model, tokenizer), with an adapter on the base where given."""
         return base.load(self.folder, adapter, trainable, self.recipe.base.load)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold runs/BASE for this process; BadInput where another one does. However a process ends, its hold ends."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{root}: another run is at work in it; wait for its end, or name another RUNS=") from None
+        yield
 
 
 def benchmarks(specs: list[str], limit: int) -> tuple[list[Benchmark], list[Problem]]:
@@ -161,9 +175,10 @@ def folder_hash(folder: Path) -> str | None:
     return sha256_of(weights) if weights.is_file() else None
 
 
-def work_folder(stage_dir: Path, inputs: dict[str, Any]) -> Path:
-    """Where a training keeps its checkpoints: kept where it was begun from the same inputs, else begun anew."""
-    work = stage_dir / "work"
+def work_folder(stage_dir: Path, inputs: dict[str, Any], name: str = "work") -> Path:
+    """Where a training keeps its checkpoints, and scoring its answers so far: kept where it was begun from the same
+    inputs, else begun anew."""
+    work = stage_dir / name
     begun = work / "inputs.json"
     if not begun.is_file() or json.loads(begun.read_text()) != json.loads(json.dumps(inputs)):
         shutil.rmtree(work, ignore_errors=True)

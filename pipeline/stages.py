@@ -18,7 +18,16 @@ from typing import Any
 import yaml
 
 from data.build import load
-from data.records import BadInput, Completion, Problem, read_completions, sha256_of, write_json, write_records
+from data.records import (
+    BadInput,
+    Completion,
+    Problem,
+    read_completions,
+    record_json,
+    sha256_of,
+    write_json,
+    write_records,
+)
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
@@ -363,6 +372,7 @@ def answer(run: Run, stage: str) -> None:
     for benchmark in run.benchmarks:
         write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
     model, tokenizer = run.load(adapter)
+    partial = runs.work_folder(stage_dir, inputs, "partial")
     scored = []
     for variant, prompt, shots in asked:
         entries = []
@@ -380,6 +390,7 @@ def answer(run: Run, stage: str) -> None:
                 max_tokens=run.recipe.eval.max_tokens,
                 batch_size=run.recipe.eval.batch_size,
                 label=f"{stage} {variant} {benchmark.name}",
+                kept=partial / inside / f"{benchmark.name}.jsonl",
             )
             seconds = round(time.monotonic() - began, 1)
             write_records(stage_dir / completions_file, completions)
@@ -404,6 +415,7 @@ def answer(run: Run, stage: str) -> None:
     write_json(stage_dir / "scores.json", scores)
     seconds = time.monotonic() - start
     runs.record(stage_dir, "scoring", inputs, seconds, base=run.base, source=base.source(run.folder))
+    shutil.rmtree(partial)
     console.print(f"{stage}: scored in {seconds:.0f} s")
 
 
@@ -425,20 +437,38 @@ def complete(
     wording: int = 0,
     after: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     label: str,
+    kept: Path | None = None,
 ) -> list[Completion]:
     """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
     tokens of a thought, ``least`` is their floor, ``at_most`` what is asked for in words; ``begin`` is what every
     completion is made to begin with; ``wording`` chooses among the ways to put the instruction, and ``after``
-    (id -> first answer, feedback) makes it a second answer."""
-    from pipeline.generate import count_tokens, generate, stop_ids, text_of
+    (id -> first answer, feedback) makes it a second answer. Where answers are ``kept`` in a file as they come, those in
+    it are not asked for again."""
+    from pipeline.generate import Sample, count_tokens, generate, stop_ids, text_of
 
+    known = {c.id: c for c in answers_so_far(kept)} if kept else {}
+    asked = problems
+    problems = [problem for problem in problems if problem.id not in known]
+    if not problems:
+        return [known[problem.id] for problem in asked]
     kinds = {problem.kind: exemplars(problem, shots) for problem in problems}
     prompts = [
         prompt_ids(tokenizer, problem, prompt, kinds[problem.kind], wording, after.get(problem.id, ()), at_most)
         for problem in problems
     ]
+    stops = stop_ids(model, tokenizer)
+
+    def finished(i: int, sample: Sample) -> None:
+        thinking, other = count_tokens(tokenizer, sample.ids)
+        text = text_of(tokenizer, sample.ids, stops)
+        made = Completion(problems[i].id, text, len(prompts[i]), thinking, other, sample.finish)
+        known[made.id] = made
+        if kept:
+            with open(kept, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record_json(made)) + "\n")
+
     with bar(label, len(problems)) as advance:
-        samples = generate(
+        generate(
             model,
             tokenizer,
             prompts,
@@ -450,14 +480,19 @@ def complete(
             seed=seed,
             batch_size=batch_size,
             progress=advance,
+            finished=finished,
         )
-    stops = stop_ids(model, tokenizer)
-    completions = []
-    for problem, ids, sample in zip(problems, prompts, samples, strict=True):
-        thinking, other = count_tokens(tokenizer, sample.ids)
-        text = text_of(tokenizer, sample.ids, stops)
-        completions.append(Completion(problem.id, text, len(ids), thinking, other, sample.finish))
-    return completions
+    return [known[problem.id] for problem in asked]
+
+
+def answers_so_far(kept: Path) -> list[Completion]:
+    """The whole lines of a file of answers; one that a kill cut off is removed from it."""
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        return []
+    whole, newline, _ = kept.read_bytes().rpartition(b"\n")
+    kept.write_bytes(whole + newline)
+    return read_completions(kept) if whole else []
 
 
 def done(run_dir: Path) -> list[str]:

@@ -27,6 +27,13 @@ def test_greedy_equals_model_generate(tiny, batch_size):
         assert sample.ids == theirs
 
 
+def test_every_sample_is_handed_over_as_it_finishes(tiny):
+    model, tokenizer = tiny
+    asked, handed = questions(tokenizer, 12), {}
+    samples = generate(model, tokenizer, asked, max_tokens=24, batch_size=5, finished=handed.__setitem__)
+    assert [handed[i] for i in range(12)] == samples
+
+
 def test_rows_that_finish_early_leave_the_others_unchanged(tiny):
     model, tokenizer = tiny
     asked = questions(tokenizer, 64)

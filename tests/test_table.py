@@ -1,5 +1,7 @@
 """The table: its rows, what it compares, and what it refuses."""
 
+import csv
+import io
 import json
 import math
 import re
@@ -8,7 +10,7 @@ import pytest
 
 from data.records import BadInput, Grade, write_json, write_records
 from eval.compare import detectable, holm, mcnemar, wilson
-from eval.table import markdown, rows, show, write
+from eval.table import comma_separated, latex, markdown, rows, show, write
 
 KEYS = (
     "stage variant benchmark benchmark_sha256 n accuracy ci_low ci_high tokens_mean thinking_tokens_mean thinking_rate"
@@ -200,3 +202,15 @@ def test_a_training_that_was_stopped_says_so_under_the_table(run_dir):
     assert said in markdown(rows(run_dir))
     add(run_dir, "rl", {"think": BEST}, stands_on="sft", alarm=None)
     assert "stopped" not in markdown(rows(run_dir)).replace("stopped by the token limit", "")
+
+
+def test_the_table_as_csv_and_as_latex(run_dir):
+    table = rows(run_dir)
+    read = list(csv.DictReader(io.StringIO(comma_separated(table))))
+    assert [float(row["accuracy"]) for row in read] == [row["accuracy"] for row in table]
+    text = latex([*table, table[-1] | {"variant": "50 % & more_of < it\\"}])
+    lines = text.splitlines()
+    body = [line for line in lines if line.endswith("\\\\")]
+    assert len(body) == len(table) + 2 and all(len(re.findall(r"(?<!\\)&", line)) == 12 for line in body)
+    assert r"50 \% \& more\_of $<$ it\textbackslash{} &" in body[-1]
+    assert lines[0] == r"\begin{tabular}{lllrrrrrrrrrr}" and lines[-1] == r"\end{tabular}"

@@ -1,0 +1,53 @@
+"""Run folders: one process at a time, and an evaluation that goes on where it was cut off."""
+
+import pytest
+
+from data.build import load
+from data.records import BadInput
+from pipeline import generate, runs, stages
+
+
+def test_a_second_run_on_one_folder_refuses_and_the_hold_ends_with_the_first(tmp_path):
+    with runs.alone(tmp_path / "base"):
+        with pytest.raises(BadInput, match="another run is at work"), runs.alone(tmp_path / "base"):
+            pass
+        with runs.alone(tmp_path / "other"):
+            pass
+    with runs.alone(tmp_path / "base"):
+        pass
+
+
+def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    problems, kept = load("arithmetic_v1", "test")[:12], tmp_path / "kept.jsonl"
+
+    def complete(kept=None):
+        return stages.complete(model, tokenizer, problems, "think", max_tokens=24, batch_size=4, label="x", kept=kept)
+
+    whole, rows = complete(), []
+    original = generate.text_of
+
+    def cut(*arguments):
+        rows.append(1)
+        if len(rows) == 6:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(generate, "text_of", cut)
+        complete(kept)
+    assert kept.read_text().count("\n") == 5
+    with open(kept, "a") as file:
+        file.write('{"id": "torn')
+    asked = []
+    monkeypatch.setattr(generate, "text_of", lambda *arguments: asked.append(1) or original(*arguments))
+    assert complete(kept) == whole
+    assert len(asked) == 7
+    assert complete(kept) == whole and len(asked) == 7  # nothing is left to ask
+
+
+def test_answers_of_other_inputs_are_not_gone_on_with(tmp_path):
+    partial = runs.work_folder(tmp_path, {"settings": 1}, "partial")
+    (partial / "sums.jsonl").write_text("{}")
+    assert (runs.work_folder(tmp_path, {"settings": 1}, "partial") / "sums.jsonl").is_file()
+    assert not (runs.work_folder(tmp_path, {"settings": 2}, "partial") / "sums.jsonl").exists()
