@@ -28,7 +28,7 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE
           $(foreach item,$(SET),--set "$(item)")
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask compare export smoke test check clean
+.PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask bench compare export smoke test check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
 	@$(LADDER) all $(OPTIONS)
@@ -68,6 +68,9 @@ report: $(READY)    ## one HTML page: table, levels, costs, curves, errors, ever
 
 tradeoff: $(READY)  ## accuracy against tokens: never, always, budgets, a probe, both stages 5; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)
+
+bench: $(READY)     ## how fast this is: ratios against the same libraries used plainly
+	@$(LADDER) bench $(OPTIONS)
 
 compare: $(READY)   ## all stages on each of BASES="smollm2-135m nano …", in one table
 	@$(LADDER) compare $(OPTIONS) --bases $(BASES)

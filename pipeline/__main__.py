@@ -17,7 +17,7 @@ from pipeline import recipe as recipes
 STAGES = recipes.STAGES
 COMMANDS = (
     *(*STAGES, "adaptive_budget", "all", "controls", "tradeoff", "traces", "show-traces"),
-    *("table", "report", "status", "ask", "check", "compare", "export", "complete"),
+    *("table", "report", "status", "ask", "check", "bench", "compare", "export", "complete"),
 )
 PROGRAM = "python -m pipeline"
 
@@ -74,6 +74,7 @@ def parser() -> Parser:
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
     ask.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest a thought may end with")
     commands.add_parser("check", parents=[common], help="whether a base will do, before its weights are fetched")
+    commands.add_parser("bench", parents=[common], help="how fast this is, against the same libraries used plainly")
     compare = commands.add_parser("compare", parents=[common], help="all stages on several bases, in one table")
     compare.add_argument(
         "--bases", required=True, nargs="+", metavar="BASE", help="the first is what others are held to"
@@ -315,6 +316,10 @@ def run(options: argparse.Namespace) -> None:
         for stage, state in stages.status(opened).items():
             print(f"{stage:8}  {state}")
         return None
+    if options.command == "bench":
+        from pipeline.bench import bench
+
+        return print(bench(opened))
     if options.command == "export":
         from pipeline.export import export
 

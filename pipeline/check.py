@@ -43,8 +43,8 @@ def _files(name: str, aside: Path) -> tuple[Path, list[Finding]]:
     cached = base.cache_dir() / (name if name in base.BASES else name.replace("/", "--"))
     hub = base.BASES[name].hub if name in base.BASES else name
     ours = base.BASES[name].licence if name in base.BASES else None
-    local = cached.is_dir() or name == "nano" or Path(name).exists() or hub is None or hub.count("/") != 1
-    if local or os.environ.get("HF_HUB_OFFLINE") == "1":
+    local = cached.is_dir() or Path(name).exists() or os.environ.get("HF_HUB_OFFLINE") == "1"
+    if hub is None or hub.count("/") != 1 or local:
         return base.resolve(name), [Finding("licence", ours or "not told by a local folder: see where it came from")]
     import httpx2
     from huggingface_hub import HfApi, snapshot_download
@@ -52,7 +52,7 @@ def _files(name: str, aside: Path) -> tuple[Path, list[Finding]]:
 
     try:
         info = HfApi().model_info(hub, timeout=10)
-        told = [Finding("licence", str((info.card_data or {}).get("license", "not told")))]
+        told = [Finding("licence", str(getattr(info.card_data, "license", None) or "not told"))]
         told.append(Finding("gated", str(info.gated or "no"), good=not info.gated))
         wanted = ["*.json", "*.jinja", "tokenizer*", "vocab*", "merges*"]
         snapshot_download(hub, revision=info.sha, local_dir=aside, allow_patterns=wanted)
