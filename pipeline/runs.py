@@ -106,7 +106,7 @@ def manifest(stage_dir: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
         raise BadInput(f"{path}: not a manifest; delete {stage_dir} and run the stage again")
     return value
 
