@@ -28,7 +28,7 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE
           $(foreach item,$(SET),--set "$(item)")
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask bench compare export smoke test check clean
+.PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask bench compare export smoke test faults check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
 	@$(LADDER) all $(OPTIONS)
@@ -86,6 +86,9 @@ smoke: $(READY)     ## all five stages on nano, in minutes
 
 test: $(READY)      ## the tests, one of them all five stages on nano
 	@$(PYTHON) -m pytest -q
+
+faults: $(READY)    ## a run on nano killed 20 times and its files damaged must end as an unbroken one
+	@FAULTS=20 $(PYTHON) -m pytest -q -s tests/test_faults.py
 
 check: $(READY)     ## lint, format, types, the import rule
 	@$(PYTHON) -m ruff check .

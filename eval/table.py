@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.records import BadInput, read_grades, write_json, write_text
+from data.records import BadInput, read_grades, sha256_of, write_json, write_text
 from eval.compare import detectable, holm, mcnemar
 
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
 CONTROLS = ("sft_answers", "sft_shuffled", "rl_random", "rl_format")
 BASELINES = ("chance", "majority")
+HASHED = ("completions", "grades")
 # What each stage is tested against: the best variant of these, on the same problems; a control against the real stage.
 BEFORE = {"plain": (), "cot": ("plain",), "sft": ("plain", "cot"), "rl": ("sft",), "adaptive": ("rl",)}
 BEFORE |= {control: (control.split("_")[0],) for control in CONTROLS}
@@ -58,6 +59,8 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
         try:
             scores = json.loads(path.read_text(encoding="utf-8"))
             rules[stage] = scores["extraction"]
+            if lost := damaged(path.parent):
+                raise BadInput(f"{lost[0]}: not what {stage} was scored with; run `make {stage}` to answer again")
             for variant in scores["variants"]:
                 for entry in variant["benchmarks"]:
                     if not any(guess["benchmark"] == entry["benchmark"] for guess in guesses):
@@ -98,6 +101,16 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in table))
     # The sort is stable: the stages keep their order.
     return sorted(guesses + table, key=lambda row: benchmarks.index(row["benchmark"]))
+
+
+def damaged(stage_dir: Path) -> list[Path]:
+    """The files of a stage that are not those it was scored with, by their sha256; none where it was not scored."""
+    scores = stage_dir / "scores.json"
+    if not scores.is_file():
+        return []
+    entries = [e for v in json.loads(scores.read_text(encoding="utf-8"))["variants"] for e in v["benchmarks"]]
+    known = {stage_dir / entry[kind]: entry.get(f"{kind}_sha256") for entry in entries for kind in HASHED}
+    return [path for path, sha in known.items() if sha and not (path.is_file() and sha256_of(path) == sha)]
 
 
 def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:

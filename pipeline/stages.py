@@ -28,6 +28,7 @@ from data.records import (
     write_json,
     write_records,
 )
+from eval import table
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
@@ -154,6 +155,7 @@ def status(run: Run) -> dict[str, str]:
         adapter = adapter_of(run, stage)
         if adapter and "training" in made and made["training"]["adapter"] != runs.folder_hash(adapter):
             reasons.append("the adapter on disk is not the one that was trained")
+        reasons += [f"{path} is not what it was scored with" for path in table.damaged(run.stage(stage))]
         if found.get(parent or "", "up to date") != "up to date":
             reasons.append(f"{parent}, which it stands on, is not up to date")
         found[stage] = "; ".join(reasons) or "up to date"
@@ -366,8 +368,10 @@ def answer(run: Run, stage: str) -> None:
     stage_dir, adapter = run.stage(stage), adapter_of(run, stage)
     asked, inputs = variants(run, stage), scoring_inputs(run, stage)
     if runs.up_to_date(stage_dir, "scoring", inputs):
-        console.print(f"{stage}: up to date")
-        return
+        if not (lost := table.damaged(stage_dir)):
+            console.print(f"{stage}: up to date")
+            return
+        console.print(f"{stage}: {lost[0]} is not what it was scored with; answering again")
     start = time.monotonic()
     for benchmark in run.benchmarks:
         write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
@@ -400,7 +404,9 @@ def answer(run: Run, stage: str) -> None:
                 "benchmark": benchmark.name,
                 "benchmark_sha256": benchmark.sha256,
                 "completions": str(completions_file),
+                "completions_sha256": sha256_of(stage_dir / completions_file),
                 "grades": str(grades_file),
+                "grades_sha256": sha256_of(stage_dir / grades_file),
                 "overlaps": len(run.overlaps[benchmark.name]) if trained(stage) else 0,
             }
             entries.append(about | score(benchmark.problems, completions, grades, seconds))

@@ -1,4 +1,4 @@
-"""Readers of what users and machines leave on disk: whatever is in a file, they take it or say what is wrong with it."""
+"""Readers of what users and machines leave on disk: they take whatever is in a file, or say what is wrong with it."""
 
 import contextlib
 import dataclasses
