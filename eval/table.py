@@ -109,8 +109,8 @@ def damaged(stage_dir: Path) -> list[Path]:
     if not scores.is_file():
         return []
     entries = [e for v in json.loads(scores.read_text(encoding="utf-8"))["variants"] for e in v["benchmarks"]]
-    known = {stage_dir / entry[kind]: entry.get(f"{kind}_sha256") for entry in entries for kind in HASHED}
-    return [path for path, sha in known.items() if sha and not (path.is_file() and sha256_of(path) == sha)]
+    known = {stage_dir / e[kind]: e[f"{kind}_sha256"] for e in entries for kind in HASHED if f"{kind}_sha256" in e}
+    return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
 
 
 def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:
