@@ -20,10 +20,16 @@ from pipeline.runs import folder_hash
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get("FAULTS", "3"))
 SMALL = ["sft.arithmetic=160", "sft.logic=80", "sft.epochs=1", "sft.save_steps=5", "plain.shots=[0]", "cot.shots=[0]"]
+SMALL += [
+    "rl.micro_batch=8",
+    "rl.prompts=4",
+    "rl.samples=4",
+    "rl.probe=0",
+    "adaptive.micro_batch=8",
+    "adaptive.prompts=8",
+]
 for stage in ("rl", "adaptive"):
-    SMALL += [f"{stage}.{key}" for key in ("steps=2", "eval_every=1", "dev=10", "prompts=4", "samples=4", "logic=20")]
-    SMALL += [f"{stage}.{key}" for key in ("arithmetic=40", "micro_batch=8")]
-SMALL += ["rl.probe=0", "adaptive.samples=2", "adaptive.prompts=8"]
+    SMALL += [f"{stage}.{key}" for key in ("steps=2", "eval_every=1", "dev=10", "logic=20", "arithmetic=40")]
 TRAINED = ("sft", "rl", "adaptive")
 
 
