@@ -180,7 +180,8 @@ def train(
         learning_rate=settings.learning_rate,
         adam_beta2=settings.adam_beta2,
         lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_steps,
+        # A round of a few traces is a few steps, the first of a warm-up of which has a rate of nought.
+        warmup_steps=min(settings.warmup_steps, len(rows) * settings.epochs // settings.batch_size // 2),
         num_train_epochs=settings.epochs,
         weight_decay=0.0,
         gradient_checkpointing=False,
