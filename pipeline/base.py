@@ -189,7 +189,7 @@ def load_tokenizer(folder: Path):
 
 def held_as(setting: str) -> str:
     """How weights are held on this machine: ``base.load`` of the recipe, where "auto" is bf16 if the machine computes
-    in it (a GPU; a CPU with AVX512-BF16 or AMX: measured, SFT 1.5 times and decoding twice as fast), else fp32."""
+    in it (a GPU; a CPU with AVX512-BF16 or AMX: measured, SFT and decoding 1.5 times as fast), else fp32."""
     import torch
 
     if setting != "auto":

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from pipeline import base, generate, rl, sft, stages
-from pipeline.prompts import encode, prompt_ids
+from pipeline import base, generate, sft, stages
+from pipeline.prompts import prompt_ids
 from pipeline.runs import Run, processor
 
 PROMPTS, SAMPLES, TOKENS = 8, 8, 64  # the shape of a rollout
@@ -163,13 +163,10 @@ def started(*command: str) -> float:
 def differences(model, tokenizer) -> float:
     """The largest difference (nats) of a rollout's log-probabilities from the model's own, in one pass over it."""
     problems = stages.dev_problems(4)["arithmetic_v1"]
-    prompts = [encode(tokenizer, rl.asked(tokenizer, p)) for p in problems for _ in range(4)]
-    worst = 0.0
-    for prompt, sample in zip(
-        prompts, generate.generate(model, tokenizer, prompts, max_tokens=TOKENS, temperature=1.0), strict=True
-    ):
-        with torch.no_grad(), generate.merged(model):
-            logits = model(torch.tensor([prompt + sample.ids], device=model.device)).logits[0, len(prompt) - 1 : -1]
-        own = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(sample.ids, device=logits.device)[:, None])
-        worst = max(worst, float((own[:, 0].cpu() - torch.tensor(sample.logprobs)).abs().max()))
-    return worst
+    prompts = [prompt_ids(tokenizer, p, "think") for p in problems for _ in range(4)]
+    samples = generate.generate(model, tokenizer, prompts, max_tokens=TOKENS, temperature=1.0)
+    with generate.merged(model):
+        return max(
+            float((generate.given(model, prompt, sample.ids) - torch.tensor(sample.logprobs)).abs().max())
+            for prompt, sample in zip(prompts, samples, strict=True)
+        )

@@ -10,12 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from data.records import BadInput, Problem, write_text
 from eval import table
 from pipeline import base, runs, stages
-from pipeline.generate import stop_ids
+from pipeline.generate import given, merged, stop_ids
 from pipeline.prompts import INSTRUCTIONS, encode, prompt_ids, thinking_answer
 from pipeline.runs import Run
 
@@ -78,20 +76,20 @@ def export(opened: Run, stage: str, folder: Path) -> str:
     scored, tokenizer = opened.load(adapter)
     held = base.held_as(opened.recipe.base.load)
     setting = held if held in ("fp32", "bf16") else "bf16"
-    merged = base.load(opened.folder, adapter, setting=setting)[0].merge_and_unload()
+    exported = base.load(opened.folder, adapter, setting=setting)[0].merge_and_unload()
     problems = [p for of_it in stages.dev_problems(COMPARED // 2).values() for p in of_it]
-    differences = [difference(scored, merged, tokenizer, problem) for problem in problems]
-    merged.generation_config.update(
+    differences = [difference(scored, exported, tokenizer, problem) for problem in problems]
+    exported.generation_config.update(
         do_sample=False,
         max_new_tokens=opened.recipe.eval.max_tokens,
         eos_token_id=sorted(stop_ids(scored, tokenizer)),
         pad_token_id=tokenizer.pad_token_id,
     )
     for name in ("temperature", "top_p", "top_k"):  # a base's own, which greedy decoding would warn of
-        setattr(merged.generation_config, name, None)
+        setattr(exported.generation_config, name, None)
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    merged.save_pretrained(aside)
+    exported.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     flat = [value for each in differences for value in each]
     write_text(aside / "README.md", card(opened, stage, folder.name, fmean(flat), max(flat)))
@@ -104,17 +102,13 @@ def export(opened: Run, stage: str, folder: Path) -> str:
     )
 
 
-@torch.no_grad()
-def difference(a: Any, b: Any, tokenizer, problem: Problem) -> list[float]:
-    """How far two models' log-probabilities of a problem's worked answer are apart, a token (nats)."""
+def difference(scored: Any, exported: Any, tokenizer, problem: Problem) -> list[float]:
+    """How far the log-probabilities of a problem's worked answer are apart, a token (nats), the one model as it is
+    scored, the other as it is."""
     before = prompt_ids(tokenizer, problem, "think")
     answer = encode(tokenizer, thinking_answer(problem.rationale or "", problem.answer))
-    ids = torch.tensor([before + answer])
-    given = []
-    for model in (a, b):
-        logits = model(ids.to(model.device)).logits[0, len(before) - 1 : -1].float().cpu()
-        given.append(torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None])[:, 0])
-    return (given[0] - given[1]).abs().tolist()
+    with merged(scored):
+        return (given(scored, before, answer) - given(exported, before, answer)).abs().tolist()
 
 
 def card(opened: Run, stage: str, name: str, mean: float, largest: float) -> str:

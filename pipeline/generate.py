@@ -141,6 +141,13 @@ def _longer(tokenizer, ids: Sequence[int], token: int, least: int, budget: int |
     return encode(tokenizer, missing) + more[: None if budget is None else budget - spent]
 
 
+@torch.no_grad()
+def given(model, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
+    """The log-probabilities (nats, (len(ids),), on the CPU) that ``model`` gives ``ids`` after ``prompt``."""
+    logits = model(torch.tensor([[*prompt, *ids]], device=model.device)).logits[0, len(prompt) - 1 : -1].float().cpu()
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+
+
 def stop_ids(model, tokenizer) -> set[int]:
     """The tokens that end a turn."""
     eos = model.generation_config.eos_token_id

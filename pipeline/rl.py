@@ -117,15 +117,15 @@ class Trainer(GRPOTrainer):
     relative = False
     held_against: list[float] | None = None  # the advantages of a rollout, in place of those over a group's mean
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.drift: list[float] = []
+
     def _generate_and_score_completions(self, inputs):
         out = super()._generate_and_score_completions(inputs)
         if self.held_against is not None:
             out["advantages"] = torch.tensor(self.held_against).to(out["advantages"])
         return out
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.drift: list[float] = []
 
     def show(self, values: dict[str, float]) -> None:
         """Log values, without the metrics of the step, which TRL's own ``log`` would take along."""
@@ -246,7 +246,7 @@ def preflight(
     with bar("probing dev problems", len(each)) as advance:
         samples = sample(model, tokenizer, [asked(tokenizer, p) for p in each], task, settings, seed, advance)
     texts = completions(model, tokenizer, each, samples)
-    earned = [task.earned(p, c, None) for p, c in zip(each, texts, strict=True)]
+    earned = [task.reward(p, c) for p, c in zip(each, texts, strict=True)]
     right = [correctness(p, c) for p, c in zip(each, texts, strict=True)]
     groups = [range(i, i + settings.probe) for i in range(0, len(each), settings.probe)]
     rates = {level: (0.0, 0.0) for level in dev}
