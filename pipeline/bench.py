@@ -4,24 +4,33 @@ Both sides run in this one process, on the same tokens, in turn; the unit is giv
 (a matrix product of the model's own shape). A ratio above 1 is in our favour.
 """
 
+import dataclasses
+import importlib.util
+import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from data.records import Completion, Problem
 from pipeline import base, generate, sft, stages
-from pipeline.prompts import prompt_ids
+from pipeline.prompts import messages, prompt_ids
+from pipeline.recipe import RlSettings
 from pipeline.runs import Run, processor
 
 PROMPTS, SAMPLES, TOKENS = 8, 8, 64  # the shape of a rollout
-EVALUATED = 64  # problems of mixed length
+EVALUATED = 200  # problems of mixed length
 TRACES = 64
+READY = "import pipeline.stages, pipeline.rl, pipeline.sft, pipeline.generate, trl; trl.SFTTrainer"
+STEPS = 2  # of GRPO, on PROMPTS / 2 x SAMPLES completions each, the first of which warms up
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -47,7 +56,7 @@ def bench(run: Run) -> str:
     model, tokenizer = run.load(adapter if adapter and adapter.is_dir() else None)
     lines = [
         f"{run.base}, {base.held_as(run.recipe.base.load)}, {processor()}, {torch.get_num_threads()} threads; matrix "
-        f"products of 128 x {model.config.hidden_size} x {model.config.vocab_size}: {gemm(model):.0f} GFLOP/s",
+        f"products of 512 x {model.config.hidden_size} x {model.config.vocab_size}: {gemm(model):.0f} GFLOP/s",
         "",
         "| work | ours | theirs | ratio | against |",
         "|---|--:|--:|--:|---|",
@@ -69,6 +78,16 @@ def bench(run: Run) -> str:
         "tokens/s",
         "`model.generate`, as TRL calls it",
     )
+    row(
+        "the same",
+        turns(
+            lambda: made(generate.generate(model, tokenizer, shared, max_tokens=TOKENS, temperature=1.0)),
+            lambda: with_continuous_batching(model, tokenizer, shared),
+            1,
+        ),
+        "tokens/s",
+        "transformers' continuous batching",
+    )
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "max_new_tokens": 160}
     row(
         f"evaluation of {len(asked)} problems, greedy",
@@ -80,23 +99,72 @@ def bench(run: Run) -> str:
         "tokens/s",
         "`model.generate`, batches of 16 in the order of the file",
     )
+    if importlib.util.find_spec("lm_eval"):
+        row(
+            "the same",
+            with_harness(model, tokenizer, asked),
+            "tokens/s",
+            "lm-evaluation-harness, HF backend, batches of 16",
+        )
+    else:
+        lines.append("| the same | | | | lm-evaluation-harness: not installed (`pip install lm-eval`) |")
     row(
         "sft", (sft_rate(run, ours=True), sft_rate(run, ours=False)), "tokens/s", "SFTTrainer's defaults, the same rows"
     )
+    started_from = adapter if adapter and adapter.is_dir() else None
+    (ours, our_peak), (theirs, their_peak) = (apart(grpo, run, started_from, mine) for mine in (True, False))
+    row(
+        f"a GRPO step of {PROMPTS // 2} x {SAMPLES}",
+        (ours, theirs),
+        "tokens/s",
+        "GRPOTrainer's defaults, the same batch",
+    )
+    row("peak memory of it", (our_peak, their_peak), "GiB", "the same; below 1 is in our favour")
     worst = differences(model, tokenizer)
     lines.append(
         f"| a rollout's log-probabilities | {worst:.1e} nats | | | the largest difference from one whole pass |"
     )
     help_seconds = started("pipeline", "--help")
     imports = timed(lambda: subprocess.run([sys.executable, "-c", "import transformers, trl"], check=True))[0]
-    lines.append(f"| `--help` | {help_seconds:.2f} s | {imports:.2f} s | | `import transformers, trl` |")
-    return "\n".join(lines) + "\n"
+    against = "`import transformers, trl`; below 1 is in our favour"
+    lines.append(f"| `--help` | {help_seconds:.2f} s | {imports:.2f} | {help_seconds / imports:.2f} | {against} |")
+    told = started("pipeline", "status", "--base", run.base, "--runs", str(run.root.parent))
+    lines.append(f"| `status`, to its end | {told:.2f} s | {imports:.2f} | {told / imports:.2f} | {against} |")
+    ready = timed(lambda: subprocess.run([sys.executable, "-c", READY], check=True))[0]
+    lines.append(f"| all that training imports | {ready:.2f} s | {imports:.2f} | {ready / imports:.2f} | {against} |")
+    return "\n".join([*lines, "", *profile(run)]) + "\n"
+
+
+def profile(run: Run) -> list[str]:
+    """Where the time of an sft step goes, as lines of Markdown: what it multiplies a second against the largest
+    product's rate, and the operations that take most."""
+    from torch.profiler import ProfilerActivity, profile
+
+    model, tokenizer = run.load(trainable=True)
+    settings = dataclasses.replace(run.recipe.sft, warmup_steps=0)
+    rows = sft.tokenized(tokenizer, sft.traces(stages.sft_problems(settings)[: settings.batch_size * 4], settings, 0))
+    with tempfile.TemporaryDirectory() as work, profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:
+        sft.train(model, tokenizer, rows, settings, 0, Path(work), sft.lora(settings))
+    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in events)
+    flops, products = (
+        sum(getattr(event, name) for event in events if event.key in ("aten::mm", "aten::addmm", "aten::bmm"))
+        for name in ("flops", "self_cpu_time_total")
+    )
+    told = [
+        f"sft, {len(rows)} traces: {flops / whole / 1e3:.0f} GFLOP/s over all of its time; its matrix products take "
+        f"{products / whole:.0%} of it, at {flops / products / 1e3:.0f} GFLOP/s; the largest alone: {gemm(model):.0f}.",
+        "",
+        "| operation | share | calls |",
+        "|---|--:|--:|",
+    ]
+    return told + [f"| `{e.key}` | {e.self_cpu_time_total / whole:.1%} | {e.count} |" for e in events[:10]]
 
 
 def gemm(model) -> float:
-    """GFLOP/s of the product that a decode step of 128 rows ends with."""
+    """GFLOP/s of the largest product: 512 rows on the head."""
     weight = model.get_output_embeddings().weight
-    rows = torch.randn(128, weight.shape[1]).to(weight)
+    rows = torch.randn(512, weight.shape[1]).to(weight)
     seconds = min(timed(lambda: rows @ weight.T)[0] for _ in range(5))
     return 2 * rows.shape[0] * weight.numel() / seconds / 1e9
 
@@ -117,6 +185,149 @@ def with_generate(model, tokenizer, prompts: list[list[int]], **settings) -> int
     return sum(
         next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in out[:, width:].tolist()
     )
+
+
+def with_continuous_batching(model, tokenizer, prompts: list[list[int]]) -> int:
+    """Tokens that ``model.generate_batch`` samples, its cache bounded to what the prompts need."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=TOKENS,
+        eos_token_id=sorted(generate.stop_ids(model, tokenizer)),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    pages = -(-(max(map(len, prompts)) + TOKENS) // 32) + 1
+    cache = ContinuousBatchingConfig(page_size=32, num_blocks=len(prompts) * pages, max_batch_tokens=1024)
+    found = model.generate_batch(prompts, generation_config=settings, continuous_batching_config=cache)
+    return sum(len(output.generated_tokens) for output in found.values())
+
+
+def with_harness(model, tokenizer, prompts: list[list[int]]) -> tuple[float, float]:
+    """Useful tokens a second that we and lm-evaluation-harness make of the same prompts, greedily, to the same cap."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    harness = HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=16, add_bos_token=False)
+    end = tokenizer.decode(sorted(generate.stop_ids(plain, tokenizer))[:1])
+    asked = [
+        Instance("generate_until", {}, (tokenizer.decode(prompt), {"until": [end], "max_gen_toks": 160}), i)
+        for i, prompt in enumerate(prompts)
+    ]
+    theirs, texts = timed(lambda: harness.generate_until(asked, disable_tqdm=True))
+    ours, samples = timed(lambda: generate.generate(plain, tokenizer, prompts, max_tokens=160))
+    same = [
+        tokenizer.decode(sample.ids, skip_special_tokens=True).strip() == text.strip()
+        for sample, text in zip(samples, texts, strict=True)
+    ]
+    print(f"{sum(same)} of {len(same)} completions are the harness's, character for character", file=sys.stderr)
+    return made(samples) / ours, made(samples) / theirs
+
+
+def apart(call: Callable[..., Any], *arguments) -> Any:
+    """What ``call`` gives in a process of its own, for memory is told of a whole process."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(call, *arguments).result()
+
+
+def grpo(run: Run, adapter: Path | None, ours: bool) -> tuple[float, float]:
+    """(completion tokens a second of the last of STEPS steps, peak memory in GiB) of GRPO on the same problems: our
+    rollout, head and batches, or TRL's trainer as it comes."""
+    from pipeline import rl
+    from pipeline.reward import correctness
+
+    model, tokenizer = run.load(adapter, trainable=True)
+    if adapter is None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, sft.lora(run.recipe.sft))
+    problems = stages.dev_problems(PROMPTS * 2)["arithmetic_v1"]
+    settings = dataclasses.replace(
+        run.recipe.rl,
+        steps=STEPS,
+        prompts=PROMPTS // 2,
+        samples=SAMPLES,
+        max_tokens=TOKENS,
+        temperature=1.0,
+        probe=0,
+        tries=1,
+        eval_every=STEPS,
+        micro_batch=8,
+    )
+    with tempfile.TemporaryDirectory() as work:
+        if ours:
+            pools = {"": problems}
+            rl.train(model, tokenizer, pools, {"": problems[:1]}, rl.Task(correctness), settings, 0, Path(work), "rl")
+            step = [json.loads(line) for line in (Path(work) / "train.jsonl").read_text().splitlines()][-1]
+            tokens, seconds = step["length"] * step["samples"], step["seconds"]
+        else:
+            tokens, seconds = plain_grpo(model, tokenizer, problems, settings, work)
+    return tokens / seconds, peak_memory()
+
+
+def peak_memory() -> float:
+    """The most memory this process has held so far, GiB (what getrusage tells after a fork is the parent's, too)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+
+
+def plain_grpo(model, tokenizer, problems: list[Problem], settings: RlSettings, work: str) -> tuple[float, float]:
+    """(completion tokens, seconds) of the last step of TRL's GRPOTrainer with its defaults."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from pipeline.reward import correctness
+
+    class Clock(TrainerCallback):
+        """Seconds and tokens of each step."""
+
+        steps: list[tuple[float, float]] = []
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            self.began = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.took = time.perf_counter() - self.began
+
+        def on_log(self, args, state, control, logs, **kwargs):
+            if "completions/mean_length" in logs:
+                self.steps.append((logs["completions/mean_length"], self.took))
+
+    def reward(prompts, completions, name, **columns) -> list[float | None]:
+        texts = [completion[0]["content"] for completion in completions]
+        return [correctness(of[n], Completion(n, t, 0, 0, 0, "stop")) for n, t in zip(name, texts, strict=True)]
+
+    of = {problem.id: problem for problem in problems}
+    clock = Clock()
+    trainer = GRPOTrainer(
+        model=model,
+        args=GRPOConfig(
+            output_dir=work,
+            max_steps=settings.steps,
+            per_device_train_batch_size=settings.micro_batch,
+            gradient_accumulation_steps=settings.prompts * settings.samples // settings.micro_batch,
+            max_completion_length=settings.max_tokens,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=model.device.type == "cpu",
+            bf16=model.dtype == torch.bfloat16,
+        ),
+        reward_funcs=reward,
+        train_dataset=Dataset.from_list([{"prompt": messages(p, "think"), "name": p.id} for p in problems]),
+        processing_class=tokenizer,
+        callbacks=[clock],
+    )
+    trainer.train()
+    length, seconds = clock.steps[-1]
+    return length * settings.prompts * settings.samples, seconds
 
 
 def sft_rate(run: Run, ours: bool) -> float:
