@@ -26,6 +26,7 @@ from eval.grade import grade_all
 
 NEVER, ALWAYS = "never think", "always think"
 FORCED, PROBE, CHOICE, LENGTH = "forced budget", "probe", "learnt choice", "learnt length"
+PERFECT = "perfect choice"  # knows the answers: what no choice of mode can be better than
 GRID = 101  # points at which a curve is read
 SHARES = 21  # shares of problems that the probe sends to the answer at once
 WITHIN = 0.01  # of accuracy, that may be lost at "equal" accuracy
@@ -138,7 +139,7 @@ def compared(curves: Mapping[str, Sequence[Way]], seed: int = 0) -> dict[str, An
             of_it = found.setdefault(name, {"area": [], "tokens_at_equal": [], "above_forced": []})
             of_it["area"].append(area)
             of_it["tokens_at_equal"].append(tokens)
-            if FORCED in at and name in (CHOICE, PROBE):
+            if FORCED in at and name in (CHOICE, PROBE, PERFECT):
                 forced = np.vstack([ends[0], at[FORCED], ends[1]])
                 of_it["above_forced"].append(float((points[:, 1] - read_at(forced, points[:, 0])).mean()))
     return {
@@ -209,6 +210,7 @@ def _part(
     threshold = said["probe"]["threshold"]
     probed = mixed(never, always, scores > threshold)
     curves[PROBE] = [probed]
+    curves[PERFECT] = [mixed(never, always, (never.right == 1) | (always.right == 0))]
     sweep = swept(never, always, scores)
     ends = [point(never), point(always)]
     points = []
@@ -226,7 +228,9 @@ def _part(
         "sweep_area": measures(ends[0], ends[1], np.array([point(w) for w in sweep]))[0],
         "line_area": float((ends[0][1] + ends[1][1]) / 2),
         "choices": {
-            name: choices(problems, curves[name][0], never, always) for name in (CHOICE, PROBE) if name in curves
+            name: choices(problems, curves[name][0], never, always)
+            for name in (CHOICE, PROBE, PERFECT)
+            if name in curves
         },
         "misses": {
             kind: {str(w.asked): misses(w) for w in curves.get(kind, [])} for kind in (FORCED, LENGTH) if kind in curves
@@ -300,9 +304,10 @@ NOTE = """
 Accuracy in percent, tokens a problem (thought and answer both). Never and always think are the rl stage, made to begin
 in one way or the other; forced budgets close its thought at so many tokens. The probe is a logistic regression on the
 base's hidden state at the end of the question, fitted on train problems, its layer and its threshold chosen on dev. The
-learnt choice is the adaptive stage; the learnt length is asked to "think for at most N tokens". A curve runs from never
-thinking through its points to always thinking; tokens at equal accuracy: the least at which it is within one point of
-always thinking, in percent of the latter's. Brackets: 95 %, bootstrap over problems.
+learnt choice is the adaptive stage; the perfect choice knows the answers and thinks only where that makes a wrong one
+right: no choice of mode can do better; the learnt length is asked to "think for at most N tokens". A curve runs from
+never thinking through its points to always thinking; tokens at equal accuracy: the least at which it is within one
+point of always thinking, in percent of the latter's. Brackets: 95 %, bootstrap over problems.
 """
 
 
@@ -313,7 +318,7 @@ def draw(found: Mapping[str, Any], folder: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    styles = {FORCED: "s-", LENGTH: "^-", CHOICE: "D", PROBE: "o"}
+    styles = {FORCED: "s-", LENGTH: "^-", CHOICE: "D", PROBE: "o", PERFECT: "P"}
     parts = found["parts"]
     with pyplot.rc_context({"font.size": 9, "svg.hashsalt": "ladder", "svg.fonttype": "none"}):
         figure, axes = pyplot.subplots(

@@ -107,6 +107,8 @@ def test_everything_is_written_from_what_is_on_disk(tmp_path, capsys):
     assert tradeoff.main(["--run", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "| learnt choice |  | 75.0 | 26.0 | 57 % | 100 % |" in text
+    # It thinks on the four that a thought makes right, not on the two that are known and the two that are lost.
+    assert "| perfect choice |  | 75.0 | 26.0 | 57 % | 50 % |" in text
     assert "| learnt length | 8 | 4.0 | 100 % | 4 |" in text
     assert "AUROC of 1.00" in text
     found = json.loads((tmp_path / "tradeoff" / "tradeoff.json").read_text())
