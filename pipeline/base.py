@@ -4,6 +4,7 @@ Everything that is fetched or converted lands once in the cache (``LADDER_CACHE`
 not at all.
 """
 
+import fcntl
 import importlib.metadata
 import os
 import shutil
@@ -89,15 +90,20 @@ def check_space(folder: Path, gib: float, remedy: str) -> None:
 
 
 def _once(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache folder ``name``, made aside and renamed, so that a half-made one is never taken for whole."""
+    """The cache folder ``name``, made aside and renamed, so that a half-made one is never taken for whole; by one
+    process, for whose end the others wait."""
     target = cache_dir() / name
     if not target.is_dir():
         check_space(target.parent, 2.0, "set LADDER_CACHE")
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as aside:
-            made = Path(aside) / "model"
-            made.mkdir()
-            make(made)
-            made.rename(target)
+        with open(target.parent / f".{name}.lock", "w", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if target.is_dir():
+                return target
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as aside:
+                made = Path(aside) / "model"
+                made.mkdir()
+                make(made)
+                made.rename(target)
     return target
 
 

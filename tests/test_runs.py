@@ -1,10 +1,14 @@
 """Run folders: one process at a time, and an evaluation that goes on where it was cut off."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from data.build import load
 from data.records import BadInput
-from pipeline import generate, runs, stages
+from pipeline import base, generate, runs, stages
 
 
 def test_a_second_run_on_one_folder_refuses_and_the_hold_ends_with_the_first(tmp_path):
@@ -51,3 +55,22 @@ def test_answers_of_other_inputs_are_not_gone_on_with(tmp_path):
     (partial / "sums.jsonl").write_text("{}")
     assert (runs.work_folder(tmp_path, {"settings": 1}, "partial") / "sums.jsonl").is_file()
     assert not (runs.work_folder(tmp_path, {"settings": 2}, "partial") / "sums.jsonl").exists()
+
+
+def test_a_base_is_made_once_however_many_ask_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
+    made, both = [], threading.Barrier(2)
+
+    def make(folder):
+        made.append(folder)
+        time.sleep(0.3)  # long enough for the other to come and wait
+        (folder / "config.json").write_text("{}")
+
+    def ask():
+        both.wait()
+        return base._once("one", make)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [task.result() for task in [pool.submit(ask), pool.submit(ask)]]
+    assert len(made) == 1 and found == [tmp_path / "one"] * 2
+    assert (tmp_path / "one" / "config.json").is_file()
