@@ -142,7 +142,7 @@ def profile(run: Run) -> list[str]:
 
     model, tokenizer = run.load(trainable=True)
     settings = dataclasses.replace(run.recipe.sft, warmup_steps=0)
-    rows = sft.tokenized(tokenizer, sft.traces(stages.sft_problems(settings)[: settings.batch_size * 4], settings, 0))
+    rows = sft.tokenized(tokenizer, sft.traces(stages.sft_problems(settings)[: settings.batch_size * 2], settings, 0))
     with tempfile.TemporaryDirectory() as work, profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:
         sft.train(model, tokenizer, rows, settings, 0, Path(work), sft.lora(settings))
     events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
