@@ -19,7 +19,7 @@ function shownAnswer(answer, unfold) {
   const cost = `${answer.extracted === null ? "no answer" : `answer ${answer.extracted}`}, ${answer.tokens} tokens`;
   const made = element("div", `answer ${answer.verdict}`,
     element("div", "", element("b", "", answer.label), " ",
-      element("span", "mark", right ? "✓ right" : `✗ ${answer.kind || answer.verdict}`)),
+      element("span", "mark", [right ? "✓ right" : "✗ wrong", ...(answer.kind ? [answer.kind] : [])].join(", "))),
     element("div", "quiet", cost));
   if (answer.thought) {
     const thought = element("details", "", element("summary", "", answer.closed ? "thought" : "thought, not closed"),

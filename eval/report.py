@@ -12,7 +12,6 @@ shows as text, a few problems at a time.
 import base64
 import hashlib
 import io
-import itertools
 import json
 import zlib
 from collections import Counter
@@ -25,9 +24,10 @@ from eval import bases, table
 from eval.errors import KINDS, kind_of, wrong_step
 from eval.extract import split_thought
 
+LUCKY = "through a wrong step"  # the kind of a right answer that was reached so
 # Readable without colour: a stage has its marker, a base the way that it is filled.
 MARKERS = "osD^vPX<>*hpd"
-FILLS = ("full", "none", "left", "right", "top", "bottom")
+FILLS = ("none", "full", "left", "right", "top", "bottom")
 STYLE: Any = {
     **{"svg.fonttype": "none", "svg.hashsalt": "ladder", "font.size": 10, "text.parse_math": False},
     **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9},
@@ -37,7 +37,7 @@ LINES = ("o-", "s--", "^:")
 # The panels of a stage's learning curves, from top to bottom: (file, label of the axis, key -> label and factor).
 PANELS: tuple[tuple[str, str, dict[str, tuple[str, float]]], ...] = (
     ("curve.json", "on dev, %", {"accuracy": ("accuracy", 100), "thinks": ("thinks", 100)}),
-    ("curve.json", "on dev, tokens", {"tokens": ("tokens a problem", 1)}),
+    ("curve.json", "on dev, tokens", {"tokens": ("all tokens", 1)}),
     ("train.jsonl", "in training, %", {"reward": ("reward", 100), "mixed": ("mixed groups", 100)}),
     ("train.jsonl", "in training, nats", {"loss": ("loss", 1), "entropy": ("entropy", 1)}),
 )
@@ -67,7 +67,7 @@ def write(run_dirs: Mapping[str, Path], out: Path) -> None:
         families=sorted({problem["family"] for problem in answers} - {""}),
         stages=list(dict.fromkeys(series["stage"] for part in parts for series in part["series"])),
         verdicts=sorted({answer["verdict"] for problem in answers for answer in problem["answers"]}),
-        kinds=[kind for kind in KINDS if any(kind in part["errors"] for part in parts)],
+        kinds=[kind for kind in (LUCKY, *KINDS) if any(kind in part["errors"] for part in parts)],
         count=len(answers),
         answers=base64.b64encode(zlib.compress(json.dumps(answers).encode(), 9)).decode(),
         script=script,
@@ -115,10 +115,9 @@ def _benchmark(run_dirs: Mapping[str, Path], name: str) -> dict[str, Any]:
             counts: Counter[str] = Counter()
             for identity, answer in _answers(run_dir / stage, entry, problems, name):
                 answers[identity].append(one | answer)
-                counts[answer["kind"] or "right"] += 1
-                counts["through a wrong step"] += answer.pop("lucky")
+                counts[answer["kind"]] += 1
+                counts["right"] += answer["verdict"] == "correct"
             series.append(entry | one | {"counts": counts})
-    labels = ["right", "through a wrong step", *KINDS]
     return {
         "name": name,
         "n": len(problems),
@@ -126,7 +125,7 @@ def _benchmark(run_dirs: Mapping[str, Path], name: str) -> dict[str, Any]:
         "groups": {title: _groups(series, key) for title, key in (("level", "by_level"), ("family", "by_family"))},
         "errors": {
             label: [one["counts"][label] for one in series]
-            for label in labels
+            for label in ("right", LUCKY, *KINDS)
             if any(one["counts"][label] for one in series)
         },
         "cost": _cost(series, name),
@@ -158,14 +157,13 @@ def _answers(stage_dir: Path, entry: Mapping[str, Any], problems: Mapping[str, P
         if identity not in completions or identity not in grades:
             raise BadInput(f"{stage_dir}: no answer to {identity!r} of {name}; rerun the stage {stage_dir.name}")
         completion, grade = completions[identity], grades[identity]
-        kind = kind_of(problem, completion, grade)
+        kind = kind_of(problem, completion, grade) or (LUCKY if wrong_step(problem, completion.text) else "")
         thought, rest, closed = split_thought(completion.text)
         yield (
             identity,
             {
                 "verdict": grade.verdict,
-                "kind": kind or "",
-                "lucky": kind is None and wrong_step(problem, completion.text) is not None,
+                "kind": kind,
                 "extracted": grade.extracted,
                 "thought": thought.strip() if thought else "",
                 "closed": closed,
@@ -176,14 +174,14 @@ def _answers(stage_dir: Path, entry: Mapping[str, Any], problems: Mapping[str, P
 
 
 def _svg(title: str, draw: Callable[[Any], None], height: float) -> str:
-    """A plot as SVG in the page's own colour; ``draw`` gets the figure, ``height`` is in inches of 5.2 in width."""
+    """A plot as SVG in the page's own colour; ``draw`` gets the figure, ``height`` is in inches, to 3.9 of width."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     with pyplot.rc_context(STYLE):
-        figure = pyplot.figure(figsize=(5.2, height), layout="constrained")
+        figure = pyplot.figure(figsize=(3.9, height), layout="constrained")
         draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, transparent=True, metadata={"Date": None})
@@ -201,29 +199,30 @@ def _themed(svg: str, title: str) -> str:
 
 def _cost(series: Sequence[Mapping[str, Any]], name: str) -> str:
     """Accuracy, with its interval, against tokens."""
-    stages = dict(zip(dict.fromkeys(one["stage"] for one in series), itertools.cycle(MARKERS), strict=False))
-    fills = dict(zip(dict.fromkeys(one["base"] for one in series), itertools.cycle(FILLS), strict=False))
+    stages = list(dict.fromkeys(one["stage"] for one in series))
+    several = list(dict.fromkeys(one["base"] for one in series))
+
+    def look(stage: int, base: int) -> dict[str, Any]:
+        known = {"marker": MARKERS[stage % len(MARKERS)], "fillstyle": FILLS[base % len(FILLS)], "linestyle": ""}
+        return known | {"color": f"C{(base if len(several) > 1 else stage) % 10}", "markersize": 8}
 
     def draw(figure) -> None:
         axes = figure.subplots()
-        for i, one in enumerate(series):
+        for one in series:
             low, value, high = (100 * one[key] for key in ("ci_low", "accuracy", "ci_high"))
-            look = {"marker": stages[one["stage"]], "fillstyle": fills[one["base"]], "markersize": 7}
+            style = look(stages.index(one["stage"]), several.index(one["base"]))
             error = [[value - low], [high - value]]
-            axes.errorbar(
-                one["tokens_mean"],
-                value,
-                error,
-                color=f"C{i % 10}",
-                label=one["label"],
-                linestyle="",
-                capsize=3,
-                **look,
-            )
-        axes.set(xlabel="tokens a problem", ylabel="accuracy, %", xlim=(0, None), ylim=(0, 100))
-        figure.legend(loc="outside lower center", ncols=5 if len(fills) == 1 else 3)
+            axes.errorbar(one["tokens_mean"], value, error, fmt="none", color=style["color"], alpha=0.6, capsize=3)
+            axes.plot(one["tokens_mean"], value, **style)
+        for i, stage in enumerate(stages):
+            axes.plot([], [], **look(i, 0) | ({"color": "k"} if len(several) > 1 else {}), label=stage)
+        for i, base in enumerate(several if len(several) > 1 else []):
+            axes.plot([], [], **look(0, i), label=base)
+        most = max(one["tokens_mean"] for one in series)
+        axes.set(xlabel="tokens a problem", ylabel="accuracy, %", xlim=(0, 1.08 * most or 1), ylim=(0, 100))
+        figure.legend(loc="outside lower center", ncols=3)
 
-    return _svg(f"Accuracy against tokens on {name}", draw, 3.5 + 0.2 * (len(series) // 3) * (len(fills) > 1))
+    return _svg(f"Accuracy against tokens on {name}", draw, 3.5)
 
 
 def _curves(run_dir: Path) -> list[tuple[str, str]]:
@@ -250,14 +249,15 @@ def _curves(run_dir: Path) -> list[tuple[str, str]]:
             ):
                 for look, (name, points) in zip(LINES, lines.items(), strict=False):
                     axes.plot(*zip(*points, strict=True), look, label=name, markersize=3.5, linewidth=1.2)
-                axes.set(ylabel=label, ylim=(0, None))
-                if len(lines) > 1:
-                    axes.legend(loc="best")
+                values = [value for points in lines.values() for _, value in points]
+                most = max(values + [100] * label.endswith("%"))
+                axes.set(ylabel=label, ylim=(min(0, 1.1 * min(values)), 1.08 * most or 1))
+                axes.legend()
             axes.set(xlabel="step")
             figure.align_ylabels()
 
         if panels:
-            plots.append((stage, _svg(f"Learning curves of {stage}", draw, 0.5 + 1.6 * len(panels))))
+            plots.append((stage, _svg(f"Learning curves of {stage}", draw, 0.5 + 1.4 * len(panels))))
     return plots
 
 
