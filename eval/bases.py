@@ -52,7 +52,7 @@ def rows(run_dirs: Mapping[str, Path]) -> list[dict[str, Any]]:
 def cells(row: dict[str, Any]) -> list[str]:
     """A row as texts, a heading each."""
     span = f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"
-    tests = ["" if p is None else f"{p:.3f}" for p in (row["p"], row.get("p_holm"))]
+    tests = ["" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (row["p"], row.get("p_holm"))]
     known = [row["benchmark"], row["stage"], row["base"], row["variant"], str(row["n"]), span]
     return [*known, f"{row['tokens_mean']:.1f}", *tests]
 

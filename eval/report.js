@@ -18,8 +18,8 @@ function shownAnswer(answer, unfold) {
   const right = answer.verdict === "correct";
   const cost = `${answer.extracted === null ? "no answer" : `answer ${answer.extracted}`}, ${answer.tokens} tokens`;
   const made = element("div", `answer ${answer.verdict}`,
-    element("div", "", element("b", "", answer.label), " ",
-      element("span", "mark", [right ? "✓ right" : "✗ wrong", ...(answer.kind ? [answer.kind] : [])].join(", "))),
+    element("b", "", answer.label),
+    element("div", "mark", [right ? "✓ right" : "✗ wrong", ...(answer.kind ? [answer.kind] : [])].join(", ")),
     element("div", "quiet", cost));
   if (answer.thought) {
     const thought = element("details", "", element("summary", "", answer.closed ? "thought" : "thought, not closed"),
