@@ -63,8 +63,8 @@ table: $(READY)     ## print the table of what has been run
 status: $(READY)    ## which stages are up to date, and why the others are not
 	@$(LADDER) status $(OPTIONS)
 
-report: $(READY)    ## one HTML page: table, levels, costs, curves, errors, every answer
-	@$(LADDER) report $(OPTIONS)
+report: $(READY)    ## one HTML page: table, levels, costs, curves, errors, every answer; BASES="…" for several runs
+	@$(LADDER) report $(OPTIONS) $(if $(filter-out file,$(origin BASES)),--bases $(BASES))
 
 tradeoff: $(READY)  ## accuracy against tokens: never, always, budgets, a probe, both stages 5; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)

@@ -13,6 +13,7 @@ Of each stage the most accurate variant, in percent with its 95 % interval (Wils
 exact two-sided McNemar test against the same stage of the first base, on the same problems; p Holm: corrected for the
 number of tests in the table.
 """
+HEADINGS = ("benchmark", "stage", "base", "variant", "n", "accuracy", "tokens", "p", "p Holm")
 
 
 def rows(run_dirs: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -48,15 +49,18 @@ def rows(run_dirs: Mapping[str, Path]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (benchmarks.index(row["benchmark"]), order[row["stage"]]))
 
 
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row as texts, a heading each."""
+    span = f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"
+    tests = ["" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (row["p"], row.get("p_holm"))]
+    known = [row["benchmark"], row["stage"], row["base"], row["variant"], str(row["n"]), span]
+    return [*known, f"{row['tokens_mean']:.1f}", *tests]
+
+
 def markdown(found: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table, with what its numbers of problems can tell apart."""
-    lines = ["| benchmark | stage | base | variant | n | accuracy | tokens | p | p Holm |"]
-    lines.append("|---|---|---|---|--:|--:|--:|--:|--:|")
-    for row in found:
-        span = f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"
-        tests = ["" if p is None else f"{p:.3f}" for p in (row["p"], row.get("p_holm"))]
-        cells = [row["benchmark"], row["stage"], row["base"], row["variant"], str(row["n"]), span]
-        lines.append("| " + " | ".join([*cells, f"{row['tokens_mean']:.1f}", *tests]) + " |")
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---|---|---|---|--:|--:|--:|--:|--:|"]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in found]
     told = [
         f"{benchmark}, n = {n}: a difference of {100 * detectable(n, table.CHANGED):.0f} points between two bases is "
         f"found four times in five, where {table.CHANGED:.0%} of the verdicts change."

@@ -66,8 +66,9 @@ def parser() -> Parser:
     table = commands.add_parser("table", parents=[common], help="print the table of what has been run")
     table.add_argument("--controls", action="store_true", help="with the rows of the controls")
     table.add_argument("--format", choices=("markdown", "csv", "latex"), help="default: for the terminal")
-    report = commands.add_parser("report", parents=[common], help="write one HTML page of what has been run")
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: runs/BASE/report.html")
+    report = commands.add_parser("report", parents=[common], help="write one HTML page of a run, or of several")
+    report.add_argument("--bases", nargs="+", metavar="BASE", help="several on one page, held to the first")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the run; of several, in runs")
     commands.add_parser("status", parents=[common], help="which stages are up to date, and why the others are not")
     ask = commands.add_parser("ask", parents=[common], help="ask every stage one question")
     ask.add_argument("question")
@@ -282,9 +283,10 @@ def run(options: argparse.Namespace) -> None:
         from eval import report
         from pipeline.base import folder_name
 
-        folder = options.runs / folder_name(options.base)
-        report.write(folder, options.out or folder / "report.html")
-        return print(f"{options.out or folder / 'report.html'}")
+        folders = {name: options.runs / folder_name(name) for name in options.bases or [options.base]}
+        out = options.out or (options.runs if len(folders) > 1 else [*folders.values()][0]) / "report.html"
+        report.write(folders, out)
+        return print(out)
     if options.command == "ask":
         check_budget(options)
         from pipeline.ask import ask

@@ -129,7 +129,7 @@ def test_the_report_is_one_page_of_every_answer(run):
     done = ladder(run, "pipeline", "report")
     assert done.returncode == 0, done.stderr
     page = (run / "nano" / "report.html").read_text()
-    assert page.count("<article") == 200 and page.count("<svg") == 8  # two of costs; of three stages, two each
+    assert ">200 problems<" in page and page.count("<svg") == 5  # two of costs, one of each trained stage
 
 
 def test_a_killed_sft_goes_on_from_its_checkpoint_to_the_same_adapter(run, tmp_path):
