@@ -29,6 +29,7 @@ def write(run_dir: Path, out: Path) -> None:
     import jinja2
 
     rows = table.rows(run_dir, controls=True)
+    table.check_beside(run_dir)
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
     parts = [_benchmark(run_dir, name) for name in benchmarks]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
