@@ -9,6 +9,7 @@ SET     ?=
 Q       ?= What is 25 * 4 + 8?
 BUDGET  ?=
 MIN_THINKING ?=
+ALLOW_OVERLAP ?=
 TO      ?= exported
 BASES   ?= smollm2-135m nano
 SOURCE  ?= own
@@ -25,7 +26,7 @@ endif
 LADDER  = $(PYTHON) -m pipeline
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE)") \
           $(if $(LIMIT),--limit "$(LIMIT)") $(foreach item,$(BENCHMARK),--benchmark "$(item)") \
-          $(foreach item,$(SET),--set "$(item)")
+          $(foreach item,$(SET),--set "$(item)") $(if $(ALLOW_OVERLAP),--allow-overlap)
 
 .DEFAULT_GOAL := all
 .PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask bench compare export smoke test faults check clean
@@ -109,6 +110,7 @@ help:               ## this list
 	@echo 'RUNS=$(RUNS)            where results go'
 	@echo 'LIMIT=               problems a benchmark, stratified by level'
 	@echo 'BENCHMARK=           files, names or hub sets in place of ours: "gsm8k mine.jsonl" (data/sets.py)'
+	@echo 'ALLOW_OVERLAP=1      score problems that the train split gives away, and say so in the table'
 	@echo 'SOURCE=, STAGE=      of traces, above'
 	@echo 'SET=                 "sft.learning_rate=1e-4 rl.steps=20"'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'

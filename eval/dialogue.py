@@ -87,6 +87,16 @@ def dialogue(run_dir: Path, stage: str, spec: str, limit: int | None) -> list[di
     return rows
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows that an earlier call left, none where there was none."""
+    try:
+        return [row for row in json.loads(file.read_text(encoding="utf-8")) if row["benchmark"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{file}: not what this command writes; delete it") from None
+
+
 def lines(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as aligned text, shares in percent with their Wilson interval."""
     cells = [["benchmark", "stage", "variant", "feedback", "outcome", "of", "share"]]
@@ -111,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.limit is not None and options.limit < 1:
             raise BadInput(f"--limit is {options.limit}; it must be 1 or more")
+        file = options.run / "dialogue" / "dialogue.json"
+        before = read_rows(file)
         rows = [
             row
             for spec in options.benchmark or BENCHMARKS
@@ -119,10 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         if not rows:
             raise BadInput(f"{options.run}: no stage was scored on these benchmarks; run `make` first")
+        asked = {row["benchmark"] for row in rows}
+        write_json(file, [row for row in before if row["benchmark"] not in asked] + rows)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_json(options.run / "dialogue" / "dialogue.json", rows)
     print(lines(rows), end="")
     return 0
 

@@ -79,6 +79,7 @@ def write(run_dirs: Mapping[str, Path], out: Path) -> None:
 def _run(base: str, run_dir: Path) -> dict[str, Any]:
     """What the page shows of one run as a whole."""
     rows = table.rows(run_dir, controls=True)
+    table.check_beside(run_dir)
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
     made = _manifests(run_dir)
     return {

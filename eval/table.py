@@ -13,7 +13,6 @@ from eval.compare import detectable, holm, mcnemar
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
 CONTROLS = ("sft_answers", "sft_shuffled", "rl_random", "rl_format")
 BASELINES = ("chance", "majority")
-HASHED = ("completions", "grades")
 # What each stage is tested against: the best variant of these, on the same problems; a control against the real stage.
 BEFORE = {"plain": (), "cot": ("plain",), "sft": ("plain", "cot"), "rl": ("sft",), "adaptive": ("rl",)}
 BEFORE |= {control: (control.split("_")[0],) for control in CONTROLS}
@@ -38,12 +37,12 @@ CHANGED = 0.2  # the share of problems with another verdict, for which the small
 
 def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     """The rows of runs/BASE, benchmark by benchmark in the order of the stages, from each stage's ``scores.json``; the
-    controls' after them where asked for.
+    controls' after them where asked for. A stage that stands on another adapter than the one before it has now is out.
 
     A benchmark's first rows are what guessing gets (:func:`eval.score.baselines`), exact, so without an interval.
     ``p_vs_previous`` is None for these, for plain and where no earlier stage has the benchmark. Raises BadInput where a
-    file is no scores or grades file, where stages were scored on different problems or by different rules of
-    extraction, or where nothing was scored.
+    file is no scores or grades file or not what its manifest says, where stages were scored on different problems or by
+    different rules of extraction, or where nothing was scored.
     """
     table: list[dict[str, Any]] = []
     hits: list[dict[str, bool]] = []  # for each row: problem id -> correct
@@ -56,11 +55,13 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
         path = run_dir / stage / "scores.json"
         if not path.is_file():
             continue
+        if lost := damaged(path.parent):
+            raise BadInput(f"{lost[0]}: not what {stage} was scored with; run `make {stage}` to answer again")
+        if _outdated(run_dir, stage):
+            continue
         try:
             scores = json.loads(path.read_text(encoding="utf-8"))
             rules[stage] = scores["extraction"]
-            if lost := damaged(path.parent):
-                raise BadInput(f"{lost[0]}: not what {stage} was scored with; run `make {stage}` to answer again")
             for variant in scores["variants"]:
                 for entry in variant["benchmarks"]:
                     if not any(guess["benchmark"] == entry["benchmark"] for guess in guesses):
@@ -103,14 +104,50 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     return sorted(guesses + table, key=lambda row: benchmarks.index(row["benchmark"]))
 
 
-def damaged(stage_dir: Path) -> list[Path]:
-    """The files of a stage that are not those it was scored with, by their sha256; none where it was not scored."""
-    scores = stage_dir / "scores.json"
-    if not scores.is_file():
-        return []
-    entries = [e for v in json.loads(scores.read_text(encoding="utf-8"))["variants"] for e in v["benchmarks"]]
-    known = {stage_dir / e[kind]: e[f"{kind}_sha256"] for e in entries for kind in HASHED if f"{kind}_sha256" in e}
+def manifest(stage_dir: Path) -> dict[str, Any]:
+    """The stage's manifest, empty where there is none; BadInput where it is no manifest."""
+    path = stage_dir / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        whole = all(isinstance(part.get(key, {}), dict) for part in value.values() for key in ("inputs", "files"))
+    except (ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise BadInput(f"{path}: not a manifest; delete {stage_dir} and run the stage again")
+    return value
+
+
+def damaged(stage_dir: Path, part: str = "scoring") -> list[Path]:
+    """The files of a stage that are not those which its manifest names for a part, by their sha256."""
+    files = manifest(stage_dir).get(part, {}).get("files", {})
+    known = {stage_dir / name: sha for name, sha in files.items()}
     return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
+
+
+def check_beside(run_dir: Path) -> None:
+    """BadInput where what a page shows of runs/BASE beside the table (problems, logs of the trainings) is not what was
+    written."""
+    for stage in stages_of(run_dir, controls=True):
+        logs = [path for path in damaged(run_dir / stage, "training") if path.parent == run_dir / stage]
+        for path in logs:
+            if path.is_file():
+                raise BadInput(f"{path}: not what was written; delete it to go without")
+        scores = run_dir / stage / "scores.json"
+        variants = json.loads(scores.read_text(encoding="utf-8"))["variants"] if scores.is_file() else []
+        for entry in [entry for variant in variants for entry in variant["benchmarks"]]:
+            path = run_dir / "problems" / f"{entry['benchmark']}.jsonl"
+            if "problems_sha256" in entry and not (path.is_file() and sha256_of(path) == entry["problems_sha256"]):
+                raise BadInput(f"{path}: not what {stage} was asked; run `make {stage}` to write it again")
+
+
+def _outdated(run_dir: Path, stage: str) -> bool:
+    """Whether a stage's adapter was trained on another one than the stage before has now."""
+    made = manifest(run_dir / stage).get("training", {})
+    before = made.get("stands_on")
+    now = manifest(run_dir / before).get("training", {}).get("adapter") if isinstance(before, str) else None
+    return now is not None and now != made.get("inputs", {}).get("stands_on")
 
 
 def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -193,13 +230,19 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def _found(n: int) -> str:
+    least = detectable(n, CHANGED)
+    points = f"a difference of {100 * least:.0f} points is found"
+    return points if least < CHANGED - 1e-6 else f"not even {points}"
+
+
 def caveats(table: list[dict[str, Any]]) -> str:
     """What each benchmark's number of problems can tell apart, and which were known from training; a line each."""
     sizes = dict.fromkeys((row["benchmark"], row["n"]) for row in table)
     return (
         "".join(
-            f"{benchmark}, n = {n}: a difference of {100 * detectable(n, CHANGED):.0f} points is found four times in "
-            f"five, a smaller one less often, where {CHANGED:.0%} of the verdicts change (McNemar, 5 %).\n"
+            f"{benchmark}, n = {n}: {_found(n)} four times in five, a smaller one less often, where {CHANGED:.0%} of "
+            "the verdicts change (McNemar, 5 %).\n"
             for benchmark, n in sizes
         )
         + "".join(

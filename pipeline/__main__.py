@@ -244,6 +244,8 @@ def complete(options: argparse.Namespace) -> None:
         )
     made = runs.manifest(Path(options.model)) if Path(options.model).is_dir() else {}
     adapter = Path(options.model) / "adapter" if "training" in made else None
+    if adapter:
+        runs.check_adapter(adapter)
     name = next((made[part]["base"] for part in ("training", "scoring") if part in made), options.model)
     recipe = recipes.load(default_profile(), base=name)
     settings = recipe.eval
@@ -353,6 +355,16 @@ def work(opened, options: argparse.Namespace) -> None:
     return None
 
 
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it came from, is that of a full disk, a quota or a limit on files. What writes
+    weights tells it in words: safetensors as the system's, torch as that a file did not become as long as it should."""
+    if error is None:
+        return False
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    told = told or bool(re.search(r"os error (28|122|27)\)|file write failed|unexpected pos \d+ vs", str(error)))
+    return told or disk_full(error.__cause__ or error.__context__)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 on success, 2 on bad input; anything else that fails is a traceback and 1."""
     hush()
@@ -364,10 +376,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not disk_full(error):
             raise
-        print(f"error: {error.filename or 'the disk'}: no space left on the disk; free some and rerun", file=sys.stderr)
+        place = getattr(error, "filename", None) or "the disk"
+        print(f"error: {place}: no space left on the disk; free some and rerun", file=sys.stderr)
         return 2
     return 0
 

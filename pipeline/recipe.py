@@ -214,7 +214,7 @@ def override(recipe: Recipe, item: str) -> Recipe:
             raise BadInput(f"--set {item!r}: no section {part!r}; {nearest(part, tree)}")
         node = node[part]
     node[path[-1]] = value
-    return build(tree, f"--set {item}")
+    return build(tree, f"--set {item!r}")
 
 
 def build(tree: Mapping, where: str) -> Recipe:

@@ -33,7 +33,7 @@ from eval.errors import steps, wrong_step
 from eval.extract import thinks
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of, unrouted
 from pipeline.lm_head import label_only_head
-from pipeline.progress import bar, console, last_checkpoint, training_bar
+from pipeline.progress import Seal, bar, console, last_checkpoint, seal, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
 from pipeline.reward import NoSignal, Reward, correctness, form, within
@@ -348,6 +348,7 @@ def train(
     """
     if not any(pools.values()):
         raise BadInput(f"{label}: no train problems to draw from; raise {label}.arithmetic or {label}.logic")
+    checkpoint = last_checkpoint(work)
     rates: dict[str, tuple[float, float]] = {}
     if settings.probe:
         if not (work / "preflight.json").is_file():
@@ -355,6 +356,7 @@ def train(
             if not probed:
                 raise BadInput(f"{label}: no dev problem is of the train problems' levels; raise {label}.dev")
             write_json(work / "preflight.json", preflight(model, tokenizer, probed, task, settings, seed))
+            seal(work, [work / "preflight.json"])
         found = json.loads((work / "preflight.json").read_text())
         console.print(
             f"{label}: of {found['problems']} dev problems {found['pass_at_1']:.0%} pass at once, "
@@ -372,6 +374,7 @@ def train(
         if not known.is_file():
             every = [p for problems in pools.values() for p in problems]
             write_json(known, references(model, tokenizer, every, task, settings, seed))
+            seal(work, [path for path in (work / "preflight.json", known) if path.is_file()])
         reference = json.loads(known.read_text())
     sampler = Sampler(pools, rates)
     state_file = work / "sampler.json"  # the sampler's state after each step
@@ -466,7 +469,7 @@ def train(
         gradient_checkpointing=False,
         save_strategy="steps",
         save_steps=settings.eval_every,
-        save_total_limit=1,
+        save_total_limit=2,  # the one before goes when the next is there, which is sealed after
         logging_steps=1,
         report_to=tracker,
         run_name=label,
@@ -495,12 +498,12 @@ def train(
         # Which problem a prompt stands for is decided when it is sampled.
         train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(settings.prompts)]),
         processing_class=tokenizer,
-        callbacks=[watch, training_bar(label)],
+        callbacks=[watch, training_bar(label), Seal(work)],
     )
     trainer.relative = bool(task.prefixes)
     trainer.remove_callback(PrinterCallback)
     label_only_head(model.get_base_model(), temperature=temperature)
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if (work / "alarm.txt").is_file():
         kept = watch.kept() or {"step": 0}
         console.print(

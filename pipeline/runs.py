@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from data.records import BadInput, Problem, sha256_of, write_json
 from data.sets import Benchmark
 from data.splits import BENCHMARKS, take
 from eval.grade import read_benchmark
+from eval.table import damaged, manifest
 from pipeline import base
 from pipeline.recipe import Recipe
 
@@ -50,7 +51,9 @@ class Run:
         return self.root / stage
 
     def load(self, adapter: Path | None = None, trainable: bool = False) -> tuple[Any, Any]:
-        """(model, tokenizer), with an adapter on the base where given."""
+        """(model, tokenizer), with the adapter of a stage on the base where given."""
+        if adapter:
+            check_adapter(adapter)
         return base.load(self.folder, adapter, trainable, self.recipe.base.load)
 
 
@@ -95,20 +98,6 @@ def overlaps(
                 "pass --allow-overlap, which the table then says"
             )
     return found
-
-
-def manifest(stage_dir: Path) -> dict[str, Any]:
-    """The stage's manifest, empty where there is none."""
-    path = stage_dir / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
-        raise BadInput(f"{path}: not a manifest; delete {stage_dir} and run the stage again")
-    return value
 
 
 def up_to_date(stage_dir: Path, part: str, inputs: dict[str, Any]) -> bool:
@@ -175,15 +164,39 @@ def folder_hash(folder: Path) -> str | None:
     return sha256_of(weights) if weights.is_file() else None
 
 
+def hashes(stage_dir: Path, files: Iterable[Path]) -> dict[str, str]:
+    """The sha256 of files by their path in the stage's folder; of those that are there."""
+    return {str(path.relative_to(stage_dir)): sha256_of(path) for path in sorted(files) if path.is_file()}
+
+
+def check_adapter(adapter: Path) -> None:
+    """BadInput where a stage's adapter is not the one that was trained."""
+    if lost := [path for path in damaged(adapter.parent, "training") if path.parent == adapter]:
+        stage = adapter.parent.name
+        raise BadInput(f"{lost[0]}: not what was trained; run `make {stage}` to train it again")
+
+
 def work_folder(stage_dir: Path, inputs: dict[str, Any], name: str = "work") -> Path:
     """Where a training keeps its checkpoints, and scoring its answers so far: kept where it was begun from the same
     inputs, else begun anew."""
     work = stage_dir / name
-    begun = work / "inputs.json"
-    if not begun.is_file() or json.loads(begun.read_text()) != json.loads(json.dumps(inputs)):
+    if not _begun_from(work, inputs):
         shutil.rmtree(work, ignore_errors=True)
-        write_json(begun, inputs)
+        write_json(work / "inputs.json", inputs)
     return work
+
+
+def clear(work: Path, inputs: dict[str, Any]) -> None:
+    """Remove what is left of a work folder whose outcome from these inputs is there already."""
+    if _begun_from(work, inputs):
+        shutil.rmtree(work)
+
+
+def _begun_from(work: Path, inputs: dict[str, Any]) -> bool:
+    try:
+        return json.loads((work / "inputs.json").read_text(encoding="utf-8")) == json.loads(json.dumps(inputs))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def settings(value: object) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def train(
     from trl import SFTConfig, SFTTrainer
 
     from pipeline.lm_head import label_only_head
-    from pipeline.progress import last_checkpoint
+    from pipeline.progress import Seal, last_checkpoint
 
     longest = max(len(row["input_ids"]) for row in rows)
     config = SFTConfig(
@@ -203,7 +203,7 @@ def train(
         train_dataset=Dataset.from_list(in_batches(rows, settings.batch_size, seed)),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, Seal(work)],
     )
     trainer.remove_callback(PrinterCallback)
     trained: Any = trainer.model

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from data.records import (
     sha256_of,
     write_json,
     write_records,
+    write_text,
 )
 from eval import table
 from eval.extract import EXTRACTION_VERSION
@@ -150,11 +152,9 @@ def status(run: Run) -> dict[str, str]:
             if part not in made:
                 reasons.append(f"no {part} yet")
                 continue
-            changed = runs.differences(made[part]["inputs"], json.loads(json.dumps(inputs(run, stage))))
+            changed = runs.differences(made[part].get("inputs"), json.loads(json.dumps(inputs(run, stage))))
             reasons += [f"{part}: {change}" for change in changed]
-        adapter = adapter_of(run, stage)
-        if adapter and "training" in made and made["training"]["adapter"] != runs.folder_hash(adapter):
-            reasons.append("the adapter on disk is not the one that was trained")
+        reasons += [f"{path} is not what was trained" for path in table.damaged(run.stage(stage), "training")]
         reasons += [f"{path} is not what it was scored with" for path in table.damaged(run.stage(stage))]
         if found.get(parent or "", "up to date") != "up to date":
             reasons.append(f"{parent}, which it stands on, is not up to date")
@@ -166,15 +166,19 @@ def train(run: Run, stage: str) -> None:
     """Train the stage's adapter unless the one on disk was made from the same inputs."""
     stage_dir, parent = run.stage(stage), parent_of(run, stage)
     section, inputs = settings_of(run, stage), training_inputs(run, stage)
-    made = runs.folder_hash(stage_dir / "adapter")
     if runs.up_to_date(stage_dir, "training", inputs):
-        if runs.manifest(stage_dir)["training"]["adapter"] == made:
+        lost = [path for path in table.damaged(stage_dir, "training") if path.parent.name == "adapter"]
+        if not lost:
+            if stage_dir / "recipe.yaml" in table.damaged(stage_dir, "training"):
+                write_recipe(run, stage)
+            runs.clear(stage_dir / "work", inputs)
             return
-        console.print(f"{stage}: the adapter on disk is not the one the manifest names; training it again")
+        console.print(f"{stage}: {lost[0]} is not what was trained; training it again")
     work = runs.work_folder(stage_dir, inputs)
     console.print(f"{stage}: training")
     start = time.monotonic()
     best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
+    (stage_dir / "scores.json").unlink(missing_ok=True)  # no table shows an older adapter's row beside this one
     shutil.rmtree(stage_dir / "adapter", ignore_errors=True)
     shutil.copytree(best, stage_dir / "adapter.new", dirs_exist_ok=True)
     (stage_dir / "adapter.new").rename(stage_dir / "adapter")
@@ -182,12 +186,13 @@ def train(run: Run, stage: str) -> None:
         (stage_dir / name).unlink(missing_ok=True)
         if (work / name).is_file():
             shutil.copy(work / name, stage_dir / name)
-    recipe = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(section)}
-    (stage_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    write_recipe(run, stage)
     seconds = time.monotonic() - start
     made = runs.folder_hash(stage_dir / "adapter")
     alarm = stage_dir / "alarm.txt"
     heard = {"alarm": alarm.read_text().strip()} if alarm.is_file() else {}
+    left = [stage_dir / name for name in (*LEFT_BEHIND, "recipe.yaml")]
+    weights = [*(stage_dir / "adapter").glob("*.json"), *(stage_dir / "adapter").glob("*.safetensors")]
     runs.record(
         stage_dir,
         "training",
@@ -197,10 +202,17 @@ def train(run: Run, stage: str) -> None:
         adapter=made,
         stands_on=parent,
         overlaps=run.overlaps,
+        files=runs.hashes(stage_dir, [*weights, *left]),
         **heard,
     )
     shutil.rmtree(work)
     console.print(f"{stage}: trained in {seconds:.0f} s")
+
+
+def write_recipe(run: Run, stage: str) -> None:
+    """Write a stage's settings as they were resolved."""
+    section = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(settings_of(run, stage))}
+    write_text(run.stage(stage) / "recipe.yaml", yaml.safe_dump(section, sort_keys=False))
 
 
 def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
@@ -367,17 +379,18 @@ def answer(run: Run, stage: str) -> None:
     """Score the stage on every benchmark unless that was done with the same inputs."""
     stage_dir, adapter = run.stage(stage), adapter_of(run, stage)
     asked, inputs = variants(run, stage), scoring_inputs(run, stage)
+    for benchmark in run.benchmarks:
+        write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
     if runs.up_to_date(stage_dir, "scoring", inputs):
         if not (lost := table.damaged(stage_dir)):
+            runs.clear(stage_dir / "partial", inputs)
             console.print(f"{stage}: up to date")
             return
         console.print(f"{stage}: {lost[0]} is not what it was scored with; answering again")
     start = time.monotonic()
-    for benchmark in run.benchmarks:
-        write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
     model, tokenizer = run.load(adapter)
     partial = runs.work_folder(stage_dir, inputs, "partial")
-    scored = []
+    scored, files = [], [stage_dir / "scores.json"]
     for variant, prompt, shots in asked:
         entries = []
         for benchmark in run.benchmarks:
@@ -400,27 +413,28 @@ def answer(run: Run, stage: str) -> None:
             write_records(stage_dir / completions_file, completions)
             grades = grade_all(benchmark.problems, read_completions(stage_dir / completions_file))
             write_records(stage_dir / grades_file, grades)
+            files += [stage_dir / completions_file, stage_dir / grades_file]
             about = {
                 "benchmark": benchmark.name,
                 "benchmark_sha256": benchmark.sha256,
+                "problems_sha256": sha256_of(run.root / "problems" / f"{benchmark.name}.jsonl"),
                 "completions": str(completions_file),
-                "completions_sha256": sha256_of(stage_dir / completions_file),
                 "grades": str(grades_file),
-                "grades_sha256": sha256_of(stage_dir / grades_file),
                 "overlaps": len(run.overlaps[benchmark.name]) if trained(stage) else 0,
             }
             entries.append(about | score(benchmark.problems, completions, grades, seconds))
         scored.append({"variant": variant, "prompt": prompt, "shots": shots, "benchmarks": entries})
     if not trained(stage):
-        section = {"seed": run.recipe.seed, "profile": run.profile, stage: runs.settings(settings_of(run, stage))}
-        (stage_dir / "recipe.yaml").write_text(yaml.safe_dump(section, sort_keys=False))
+        write_recipe(run, stage)
+        files.append(stage_dir / "recipe.yaml")
     scores = {"stage": stage, "extraction": EXTRACTION_VERSION, "variants": scored}
     if trained(stage):
         made = runs.manifest(stage_dir)["training"]
         scores |= {"stands_on": made["stands_on"], "alarm": made.get("alarm")}
     write_json(stage_dir / "scores.json", scores)
     seconds = time.monotonic() - start
-    runs.record(stage_dir, "scoring", inputs, seconds, base=run.base, source=base.source(run.folder))
+    about = {"base": run.base, "source": base.source(run.folder), "files": runs.hashes(stage_dir, files)}
+    runs.record(stage_dir, "scoring", inputs, seconds, **about)
     shutil.rmtree(partial)
     console.print(f"{stage}: scored in {seconds:.0f} s")
 
@@ -471,7 +485,7 @@ def complete(
         known[made.id] = made
         if kept:
             with open(kept, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record_json(made)) + "\n")
+                file.write(f"{_checked(json.dumps(record_json(made)))}\n")
 
     with bar(label, len(problems)) as advance:
         generate(
@@ -491,14 +505,22 @@ def complete(
     return [known[problem.id] for problem in asked]
 
 
+def _checked(text: str) -> str:
+    """A line of a file that is written as a run goes, behind its checksum."""
+    return f"{zlib.crc32(text.encode()):08x} {text}"
+
+
 def answers_so_far(kept: Path) -> list[Completion]:
-    """The whole lines of a file of answers; one that a kill cut off is removed from it."""
+    """The answers in a file of them; lines that a kill cut off, or that are not what was written, are removed."""
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         return []
-    whole, newline, _ = kept.read_bytes().rpartition(b"\n")
-    kept.write_bytes(whole + newline)
-    return read_completions(kept) if whole else []
+    lines = kept.read_bytes().decode(errors="replace").split("\n")
+    whole = [line for line in lines if line == _checked(line[9:])]
+    if lost := len(lines) - 1 - len(whole):
+        console.print(f"{kept}: {lost} of its lines are not what was written; asking again")
+    write_text(kept, "".join(f"{line}\n" for line in whole))
+    return [Completion(**json.loads(line[9:])) for line in whole]
 
 
 def done(run_dir: Path) -> list[str]:

@@ -184,7 +184,7 @@ class Texts:
         self.rows: list[dict[str, Any]] = []
         if path.is_file():
             whole = path.read_bytes().rpartition(b"\n")
-            self.rows = [json.loads(line) for line in whole[0].decode("utf-8").split("\n") if line]
+            self.rows = [_text(line, f"{path}:{i}") for i, line in enumerate(whole[0].split(b"\n"), 1) if line]
             if whole[2]:
                 os.truncate(path, len(whole[0]) + 1 if whole[0] else 0)
         self.by_key = {row["key"]: row for row in self.rows if row["key"]}
@@ -198,6 +198,16 @@ class Texts:
             os.fsync(file.fileno())
         self.rows += rows
         self.by_key |= {row["key"]: row for row in rows if row["key"]}
+
+
+def _text(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+        raise BadInput(f"{where}: not what was written; delete the line, and its text is made again")
+    return row
 
 
 def key_of(*parts: object) -> str:

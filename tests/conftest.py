@@ -1,11 +1,48 @@
-"""A tiny model with random weights, for tests that need a model but no skill."""
+"""What more than one file of tests needs: a tiny model with random weights, and one finished run on nano."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 # Models this small are slower on two threads than on one, where anything else runs on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+# Little enough for a test; the rest is the cpu profile's and nano's own.
+SMALL = [
+    "rl.steps=4",
+    "rl.eval_every=2",
+    "adaptive.steps=4",
+    "adaptive.eval_every=2",
+    "rl.dev=40",
+    "adaptive.dev=40",
+    "adaptive.arithmetic=40",
+    "adaptive.logic=40",
+]
+LIMIT = 100
+OPTIONS = ["--base", "nano", "--profile", "cpu", "--limit", str(LIMIT), *(x for s in SMALL for x in ("--set", s))]
+
+
+def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
+    """Run a command; one of the pipeline's with these options."""
+    return subprocess.run(
+        [sys.executable, "-m", *command, "--runs", str(runs), *OPTIONS] if command[0] == "pipeline" else command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The folder of a finished run of all five stages, with real training; to be copied before it is written to."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = ladder(runs, "pipeline", "all")
+    assert done.returncode == 0, done.stderr
+    return runs
 
 
 @pytest.fixture(scope="session")

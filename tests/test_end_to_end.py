@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
+from conftest import OPTIONS, ROOT, SMALL, ladder
 
 from data.build import load as load_split
 from data.records import Problem, read_grades, read_problems, write_records
@@ -22,37 +22,7 @@ from eval.table import rows
 from pipeline.recipe import load
 from pipeline.runs import folder_hash
 
-ROOT = Path(__file__).resolve().parent.parent
-# Little enough for a test; the rest is the cpu profile's and nano's own.
-SMALL = [
-    "rl.steps=4",
-    "rl.eval_every=2",
-    "adaptive.steps=4",
-    "adaptive.eval_every=2",
-    "rl.dev=40",
-    "adaptive.dev=40",
-    "adaptive.arithmetic=40",
-    "adaptive.logic=40",
-]
 SETTINGS = load("cpu", SMALL, "nano").adaptive
-OPTIONS = ["--base", "nano", "--profile", "cpu", "--limit", "100", *(x for s in SMALL for x in ("--set", s))]
-
-
-def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", *command, "--runs", str(runs), *OPTIONS] if command[0] == "pipeline" else command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("runs")
-    done = ladder(runs, "pipeline", "all")
-    assert done.returncode == 0, done.stderr
-    return runs
 
 
 def accuracy(run: Path, benchmark: str = "arithmetic_v1") -> dict[str, float]:
@@ -143,10 +113,7 @@ def test_a_killed_sft_goes_on_from_its_checkpoint_to_the_same_adapter(run, tmp_p
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "nano" / "sft" / "adapter").exists()
-    whole = [
-        path.parent.name for path in work.glob("checkpoint-*/trainer_state.json") if path.read_text().endswith("}\n")
-    ]
-    kept = max(int(name.split("-")[1]) for name in whole)
+    kept = max(int(path.parent.name.split("-")[1]) for path in work.glob("checkpoint-*/sealed.json"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"from step {kept}" in done.stderr
@@ -335,5 +302,5 @@ def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_pat
     assert states["plain"].startswith("scoring: variants changed")
     assert states["rl"] == "training: settings.steps was 4, is 5"
     assert "rl, which it stands on, is not up to date" in states["adaptive"]
-    assert "the adapter on disk is not the one that was trained" in states["adaptive"]
+    assert "adapter/adapter_model.safetensors is not what was trained" in states["adaptive"]
     assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1
