@@ -69,8 +69,9 @@ def parser() -> Parser:
     report = commands.add_parser("report", parents=[common], help="write one HTML page of what has been run")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: runs/BASE/report.html")
     commands.add_parser("status", parents=[common], help="which stages are up to date, and why the others are not")
-    ask = commands.add_parser("ask", parents=[common], help="ask every stage one question")
-    ask.add_argument("question")
+    ask = commands.add_parser("ask", parents=[common], help="ask every stage one question, or chat with them")
+    ask.add_argument("question", nargs="?", help="without one: a chat, from the terminal or a line each from a pipe")
+    ask.add_argument("--stages", nargs="+", default=[], metavar="STAGE", help="default: all that have been run")
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
     ask.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest a thought may end with")
     commands.add_parser("check", parents=[common], help="whether a base will do, before its weights are fetched")
@@ -135,16 +136,6 @@ def default_profile() -> str:
     import torch
 
     return {0: "cpu", 1: "gpu"}.get(torch.cuda.device_count(), "multi_gpu")
-
-
-def check_budget(options: argparse.Namespace) -> None:
-    if options.budget is not None and options.budget < 0:
-        raise BadInput(f"BUDGET (--budget) is {options.budget}; it must be 0 or more tokens")
-    most = float("inf") if options.budget is None else options.budget
-    if not 0 <= options.min_thinking <= most:
-        raise BadInput(
-            f"MIN_THINKING (--min-thinking) is {options.min_thinking}; it must be 0 or more tokens, not above BUDGET"
-        )
 
 
 def open_run(options: argparse.Namespace):
@@ -223,7 +214,7 @@ def first_turns(path: Path) -> dict[str, tuple[str, str]]:
 
 def complete(options: argparse.Namespace) -> None:
     """Write the completions of a base, or of a trained stage's folder (its adapter on the base it was made from)."""
-    check_budget(options)
+    recipes.check_thinking(options.budget, options.min_thinking)
     quiet()
     from data.splits import take
     from eval.grade import read_benchmark
@@ -286,10 +277,11 @@ def run(options: argparse.Namespace) -> None:
         report.write(folder, options.out or folder / "report.html")
         return print(f"{options.out or folder / 'report.html'}")
     if options.command == "ask":
-        check_budget(options)
-        from pipeline.ask import ask
+        recipes.check_thinking(options.budget, options.min_thinking)
+        from pipeline.ask import ask, chat
 
-        return ask(open_run(options), options.question, options.budget, options.min_thinking)
+        opened, how = open_run(options), (options.stages, options.budget, options.min_thinking)
+        return ask(opened, options.question, *how) if options.question else chat(opened, *how)
     from pipeline import runs, stages
 
     if options.command == "check":

@@ -4,13 +4,14 @@ A stage first brings what it stands on up to date, then trains its adapter (sft,
 benchmark with every variant of its prompt; completions, grades and scores go to disk. What is up to date is left alone.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -444,12 +445,13 @@ def complete(
     after: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     label: str,
     kept: Path | None = None,
+    written: Callable[[str], None] | None = None,
 ) -> list[Completion]:
     """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
     tokens of a thought, ``least`` is their floor, ``at_most`` what is asked for in words; ``begin`` is what every
     completion is made to begin with; ``wording`` chooses among the ways to put the instruction, and ``after``
     (id -> first answer, feedback) makes it a second answer. Where answers are ``kept`` in a file as they come, those in
-    it are not asked for again."""
+    it are not asked for again. ``written`` is told the text so far after each token, in place of a bar."""
     from pipeline.generate import Sample, count_tokens, generate, stop_ids, text_of
 
     known = {c.id: c for c in answers_so_far(kept)} if kept else {}
@@ -473,7 +475,11 @@ def complete(
             with open(kept, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record_json(made)) + "\n")
 
-    with bar(label, len(problems)) as advance:
+    def grown(_: int, sample: Sample) -> None:
+        if written:
+            written(text_of(tokenizer, sample.ids, stops))
+
+    with contextlib.nullcontext() if written else bar(label, len(problems)) as advance:
         generate(
             model,
             tokenizer,
@@ -487,6 +493,7 @@ def complete(
             batch_size=batch_size,
             progress=advance,
             finished=finished,
+            grown=grown if written else None,
         )
     return [known[problem.id] for problem in asked]
 
