@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -116,17 +115,24 @@ def hush() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    # The terminal gets errors; what else the libraries say goes to a stage's log (pipeline/progress.py), where one is.
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a full disk is the stage's to tell, not its log's
 
 
 def quiet() -> None:
-    """The libraries' own switches for the same."""
+    """The same for libraries that have a logging of their own."""
     import datasets
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    for name in ("transformers", "datasets", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
@@ -329,9 +335,10 @@ def work(opened, options: argparse.Namespace) -> None:
         return make_or_show_traces(opened, options)
     if options.command == "tradeoff":
         from eval import tradeoff as measured
-        from pipeline import tradeoff
+        from pipeline import progress, tradeoff
 
-        folder = tradeoff.run(opened)
+        with progress.logged(opened.root / "tradeoff"):
+            folder = tradeoff.run(opened)
         return print(f"{measured.write(opened.root)}\nThe plot is {folder / 'tradeoff.png'}")
     for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)

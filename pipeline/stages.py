@@ -34,7 +34,7 @@ from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import base, runs, traces
-from pipeline.progress import bar, console, training_bar
+from pipeline.progress import bar, logged, say, training_bar
 from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
@@ -60,6 +60,11 @@ def run_stage(run: Run, stage: str) -> None:
     if parent:
         run_stage(run, parent)
     base.check_space(run.stage(stage), 1.0, "set RUNS=")
+    with logged(run.stage(stage)):
+        _run_stage(run, stage)
+
+
+def _run_stage(run: Run, stage: str) -> None:
     if trained(stage):
         try:
             train(run, stage)
@@ -69,7 +74,7 @@ def run_stage(run: Run, stage: str) -> None:
             shutil.copy(run.stage(stage) / "work" / "preflight.json", run.stage(stage))
             if stage not in CONTROLS:
                 raise
-            console.print(f"{error}. A control with nothing to learn is its parent, so it gets no row")
+            say(f"{error}. A control with nothing to learn is its parent, so it gets no row")
             return
     if stage != BUDGETED:  # asked with budgets, by pipeline/tradeoff.py
         answer(run, stage)
@@ -171,9 +176,9 @@ def train(run: Run, stage: str) -> None:
     if runs.up_to_date(stage_dir, "training", inputs):
         if runs.manifest(stage_dir)["training"]["adapter"] == made:
             return
-        console.print(f"{stage}: the adapter on disk is not the one the manifest names; training it again")
+        say(f"{stage}: the adapter on disk is not the one the manifest names; training it again")
     work = runs.work_folder(stage_dir, inputs)
-    console.print(f"{stage}: training")
+    say(f"{stage}: training")
     start = time.monotonic()
     best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
     shutil.rmtree(stage_dir / "adapter", ignore_errors=True)
@@ -201,7 +206,7 @@ def train(run: Run, stage: str) -> None:
         **heard,
     )
     shutil.rmtree(work)
-    console.print(f"{stage}: trained in {seconds:.0f} s")
+    say(f"{stage}: trained in {seconds:.0f} s")
 
 
 def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
@@ -219,16 +224,14 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
         problems, account = own_traces(run, parent, model, tokenizer)
         write_records(work / "traces.jsonl", problems)
         write_json(work / "traces.json", account)
-        console.print(traces.told(account))
+        say(traces.told(account))
         settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
     else:
         problems = traces.mixture(sft_problems(settings), settings, seed)
     rows = sft.tokenized(tokenizer, sft.traces(problems, settings, seed), told=settings.direct_told, seed=seed)
     whole = [row for row in rows if sum(row["completion_mask"]) <= run.recipe.eval.max_tokens]
     if len(whole) < len(rows):
-        console.print(
-            f"{stage}: {len(rows) - len(whole)} of {len(rows)} traces are longer than eval.max_tokens; left out"
-        )
+        say(f"{stage}: {len(rows) - len(whole)} of {len(rows)} traces are longer than eval.max_tokens; left out")
     if not whole:
         raise BadInput(
             f"{stage}: no trace is left to train on; raise sft.arithmetic, eval.max_tokens or traces.samples"
@@ -370,9 +373,9 @@ def answer(run: Run, stage: str) -> None:
     asked, inputs = variants(run, stage), scoring_inputs(run, stage)
     if runs.up_to_date(stage_dir, "scoring", inputs):
         if not (lost := table.damaged(stage_dir)):
-            console.print(f"{stage}: up to date")
+            say(f"{stage}: up to date")
             return
-        console.print(f"{stage}: {lost[0]} is not what it was scored with; answering again")
+        say(f"{stage}: {lost[0]} is not what it was scored with; answering again")
     start = time.monotonic()
     for benchmark in run.benchmarks:
         write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
@@ -423,7 +426,7 @@ def answer(run: Run, stage: str) -> None:
     seconds = time.monotonic() - start
     runs.record(stage_dir, "scoring", inputs, seconds, base=run.base, source=base.source(run.folder))
     shutil.rmtree(partial)
-    console.print(f"{stage}: scored in {seconds:.0f} s")
+    say(f"{stage}: scored in {seconds:.0f} s")
 
 
 def complete(
