@@ -6,7 +6,8 @@ RUNS    ?= runs
 LIMIT   ?=
 BENCHMARK ?=
 SET     ?=
-Q       ?= What is 25 * 4 + 8?
+Q       ?=
+STAGES  ?=
 BUDGET  ?=
 MIN_THINKING ?=
 ALLOW_OVERLAP ?=
@@ -79,8 +80,9 @@ compare: $(READY)   ## all stages on each of BASES="smollm2-135m nano …", in o
 export: $(READY)    ## STAGE as one merged model, with a model card, in the folder TO
 	@$(LADDER) export $(OPTIONS) --stage "$(STAGE)" --to "$(TO)"
 
-ask: $(READY)       ## every stage answers Q="…", side by side; BUDGET=N caps the thought, MIN_THINKING=N is its floor
-	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(MIN_THINKING),--min-thinking "$(MIN_THINKING)") "$(Q)"
+ask: $(READY)       ## chat with all STAGES; or they answer Q="…", side by side; BUDGET=N, MIN_THINKING=N bound the thought
+	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(MIN_THINKING),--min-thinking "$(MIN_THINKING)") \
+	  $(if $(Q),"$(Q)") $(if $(STAGES),--stages $(STAGES))
 
 smoke: $(READY)     ## all five stages on nano, in minutes
 	@$(LADDER) all $(OPTIONS) --base nano

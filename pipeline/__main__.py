@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,8 +69,9 @@ def parser() -> Parser:
     report.add_argument("--bases", nargs="+", metavar="BASE", help="several on one page, held to the first")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the run; of several, in runs")
     commands.add_parser("status", parents=[common], help="which stages are up to date, and why the others are not")
-    ask = commands.add_parser("ask", parents=[common], help="ask every stage one question")
-    ask.add_argument("question")
+    ask = commands.add_parser("ask", parents=[common], help="ask every stage one question, or chat with them")
+    ask.add_argument("question", nargs="?", help="without one: a chat, from the terminal or a line each from a pipe")
+    ask.add_argument("--stages", nargs="+", default=[], metavar="STAGE", help="default: all that have been run")
     ask.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
     ask.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest a thought may end with")
     commands.add_parser("check", parents=[common], help="whether a base will do, before its weights are fetched")
@@ -116,17 +116,24 @@ def hush() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    # The terminal gets errors; what else the libraries say goes to a stage's log (pipeline/progress.py), where one is.
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal])
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a full disk is the stage's to tell, not its log's
 
 
 def quiet() -> None:
-    """The libraries' own switches for the same."""
+    """The same for libraries that have a logging of their own."""
     import datasets
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    for name in ("transformers", "datasets", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
@@ -136,16 +143,6 @@ def default_profile() -> str:
     import torch
 
     return {0: "cpu", 1: "gpu"}.get(torch.cuda.device_count(), "multi_gpu")
-
-
-def check_budget(options: argparse.Namespace) -> None:
-    if options.budget is not None and options.budget < 0:
-        raise BadInput(f"BUDGET (--budget) is {options.budget}; it must be 0 or more tokens")
-    most = float("inf") if options.budget is None else options.budget
-    if not 0 <= options.min_thinking <= most:
-        raise BadInput(
-            f"MIN_THINKING (--min-thinking) is {options.min_thinking}; it must be 0 or more tokens, not above BUDGET"
-        )
 
 
 def open_run(options: argparse.Namespace):
@@ -224,7 +221,7 @@ def first_turns(path: Path) -> dict[str, tuple[str, str]]:
 
 def complete(options: argparse.Namespace) -> None:
     """Write the completions of a base, or of a trained stage's folder (its adapter on the base it was made from)."""
-    check_budget(options)
+    recipes.check_thinking(options.budget, options.min_thinking)
     quiet()
     from data.splits import take
     from eval.grade import read_benchmark
@@ -290,10 +287,11 @@ def run(options: argparse.Namespace) -> None:
         report.write(folders, out)
         return print(out)
     if options.command == "ask":
-        check_budget(options)
-        from pipeline.ask import ask
+        recipes.check_thinking(options.budget, options.min_thinking)
+        from pipeline.ask import ask, chat
 
-        return ask(open_run(options), options.question, options.budget, options.min_thinking)
+        opened, how = open_run(options), (options.stages, options.budget, options.min_thinking)
+        return ask(opened, options.question, *how) if options.question else chat(opened, *how)
     from pipeline import runs, stages
 
     if options.command == "check":
@@ -341,9 +339,10 @@ def work(opened, options: argparse.Namespace) -> None:
         return make_or_show_traces(opened, options)
     if options.command == "tradeoff":
         from eval import tradeoff as measured
-        from pipeline import tradeoff
+        from pipeline import progress, tradeoff
 
-        folder = tradeoff.run(opened)
+        with progress.logged(opened.root / "tradeoff"):
+            folder = tradeoff.run(opened)
         return print(f"{measured.write(opened.root)}\nThe plot is {folder / 'tradeoff.png'}")
     for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)

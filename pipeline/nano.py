@@ -113,12 +113,17 @@ def pretrain(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipeline.progress import training_bar
+    from pipeline.progress import bar, say, training_bar
 
+    say("nano: pretraining, once")
     texts = load("arithmetic_v1", "train") + load("logic_v1", "train")  # nano can read what it cannot yet answer
     tokenizer = tokenizer_of([f"{p.question}\n{p.rationale}\n\\boxed{{{p.answer}}}" for p in texts])
     rng, kinds = random.Random(SEED), itertools.islice(itertools.cycle(KINDS), TEXTS)
-    rows = [row(tokenizer, *text(rng, kind), kind) for kind in kinds]
+    rows = []
+    with bar("nano's texts", TEXTS) as advance:
+        for kind in kinds:
+            rows.append(row(tokenizer, *text(rng, kind), kind))
+            advance(1, len(rows[-1]["input_ids"]))
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

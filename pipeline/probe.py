@@ -6,7 +6,7 @@ S. Kadavath et al. 2022, arXiv 2207.05221). As a way to choose between thinking 
 model, so it is what a learnt choice has to beat.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,11 @@ DECAY = 1.0  # of the squared weights, beside the summed loss of a few hundred p
 
 
 @torch.no_grad()
-def states(model, prompts: Sequence[Sequence[int]], batch_size: int = 32) -> torch.Tensor:
+def states(
+    model, prompts: Sequence[Sequence[int]], batch_size: int = 32, advance: Callable[[int, int], None] = lambda *_: None
+) -> torch.Tensor:
     """The hidden states at the last token of each prompt: (prompts, layers + 1, width), float32. An adapter on the
-    model must be off."""
+    model must be off. ``advance(prompts, tokens)`` is called as batches are done."""
     found: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for begin in range(0, len(order), batch_size):
@@ -38,6 +40,7 @@ def states(model, prompts: Sequence[Sequence[int]], batch_size: int = 32) -> tor
         stacked = torch.stack([layer[torch.arange(len(rows)), last].float().cpu() for layer in hidden], dim=1)
         for row, i in enumerate(rows):
             found[i] = stacked[row]
+        advance(len(rows), int(mask.sum()))
     return torch.stack(found)
 
 

@@ -318,3 +318,14 @@ def _read(path: Path) -> dict:
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: must hold keys and values")
     return tree
+
+
+def check_thinking(budget: int | None, least: int) -> None:
+    """Raises BadInput where a thought cannot have at most ``budget`` (None: no cap) and at least ``least`` tokens."""
+    if budget is not None and budget < 0:
+        raise BadInput(f"BUDGET (--budget) is {budget}; it must be 0 or more tokens")
+    if least < 0 or (budget is not None and least > budget):
+        raise BadInput(
+            f"MIN_THINKING (--min-thinking) is {least}; it must be 0 or more tokens, not above BUDGET"
+            + ("" if budget is None else f" ({budget})")
+        )

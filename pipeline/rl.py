@@ -23,7 +23,6 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 import torch
-import transformers
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -33,7 +32,7 @@ from eval.errors import steps, wrong_step
 from eval.extract import thinks
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of, unrouted
 from pipeline.lm_head import label_only_head
-from pipeline.progress import Seal, bar, console, last_checkpoint, seal, training_bar
+from pipeline.progress import Seal, bar, last_checkpoint, say, seal, show, training_bar
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
 from pipeline.reward import NoSignal, Reward, correctness, form, within
@@ -126,12 +125,6 @@ class Trainer(GRPOTrainer):
         if self.held_against is not None:
             out["advantages"] = torch.tensor(self.held_against).to(out["advantages"])
         return out
-
-    def show(self, values: dict[str, float]) -> None:
-        """Log values, without the metrics of the step, which TRL's own ``log`` would take along."""
-        due = self.control.should_log
-        transformers.Trainer.log(self, values)
-        self.control.should_log = due  # the step's own log is still to come
 
     def _compute_loss(self, model, inputs):
         rows = inputs["advantages"] != 0
@@ -358,7 +351,7 @@ def train(
             write_json(work / "preflight.json", preflight(model, tokenizer, probed, task, settings, seed))
             seal(work, [work / "preflight.json"])
         found = json.loads((work / "preflight.json").read_text())
-        console.print(
+        say(
             f"{label}: of {found['problems']} dev problems {found['pass_at_1']:.0%} pass at once, "
             f"{found['pass_at_k']:.0%} in {found['k']} samples, {found['cut']:.0%} of the samples are cut; "
             f"rl {found['verdict']}"
@@ -483,7 +476,7 @@ def train(
         lambda: dev_scores(model, tokenizer, every_dev, task, settings.max_tokens),
         lambda point, kept, start: task.better(point, kept, start, settings.accuracy_loss),
         lambda: noted | {"drift": fmean(trainer.drift[-config.gradient_accumulation_steps :] or [0.0])},
-        lambda values: trainer.show(values),
+        lambda values: show(trainer, values),
         {name: p for name, p in model.named_parameters() if p.requires_grad},
         settings.eval_every,
         not task.prefixes,
@@ -506,7 +499,5 @@ def train(
     trainer.train(resume_from_checkpoint=checkpoint)
     if (work / "alarm.txt").is_file():
         kept = watch.kept() or {"step": 0}
-        console.print(
-            f"{label}: {(work / 'alarm.txt').read_text().strip()}; the adapter of step {kept['step']} is kept"
-        )
+        say(f"{label}: {(work / 'alarm.txt').read_text().strip()}; the adapter of step {kept['step']} is kept")
     return work / "best"

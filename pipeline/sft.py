@@ -9,6 +9,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from data.records import Completion, Problem, write_json, write_text
 from data.splits import LEVELS
 from eval.grade import grade
+from pipeline.progress import show
 from pipeline.prompts import DIRECT, direct_answer, encode, prompt_ids, thinking_answer
 from pipeline.recipe import SftSettings
 
@@ -118,7 +120,9 @@ def lora(settings: SftSettings):
 
 class Curve(TrainerCallback):
     """Writes what a training's steps say (train.jsonl; ``seconds`` are those since the line before) and a point of the
-    dev curve every ``every`` steps (curve.json; 0: never)."""
+    dev curve every ``every`` steps (curve.json; 0: never), which ``show`` hands to trackers and the log."""
+
+    show: Callable[[dict[str, float]], None]
 
     def __init__(self, score: Callable[[Any], dict[str, float]], every: int, work: Path) -> None:
         self.score, self.every, self.work = score, every, work
@@ -137,8 +141,10 @@ class Curve(TrainerCallback):
 
     def look(self, model, step: int) -> None:
         """A point of the dev curve."""
-        self.curve.append({"step": step} | self.score(model))
+        point = self.score(model)
+        self.curve.append({"step": step} | point)
         write_json(self.work / "curve.json", self.curve)
+        self.show({f"dev_{key}": value for key, value in point.items() if key != "n"})
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.began = time.monotonic()
@@ -206,6 +212,9 @@ def train(
         callbacks=[*callbacks, Seal(work)],
     )
     trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        if isinstance(callback, Curve):
+            callback.show = partial(show, trainer)
     trained: Any = trainer.model
     label_only_head(trained.get_base_model() if isinstance(trained, PeftModel) else trained)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))

@@ -4,6 +4,7 @@ A stage first brings what it stands on up to date, then trains its adapter (sft,
 benchmark with every variant of its prompt; completions, grades and scores go to disk. What is up to date is left alone.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,7 +12,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,7 +36,7 @@ from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import base, runs, traces
-from pipeline.progress import bar, console, training_bar
+from pipeline.progress import bar, logged, say, training_bar
 from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
@@ -61,6 +62,11 @@ def run_stage(run: Run, stage: str) -> None:
     if parent:
         run_stage(run, parent)
     base.check_space(run.stage(stage), 1.0, "set RUNS=")
+    with logged(run.stage(stage)):
+        _run_stage(run, stage)
+
+
+def _run_stage(run: Run, stage: str) -> None:
     if trained(stage):
         try:
             train(run, stage)
@@ -70,7 +76,7 @@ def run_stage(run: Run, stage: str) -> None:
             shutil.copy(run.stage(stage) / "work" / "preflight.json", run.stage(stage))
             if stage not in CONTROLS:
                 raise
-            console.print(f"{error}. A control with nothing to learn is its parent, so it gets no row")
+            say(f"{error}. A control with nothing to learn is its parent, so it gets no row")
             return
     if stage != BUDGETED:  # asked with budgets, by pipeline/tradeoff.py
         answer(run, stage)
@@ -173,9 +179,9 @@ def train(run: Run, stage: str) -> None:
                 write_recipe(run, stage)
             runs.clear(stage_dir / "work", inputs)
             return
-        console.print(f"{stage}: {lost[0]} is not what was trained; training it again")
+        say(f"{stage}: {lost[0]} is not what was trained; training it again")
     work = runs.work_folder(stage_dir, inputs)
-    console.print(f"{stage}: training")
+    say(f"{stage}: training")
     start = time.monotonic()
     best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
     (stage_dir / "scores.json").unlink(missing_ok=True)  # no table shows an older adapter's row beside this one
@@ -206,7 +212,7 @@ def train(run: Run, stage: str) -> None:
         **heard,
     )
     shutil.rmtree(work)
-    console.print(f"{stage}: trained in {seconds:.0f} s")
+    say(f"{stage}: trained in {seconds:.0f} s")
 
 
 def write_recipe(run: Run, stage: str) -> None:
@@ -230,16 +236,14 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
         problems, account = own_traces(run, parent, model, tokenizer)
         write_records(work / "traces.jsonl", problems)
         write_json(work / "traces.json", account)
-        console.print(traces.told(account))
+        say(traces.told(account))
         settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
     else:
         problems = traces.mixture(sft_problems(settings), settings, seed)
     rows = sft.tokenized(tokenizer, sft.traces(problems, settings, seed), told=settings.direct_told, seed=seed)
     whole = [row for row in rows if sum(row["completion_mask"]) <= run.recipe.eval.max_tokens]
     if len(whole) < len(rows):
-        console.print(
-            f"{stage}: {len(rows) - len(whole)} of {len(rows)} traces are longer than eval.max_tokens; left out"
-        )
+        say(f"{stage}: {len(rows) - len(whole)} of {len(rows)} traces are longer than eval.max_tokens; left out")
     if not whole:
         raise BadInput(
             f"{stage}: no trace is left to train on; raise sft.arithmetic, eval.max_tokens or traces.samples"
@@ -384,9 +388,9 @@ def answer(run: Run, stage: str) -> None:
     if runs.up_to_date(stage_dir, "scoring", inputs):
         if not (lost := table.damaged(stage_dir)):
             runs.clear(stage_dir / "partial", inputs)
-            console.print(f"{stage}: up to date")
+            say(f"{stage}: up to date")
             return
-        console.print(f"{stage}: {lost[0]} is not what it was scored with; answering again")
+        say(f"{stage}: {lost[0]} is not what it was scored with; answering again")
     start = time.monotonic()
     model, tokenizer = run.load(adapter)
     partial = runs.work_folder(stage_dir, inputs, "partial")
@@ -436,7 +440,7 @@ def answer(run: Run, stage: str) -> None:
     about = {"base": run.base, "source": base.source(run.folder), "files": runs.hashes(stage_dir, files)}
     runs.record(stage_dir, "scoring", inputs, seconds, **about)
     shutil.rmtree(partial)
-    console.print(f"{stage}: scored in {seconds:.0f} s")
+    say(f"{stage}: scored in {seconds:.0f} s")
 
 
 def complete(
@@ -458,12 +462,13 @@ def complete(
     after: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     label: str,
     kept: Path | None = None,
+    written: Callable[[str], None] | None = None,
 ) -> list[Completion]:
     """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
     tokens of a thought, ``least`` is their floor, ``at_most`` what is asked for in words; ``begin`` is what every
     completion is made to begin with; ``wording`` chooses among the ways to put the instruction, and ``after``
     (id -> first answer, feedback) makes it a second answer. Where answers are ``kept`` in a file as they come, those in
-    it are not asked for again."""
+    it are not asked for again. ``written`` is told the text so far after each token, in place of a bar."""
     from pipeline.generate import Sample, count_tokens, generate, stop_ids, text_of
 
     known = {c.id: c for c in answers_so_far(kept)} if kept else {}
@@ -487,7 +492,11 @@ def complete(
             with open(kept, "a", encoding="utf-8") as file:
                 file.write(f"{_checked(json.dumps(record_json(made)))}\n")
 
-    with bar(label, len(problems)) as advance:
+    def grown(_: int, sample: Sample) -> None:
+        if written:
+            written(text_of(tokenizer, sample.ids, stops))
+
+    with contextlib.nullcontext() if written else bar(label, len(problems)) as advance:
         generate(
             model,
             tokenizer,
@@ -501,6 +510,7 @@ def complete(
             batch_size=batch_size,
             progress=advance,
             finished=finished,
+            grown=grown if written else None,
         )
     return [known[problem.id] for problem in asked]
 
@@ -518,7 +528,7 @@ def answers_so_far(kept: Path) -> list[Completion]:
     lines = kept.read_bytes().decode(errors="replace").split("\n")
     whole = [line for line in lines if line == _checked(line[9:])]
     if lost := len(lines) - 1 - len(whole):
-        console.print(f"{kept}: {lost} of its lines are not what was written; asking again")
+        say(f"{kept}: {lost} of its lines are not what was written; asking again")
     write_text(kept, "".join(f"{line}\n" for line in whole))
     return [Completion(**json.loads(line[9:])) for line in whole]
 

@@ -13,7 +13,7 @@ from data.records import Problem, write_json, write_records
 from eval import tradeoff
 from eval.grade import grade
 from pipeline import probe, stages
-from pipeline.progress import console
+from pipeline.progress import bar, say
 from pipeline.prompts import THINK, prompt_ids
 from pipeline.runs import Run
 from pipeline.stages import ARITHMETIC, BUDGETED, LOGIC
@@ -31,7 +31,7 @@ def run(opened: Run) -> Path:
     inputs |= {"budgets": budgets, "seed": opened.recipe.seed}
     said = folder / "ways.json"
     if said.is_file() and json.loads(said.read_text()).get("inputs") == json.loads(json.dumps(inputs)):
-        console.print("tradeoff: up to date")
+        say("tradeoff: up to date")
         return folder
     said.unlink(missing_ok=True)
     ways: list[dict[str, Any]] = []
@@ -84,8 +84,8 @@ def fitted(opened: Run, model, tokenizer) -> dict[str, Any]:
 
     def hidden(problems: list[Problem]) -> torch.Tensor:
         off = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
-        with off:
-            return probe.states(model, [prompt_ids(tokenizer, p, "think") for p in problems])
+        with off, bar("hidden states", len(problems)) as advance:
+            return probe.states(model, [prompt_ids(tokenizer, p, "think") for p in problems], advance=advance)
 
     def right(problems: list[Problem], label: str, **how) -> torch.Tensor:
         answers = answered(opened, model, tokenizer, problems, label, **how)
