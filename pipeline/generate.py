@@ -178,7 +178,10 @@ def generate(
     """
     was_training = model.training
     model.eval()
-    generator = torch.Generator(device=model.device).manual_seed(seed)
+    # One number a prompt and token, drawn beforehand: what a prompt gets does not depend on which share its batch.
+    numbers = None
+    if temperature:
+        numbers = torch.rand(len(prompts), max_tokens, generator=torch.Generator().manual_seed(seed))
     samples = [Sample() for _ in prompts]
     pending = [list(p) for p in prefixes] if prefixes else [[] for _ in prompts]
     # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
@@ -194,7 +197,7 @@ def generate(
                 [pending[i] for i in rows],
                 max_tokens,
                 temperature,
-                generator,
+                numbers[rows].to(model.device) if numbers is not None else None,
                 budget,
                 least,
                 progress,
@@ -253,29 +256,32 @@ def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torc
     return cache, mask[rows], output.logits[rows, -1]
 
 
-def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chosen tokens and their log-probabilities, both (rows,). Sampling inverts the cumulative distribution, which
-    draws one random number a row where torch.multinomial draws one a vocabulary entry."""
-    if temperature == 0:
+def _choose(
+    logits: torch.Tensor, temperature: float, numbers: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Chosen tokens and their log-probabilities, both (rows,). Sampling inverts the cumulative distribution at each
+    row's number in [0, 1), where torch.multinomial draws one a vocabulary entry; without numbers it is greedy."""
+    if numbers is None:
         chosen = logits.argmax(-1)
         return chosen, torch.zeros_like(chosen, dtype=torch.float)
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = logprobs.exp().cumsum(-1)
-    point = torch.rand(len(logits), 1, generator=generator, device=logits.device) * cumulative[:, -1:]
+    point = numbers[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[-1] - 1)
     return chosen[:, 0], logprobs.gather(-1, chosen)[:, 0]
 
 
 def _decode(
-    model, tokenizer, prompts, samples, pending, max_tokens, temperature, generator, budget, least, progress, finished
+    model, tokenizer, prompts, samples, pending, max_tokens, temperature, numbers, budget, least, progress, finished
 ) -> None:
-    """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come."""
+    """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come, ``numbers`` (rows,
+    max_tokens) what its tokens are sampled by."""
     stops = stop_ids(model, tokenizer)
     cache, mask, logits = _prefill(model, prompts)
     live = list(range(len(prompts)))  # the rows still in the batch, some of which may have finished
     done = [False] * len(prompts)
-    while True:
-        chosen, logprobs = _choose(logits, temperature, generator)
+    for step in range(max_tokens):
+        chosen, logprobs = _choose(logits, temperature, numbers[live, step] if numbers is not None else None)
         tokens, values = chosen.tolist(), logprobs.tolist()
         for place, row in enumerate(live):
             sample = samples[row]
