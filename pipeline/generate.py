@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft.tuners.lora import Linear as LoraLinear
 from transformers.cache_utils import Cache, DynamicLayer
 
+from pipeline import processes
 from pipeline.prompts import DIRECT, END_THINK, THINK, encode
 
 BOX = "\\boxed{"
@@ -175,6 +177,9 @@ def generate(
     ``budget`` caps the tokens between the think tags, exactly, 0 meaning none, and a thought of fewer than ``least`` of
     them is not let end; ``prefixes`` are tokens the completion is made to begin with, one list a prompt;
     ``progress(completions, tokens)`` is called as rows finish, ``finished(i, sample)`` with the i-th prompt's.
+
+    Several processes, all called with the same, decode a share each, ``batch_size`` rows at a time, and all return all
+    samples; ``finished`` is told of a process's own share only.
     """
     was_training = model.training
     model.eval()
@@ -186,6 +191,7 @@ def generate(
     pending = [list(p) for p in prefixes] if prefixes else [[] for _ in prompts]
     # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
+    order = order[processes.state().process_index :: processes.state().num_processes]
     with merged(model):
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
@@ -204,6 +210,8 @@ def generate(
                 (lambda place, rows=rows: finished(rows[place], samples[rows[place]])) if finished else None,
             )
     model.train(was_training)
+    for i, sample in gather_object([(i, samples[i]) for i in order]):
+        samples[i] = sample
     return samples
 
 

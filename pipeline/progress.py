@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from transformers import TrainerCallback
 
-console = Console(stderr=True)
+# Of several processes the main one speaks; torchrun and `accelerate launch` say in RANK which it is.
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 class _Throughput(ProgressColumn):
@@ -29,7 +31,7 @@ def _progress() -> Progress:
         _Throughput(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
         transient=True,
     )
 
