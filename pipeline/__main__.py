@@ -18,6 +18,7 @@ COMMANDS = (
     *(*STAGES, "adaptive_budget", "all", "controls", "tradeoff", "traces", "show-traces"),
     *("table", "report", "status", "ask", "check", "bench", "compare", "export", "complete"),
 )
+SHARED = (*STAGES, "adaptive_budget", "all", "controls")  # what several processes can do together
 PROGRAM = "python -m pipeline"
 
 
@@ -165,7 +166,6 @@ def open_run(options: argparse.Namespace):
     mixed = traces.mixture(problems, recipe.sft, recipe.seed)
     others = [trace for trace in mixed if trace.question not in questions]
     overlaps = runs.overlaps(benchmarks, options.allow_overlap, others)
-    quiet()
     from transformers import AutoConfig
 
     from pipeline import base
@@ -269,6 +269,8 @@ def complete(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Carry out one command."""
+    if options.command not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise BadInput(f"{options.command} runs in one process; start it with: {PROGRAM} {options.command}")
     from eval import table
 
     if options.command == "complete":
@@ -292,7 +294,7 @@ def run(options: argparse.Namespace) -> None:
 
         opened, how = open_run(options), (options.stages, options.budget, options.min_thinking)
         return ask(opened, options.question, *how) if options.question else chat(opened, *how)
-    from pipeline import runs, stages
+    from pipeline import processes, runs, stages
 
     if options.command == "check":
         quiet()
@@ -313,7 +315,8 @@ def run(options: argparse.Namespace) -> None:
                     stages.run_stage(opened, stage)
         folders = {name: options.runs / folder_name(name) for name in dict.fromkeys(options.bases)}
         return print(bases.write(folders, options.runs))
-    opened = open_run(options)
+    quiet()
+    opened = processes.by_main(lambda: open_run(options))
     if options.command == "status":
         for stage, state in stages.status(opened).items():
             print(f"{stage:8}  {state}")
@@ -333,7 +336,7 @@ def run(options: argparse.Namespace) -> None:
 def work(opened, options: argparse.Namespace) -> None:
     """Carry out a command that writes into the run's folder."""
     from eval import table
-    from pipeline import stages
+    from pipeline import processes, stages
 
     if options.command in ("traces", "show-traces"):
         return make_or_show_traces(opened, options)
@@ -346,6 +349,8 @@ def work(opened, options: argparse.Namespace) -> None:
         return print(f"{measured.write(opened.root)}\nThe plot is {folder / 'tradeoff.png'}")
     for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)
+    if not processes.main():
+        return None
     table.show(table.write(opened.root, options.command == "controls"))
     print(
         f"\nResults are in {opened.root}. Next: make report (every answer on one page), make tradeoff (what thinking "
@@ -373,7 +378,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise BadInput(f"stage or command {arguments[0]!r} is unknown; {nearest(arguments[0], COMMANDS)}")
         run(parser().parse_args(arguments))
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
         if not disk_full(error):

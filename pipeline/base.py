@@ -213,6 +213,8 @@ def load(folder: Path, adapter: Path | None = None, trainable: bool = False, set
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from pipeline import processes
+
     tokenizer, held = load_tokenizer(folder), held_as(setting)
     quantized: dict[str, dict[str, Any]] = {
         "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16},
@@ -221,7 +223,7 @@ def load(folder: Path, adapter: Path | None = None, trainable: bool = False, set
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32 if held == "fp32" else torch.bfloat16,
-        device_map="cuda" if torch.cuda.is_available() else None,
+        device_map={"": processes.state().device} if torch.cuda.is_available() else None,
         quantization_config=BitsAndBytesConfig(**quantized[held]) if held in quantized else None,
     )
     if adapter is not None:

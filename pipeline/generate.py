@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft.tuners.lora import Linear as LoraLinear
 from transformers.cache_utils import Cache, DynamicLayer
 
+from pipeline import processes
 from pipeline.prompts import DIRECT, END_THINK, THINK, encode
 
 BOX = "\\boxed{"
@@ -177,14 +179,21 @@ def generate(
     them is not let end; ``prefixes`` are tokens the completion is made to begin with, one list a prompt;
     ``progress(completions, tokens)`` is called as rows finish, ``finished(i, sample)`` with the i-th prompt's,
     ``grown(i, sample)`` after each of its tokens.
+
+    Several processes, all called with the same, decode a share each, ``batch_size`` rows at a time, and all return all
+    samples; ``finished`` and ``grown`` are told of a process's own share only.
     """
     was_training = model.training
     model.eval()
-    generator = torch.Generator(device=model.device).manual_seed(seed)
+    # One number a prompt and token, drawn beforehand: what a prompt gets does not depend on which share its batch.
+    numbers = None
+    if temperature:
+        numbers = torch.rand(len(prompts), max_tokens, generator=torch.Generator().manual_seed(seed))
     samples = [Sample() for _ in prompts]
     pending = [list(p) for p in prefixes] if prefixes else [[] for _ in prompts]
     # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
+    order = order[processes.state().process_index :: processes.state().num_processes]
     with merged(model):
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
@@ -196,7 +205,7 @@ def generate(
                 [pending[i] for i in rows],
                 max_tokens,
                 temperature,
-                generator,
+                numbers[rows].to(model.device) if numbers is not None else None,
                 budget,
                 least,
                 progress,
@@ -206,6 +215,8 @@ def generate(
                 ),
             )
     model.train(was_training)
+    for i, sample in gather_object([(i, samples[i]) for i in order]):
+        samples[i] = sample
     return samples
 
 
@@ -258,15 +269,17 @@ def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torc
     return cache, mask[rows], output.logits[rows, -1]
 
 
-def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chosen tokens and their log-probabilities, both (rows,). Sampling inverts the cumulative distribution, which
-    draws one random number a row where torch.multinomial draws one a vocabulary entry."""
-    if temperature == 0:
+def _choose(
+    logits: torch.Tensor, temperature: float, numbers: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Chosen tokens and their log-probabilities, both (rows,). Sampling inverts the cumulative distribution at each
+    row's number in [0, 1), where torch.multinomial draws one a vocabulary entry; without numbers it is greedy."""
+    if numbers is None:
         chosen = logits.argmax(-1)
         return chosen, torch.zeros_like(chosen, dtype=torch.float)
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = logprobs.exp().cumsum(-1)
-    point = torch.rand(len(logits), 1, generator=generator, device=logits.device) * cumulative[:, -1:]
+    point = numbers[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[-1] - 1)
     return chosen[:, 0], logprobs.gather(-1, chosen)[:, 0]
 
@@ -279,20 +292,21 @@ def _decode(
     pending,
     max_tokens,
     temperature,
-    generator,
+    numbers,
     budget,
     least,
     progress,
     finished,
     grown,
 ) -> None:
-    """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come."""
+    """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come, ``numbers`` (rows,
+    max_tokens) what its tokens are sampled by."""
     stops = stop_ids(model, tokenizer)
     cache, mask, logits = _prefill(model, prompts)
     live = list(range(len(prompts)))  # the rows still in the batch, some of which may have finished
     done = [False] * len(prompts)
-    while True:
-        chosen, logprobs = _choose(logits, temperature, generator)
+    for step in range(max_tokens):
+        chosen, logprobs = _choose(logits, temperature, numbers[live, step] if numbers is not None else None)
         tokens, values = chosen.tolist(), logprobs.tolist()
         for place, row in enumerate(live):
             sample = samples[row]

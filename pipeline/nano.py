@@ -14,7 +14,7 @@ from typing import Any
 
 from data import arithmetic, logic
 from data.build import load
-from data.records import Problem
+from data.records import BadInput, Problem
 from data.splits import split_of
 from pipeline import prompts, sft
 from pipeline.recipe import SftSettings
@@ -113,8 +113,13 @@ def pretrain(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from pipeline import processes
     from pipeline.progress import bar, say, training_bar
 
+    if processes.state().num_processes > 1:
+        raise BadInput(
+            "base nano is not made yet, and one process makes it; first: python -m pipeline plain --base nano"
+        )
     say("nano: pretraining, once")
     texts = load("arithmetic_v1", "train") + load("logic_v1", "train")  # nano can read what it cannot yet answer
     tokenizer = tokenizer_of([f"{p.question}\n{p.rationale}\n\\boxed{{{p.answer}}}" for p in texts])

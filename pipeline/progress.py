@@ -4,6 +4,7 @@ stage. Where the output is no terminal a bar is a line every minute."""
 import contextlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,9 @@ from data.records import BadInput, sha256_of, write_json
 EVERY = 60.0  # seconds between two lines of a bar where the output is no terminal
 SHOWN = ("loss", "reward", "correct", "boxed", "mixed", "entropy", "mean_token_accuracy", "grad_norm", "learning_rate")
 
-console = Console(stderr=True)
+# Of several processes the main one speaks; torchrun and `accelerate launch` say in RANK which it is.
+MAIN = os.environ.get("RANK", "0") == "0"
+console = Console(stderr=True, quiet=not MAIN)
 log = logging.getLogger("ladder")
 log.setLevel(logging.INFO)
 
@@ -34,7 +37,10 @@ def say(text: str) -> None:
 @contextlib.contextmanager
 def logged(folder: Path) -> Iterator[None]:
     """Append what happens meanwhile to ``folder/log.txt``: what is said, the steps of trainings, the warnings of the
-    libraries, and the error that ends it."""
+    libraries, and the error that ends it; of several processes, in the main one."""
+    if not MAIN:
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -86,7 +92,7 @@ class Bar:
             _Throughput(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
             transient=True,
         )
         self.task = self.progress.add_task(label, total=total, completed=done, units=0, unit=unit)

@@ -30,6 +30,7 @@ from trl import GRPOConfig, GRPOTrainer
 from data.records import BadInput, Completion, Problem, write_json
 from eval.errors import steps, wrong_step
 from eval.extract import thinks
+from pipeline import processes
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of, unrouted
 from pipeline.lm_head import label_only_head
 from pipeline.progress import Seal, bar, last_checkpoint, say, seal, show, training_bar
@@ -128,8 +129,9 @@ class Trainer(GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         rows = inputs["advantages"] != 0
-        if not rows.any():
-            rows[0] = True
+        # One at least, and as many in every process, for TRL gathers what it logs of them row by row.
+        most = max(1, int(self.accelerator.gather(rows.sum()).max()))
+        rows[(~rows).nonzero()[: most - int(rows.sum()), 0]] = True
         count = rows.numel()
         inputs = {
             key: value[rows] if isinstance(value, torch.Tensor) and value.dim() and len(value) == count else value
@@ -152,6 +154,7 @@ class Trainer(GRPOTrainer):
         return loss * rows.sum() / count if self.loss_type in ("grpo", "dr_grpo") else loss
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **kwargs):
+        plain = unrouted(self.accelerator.unwrap_model(model))
         own = logits_to_keep + 1  # the last token of the prompt gives the first of the completion
         known = input_ids.masked_fill(attention_mask == 0, -1)
         prompts, prompt_of = known[:, :-own].unique(dim=0, return_inverse=True)
@@ -165,7 +168,7 @@ class Trainer(GRPOTrainer):
                 position_ids=(held.cumsum(-1) - 1).clamp(min=0),
                 use_cache=True,
                 logits_to_keep=1,
-                **unrouted(model),
+                **plain,
             ).past_key_values
             shared.batch_select_indices(prompt_of)
             output = model(
@@ -175,7 +178,7 @@ class Trainer(GRPOTrainer):
                 past_key_values=shared,
                 labels=labels,
                 fused_lm_head=True,
-                **unrouted(model),
+                **plain,
             )
         self.given = output.log_probs[:, -logits_to_keep:].detach()
         return output.log_probs[:, -logits_to_keep:], output.entropy[:, -logits_to_keep:], None
@@ -341,16 +344,24 @@ def train(
     """
     if not any(pools.values()):
         raise BadInput(f"{label}: no train problems to draw from; raise {label}.arithmetic or {label}.logic")
-    checkpoint = last_checkpoint(work)
+    checkpoint = processes.by_main(lambda: last_checkpoint(work))
     rates: dict[str, tuple[float, float]] = {}
+    shares = processes.state().num_processes
+    rows = settings.prompts * settings.samples
+    if rows % (shares * settings.micro_batch):
+        raise BadInput(
+            f"{label}: {shares} processes cannot share {settings.prompts} prompts of {settings.samples} samples "
+            f"equally in parts of {settings.micro_batch}; change {label}.prompts, or lower {label}.micro_batch"
+        )
     if settings.probe:
-        if not (work / "preflight.json").is_file():
+        if not processes.by_main((work / "preflight.json").is_file):
             probed = {level: problems[: settings.probe_problems] for level, problems in dev.items() if level in pools}
             if not probed:
                 raise BadInput(f"{label}: no dev problem is of the train problems' levels; raise {label}.dev")
-            write_json(work / "preflight.json", preflight(model, tokenizer, probed, task, settings, seed))
-            seal(work, [work / "preflight.json"])
-        found = json.loads((work / "preflight.json").read_text())
+            seen = preflight(model, tokenizer, probed, task, settings, seed)
+            processes.by_main(lambda: write_json(work / "preflight.json", seen))
+            processes.by_main(lambda: seal(work, [work / "preflight.json"]))
+        found = processes.by_main(lambda: json.loads((work / "preflight.json").read_text()))
         say(
             f"{label}: of {found['problems']} dev problems {found['pass_at_1']:.0%} pass at once, "
             f"{found['pass_at_k']:.0%} in {found['k']} samples, {found['cut']:.0%} of the samples are cut; "
@@ -364,20 +375,23 @@ def train(
     reference: dict[str, float] | None = None
     if settings.reference:
         known = work / "reference.json"
-        if not known.is_file():
+        if not processes.by_main(known.is_file):
             every = [p for problems in pools.values() for p in problems]
-            write_json(known, references(model, tokenizer, every, task, settings, seed))
-            seal(work, [path for path in (work / "preflight.json", known) if path.is_file()])
-        reference = json.loads(known.read_text())
+            measured = references(model, tokenizer, every, task, settings, seed)
+            processes.by_main(lambda: write_json(known, measured))
+            sealed = (work / "preflight.json", known)
+            processes.by_main(lambda: seal(work, [path for path in sealed if path.is_file()]))
+        reference = processes.by_main(lambda: json.loads(known.read_text()))
     sampler = Sampler(pools, rates)
     state_file = work / "sampler.json"  # the sampler's state after each step
-    states = json.loads(state_file.read_text()) if state_file.is_file() else {}
+    states = processes.by_main(lambda: json.loads(state_file.read_text()) if state_file.is_file() else {})
     noted: dict[str, Any] = {}
 
     def rollout(prompts: list[str], trainer) -> dict[str, Any]:
-        """Mixed groups of samples, as many as TRL asks for; where ``tries`` do not give enough, also others."""
+        """Mixed groups of samples, as many as TRL asks for; where ``tries`` do not give enough, also others. Every
+        process has the groups of all, whose decoding they share, and gives TRL its part of them."""
         policy = trainer.accelerator.unwrap_model(trainer.model)
-        step, wanted = trainer.state.global_step, len(prompts) // settings.samples
+        step, wanted = trainer.state.global_step, len(prompts) * shares // settings.samples
         most = wanted * settings.tries
         if str(step) in states:
             sampler.restore(states[str(step)])
@@ -387,7 +401,7 @@ def train(
         while len(mixed) < wanted and len(mixed) + len(alike) < most:
             tried = len(mixed) + len(alike)
             count = min(wanted - len(mixed), most - tried)
-            at = f"{seed} {step} {tried} {trainer.accelerator.process_index}"
+            at = f"{seed} {step} {tried} 0"
             drawn = sampler.draw(count, at)
             each = [p for _, p in drawn for _ in range(settings.samples)]
             told_to = [task.at_most(step * wanted + tried + i // settings.samples) for i in range(len(each))]
@@ -417,8 +431,9 @@ def train(
             levels={level: summary(rows) for level, rows in seen.items()},
         )
         states[str(step + 1)] = sampler.state()
-        write_json(state_file, states)
+        processes.by_main(lambda: write_json(state_file, states))
         taken = [row for group in (mixed + alike)[:wanted] for row in group]
+        taken = taken[trainer.accelerator.process_index * len(prompts) :][: len(prompts)]
         out: dict[str, Any] = {
             "prompt_ids": [encode(tokenizer, asked(tokenizer, row.problem, row.at_most)) for row in taken],
             "completion_ids": [row.sample.ids for row in taken],
@@ -446,7 +461,7 @@ def train(
         output_dir=str(work),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=settings.prompts * settings.samples // settings.micro_batch,
+        gradient_accumulation_steps=rows // shares // settings.micro_batch,
         num_generations=settings.samples,
         max_completion_length=settings.max_tokens,
         temperature=temperature,
@@ -467,6 +482,7 @@ def train(
         report_to=tracker,
         run_name=label,
         disable_tqdm=True,
+        ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
         use_cpu=model.device.type == "cpu",
         bf16=model.dtype == torch.bfloat16,
         seed=seed,

@@ -26,7 +26,7 @@ from data.sets import Benchmark
 from data.splits import BENCHMARKS, take
 from eval.grade import read_benchmark
 from eval.table import damaged, manifest
-from pipeline import base
+from pipeline import base, processes
 from pipeline.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +59,14 @@ class Run:
 
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Hold runs/BASE for this process; BadInput where another one does. However a process ends, its hold ends."""
+    """Hold runs/BASE for this run; BadInput where another one does. However its process ends, its hold ends."""
+    with contextlib.ExitStack() as held:
+        processes.by_main(lambda: held.enter_context(_hold(root)))
+        yield
+
+
+@contextlib.contextmanager
+def _hold(root: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w", encoding="utf-8") as file:
         try:

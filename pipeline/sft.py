@@ -15,9 +15,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from data.records import Completion, Problem, write_json, write_text
+from data.records import BadInput, Completion, Problem, write_json, write_text
 from data.splits import LEVELS
 from eval.grade import grade
+from pipeline import processes
 from pipeline.progress import show
 from pipeline.prompts import DIRECT, direct_answer, encode, prompt_ids, thinking_answer
 from pipeline.recipe import SftSettings
@@ -132,10 +133,14 @@ class Curve(TrainerCallback):
         """Forget what came after the checkpoint from which a training goes on."""
         self.seconds = 0.0
         path, log = self.work / "curve.json", self.work / "train.jsonl"
-        points = json.loads(path.read_text()) if path.is_file() else []
-        self.curve = [point for point in points if point["step"] <= state.global_step]
-        lines = log.read_text().splitlines() if log.is_file() else []
-        write_text(log, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= state.global_step))
+
+        def kept() -> list[dict[str, float]]:
+            points = json.loads(path.read_text()) if path.is_file() else []
+            lines = log.read_text().splitlines() if log.is_file() else []
+            write_text(log, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= state.global_step))
+            return [point for point in points if point["step"] <= state.global_step]
+
+        self.curve = processes.by_main(kept)
         if self.every and not self.curve:
             self.look(model, 0)
 
@@ -143,7 +148,7 @@ class Curve(TrainerCallback):
         """A point of the dev curve."""
         point = self.score(model)
         self.curve.append({"step": step} | point)
-        write_json(self.work / "curve.json", self.curve)
+        processes.by_main(lambda: write_json(self.work / "curve.json", self.curve))
         self.show({f"dev_{key}": value for key, value in point.items() if key != "n"})
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -159,29 +164,42 @@ class Curve(TrainerCallback):
             step = {"step": state.global_step, "seconds": round(self.seconds, 2)}
             self.seconds = 0.0
             step |= {key: logs[key] for key in ("loss", "entropy", "mean_token_accuracy", "grad_norm") if key in logs}
-            with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(step) + "\n")
+            if processes.main():
+                with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(step) + "\n")
 
 
 def train(
     model, tokenizer, rows, settings: SftSettings, seed: int, work: Path, adapter=None, callbacks=(), tracker="none"
 ) -> Any:
-    """Train ``model`` on tokenized rows, from the last checkpoint in ``work`` where there is one; returns the model."""
+    """Train ``model`` on tokenized rows, from the last checkpoint in ``work`` where there is one; returns the model.
+
+    Several processes share each batch; BadInput where it cannot be parted equally."""
     import torch
     from datasets import Dataset
     from peft import PeftModel
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    from pipeline.generate import unrouted
     from pipeline.lm_head import label_only_head
     from pipeline.progress import Seal, last_checkpoint
 
-    longest = max(len(row["input_ids"]) for row in rows)
+    shares = processes.state().num_processes
+    if settings.batch_size % shares:
+        raise BadInput(
+            f"sft.batch_size is {settings.batch_size}, which {shares} processes cannot share; take a multiple"
+        )
+    dealt = in_batches(rows, settings.batch_size, seed)
+    if shares > 1:  # where the last batch is not full, accelerate would fill it with rows of the first
+        dealt += [{"input_ids": [tokenizer.eos_token_id] * 2, "completion_mask": [0, 0]}] * (
+            -len(dealt) % settings.batch_size
+        )
     config = SFTConfig(
         output_dir=str(work),
-        max_length=longest,  # nothing is ever cut
+        max_length=None,  # nothing is ever cut
         train_sampling_strategy="sequential",  # the rows come in_batches
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // shares,
         completion_only_loss=True,
         learning_rate=settings.learning_rate,
         adam_beta2=settings.adam_beta2,
@@ -198,6 +216,7 @@ def train(
         report_to=tracker,
         run_name="sft",
         disable_tqdm=True,
+        ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
         use_cpu=model.device.type == "cpu",
         bf16=model.dtype == torch.bfloat16,
         seed=seed,
@@ -206,7 +225,7 @@ def train(
     trainer = SFTTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list(in_batches(rows, settings.batch_size, seed)),
+        train_dataset=Dataset.from_list(dealt),
         processing_class=tokenizer,
         peft_config=adapter,
         callbacks=[*callbacks, Seal(work)],
@@ -217,5 +236,5 @@ def train(
             callback.show = partial(show, trainer)
     trained: Any = trainer.model
     label_only_head(trained.get_base_model() if isinstance(trained, PeftModel) else trained)
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    trainer.train(resume_from_checkpoint=processes.by_main(lambda: last_checkpoint(work)))
     return trained

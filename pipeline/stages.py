@@ -35,7 +35,8 @@ from eval import table
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
-from pipeline import base, runs, traces
+from pipeline import base, processes, runs, traces
+from pipeline.processes import by_main
 from pipeline.progress import bar, logged, say, training_bar
 from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
@@ -61,7 +62,7 @@ def run_stage(run: Run, stage: str) -> None:
     parent = parent_of(run, stage)
     if parent:
         run_stage(run, parent)
-    base.check_space(run.stage(stage), 1.0, "set RUNS=")
+    by_main(lambda: base.check_space(run.stage(stage), 1.0, "set RUNS="))
     with logged(run.stage(stage)):
         _run_stage(run, stage)
 
@@ -72,8 +73,8 @@ def _run_stage(run: Run, stage: str) -> None:
             train(run, stage)
         except NoSignal as error:
             # No row of an earlier recipe stays; what the pre-flight saw does.
-            (run.stage(stage) / "scores.json").unlink(missing_ok=True)
-            shutil.copy(run.stage(stage) / "work" / "preflight.json", run.stage(stage))
+            by_main(lambda: (run.stage(stage) / "scores.json").unlink(missing_ok=True))
+            by_main(lambda: shutil.copy(run.stage(stage) / "work" / "preflight.json", run.stage(stage)))
             if stage not in CONTROLS:
                 raise
             say(f"{error}. A control with nothing to learn is its parent, so it gets no row")
@@ -170,20 +171,33 @@ def status(run: Run) -> dict[str, str]:
 
 def train(run: Run, stage: str) -> None:
     """Train the stage's adapter unless the one on disk was made from the same inputs."""
-    stage_dir, parent = run.stage(stage), parent_of(run, stage)
-    section, inputs = settings_of(run, stage), training_inputs(run, stage)
+    section, inputs = settings_of(run, stage), by_main(lambda: training_inputs(run, stage))
+    work = by_main(lambda: begun(run, stage, inputs))
+    if work is None:
+        return
+    say(f"{stage}: training")
+    start = time.monotonic()
+    best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
+    by_main(lambda: keep(run, stage, inputs, work, best, start))
+
+
+def begun(run: Run, stage: str, inputs: dict[str, Any]) -> Path | None:
+    """The folder to train in; None where the adapter on disk was made from these inputs."""
+    stage_dir = run.stage(stage)
     if runs.up_to_date(stage_dir, "training", inputs):
         lost = [path for path in table.damaged(stage_dir, "training") if path.parent.name == "adapter"]
         if not lost:
             if stage_dir / "recipe.yaml" in table.damaged(stage_dir, "training"):
                 write_recipe(run, stage)
             runs.clear(stage_dir / "work", inputs)
-            return
+            return None
         say(f"{stage}: {lost[0]} is not what was trained; training it again")
-    work = runs.work_folder(stage_dir, inputs)
-    say(f"{stage}: training")
-    start = time.monotonic()
-    best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
+    return runs.work_folder(stage_dir, inputs)
+
+
+def keep(run: Run, stage: str, inputs: dict[str, Any], work: Path, best: Path, start: float) -> None:
+    """Keep what a training left in ``work``, the adapter in ``best``, and say what it was made from."""
+    stage_dir = run.stage(stage)
     (stage_dir / "scores.json").unlink(missing_ok=True)  # no table shows an older adapter's row beside this one
     shutil.rmtree(stage_dir / "adapter", ignore_errors=True)
     shutil.copytree(best, stage_dir / "adapter.new", dirs_exist_ok=True)
@@ -206,7 +220,7 @@ def train(run: Run, stage: str) -> None:
         seconds,
         base=run.base,
         adapter=made,
-        stands_on=parent,
+        stands_on=parent_of(run, stage),
         overlaps=run.overlaps,
         files=runs.hashes(stage_dir, [*weights, *left]),
         **heard,
@@ -234,8 +248,8 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     model, tokenizer = run.load(adapter_of(run, parent) if parent else None, trainable=True)
     if parent:
         problems, account = own_traces(run, parent, model, tokenizer)
-        write_records(work / "traces.jsonl", problems)
-        write_json(work / "traces.json", account)
+        by_main(lambda: write_records(work / "traces.jsonl", problems))
+        by_main(lambda: write_json(work / "traces.json", account))
         say(traces.told(account))
         settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
     else:
@@ -257,7 +271,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     adapter = None if parent else sft.lora(settings)
     watching = [curve, training_bar(stage)]
     model = sft.train(model, tokenizer, whole, settings, seed, work, adapter, watching, run.recipe.tracker)
-    model.save_pretrained(work / "final")
+    by_main(lambda: model.save_pretrained(work / "final"))
     return work / "final"
 
 
@@ -265,7 +279,7 @@ def own_traces(run: Run, stage: str, model, tokenizer) -> tuple[list[Problem], d
     """The traces among a stage's samples of train problems, and an account of the others."""
     settings = run.recipe.traces
     problems = trace_problems(run)
-    texts = traces.Texts(run.root / "traces" / f"own_{stage}.raw.jsonl")
+    texts = by_main(lambda: traces.Texts(run.root / "traces" / f"own_{stage}.raw.jsonl"))
     origin = str(runs.folder_hash(run.stage(stage) / "adapter"))
     with bar(f"sampling {stage}", len(problems) * settings.samples) as advance:
         found = traces.own(model, tokenizer, origin, problems, settings, run.recipe.seed, texts, advance)
@@ -381,26 +395,15 @@ def variants(run: Run, stage: str) -> list[tuple[str, str, int]]:
 
 def answer(run: Run, stage: str) -> None:
     """Score the stage on every benchmark unless that was done with the same inputs."""
-    stage_dir, adapter = run.stage(stage), adapter_of(run, stage)
-    asked, inputs = variants(run, stage), scoring_inputs(run, stage)
-    for benchmark in run.benchmarks:
-        write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
-    if runs.up_to_date(stage_dir, "scoring", inputs):
-        if not (lost := table.damaged(stage_dir)):
-            runs.clear(stage_dir / "partial", inputs)
-            say(f"{stage}: up to date")
-            return
-        say(f"{stage}: {lost[0]} is not what it was scored with; answering again")
-    start = time.monotonic()
-    model, tokenizer = run.load(adapter)
-    partial = runs.work_folder(stage_dir, inputs, "partial")
-    scored, files = [], [stage_dir / "scores.json"]
+    asked, inputs = variants(run, stage), by_main(lambda: scoring_inputs(run, stage))
+    partial = by_main(lambda: unanswered(run, stage, inputs))
+    if partial is None:
+        return
+    start, answers = time.monotonic(), []
+    model, tokenizer = run.load(adapter_of(run, stage))
     for variant, prompt, shots in asked:
-        entries = []
         for benchmark in run.benchmarks:
             inside = Path(variant) if len(asked) > 1 else Path()
-            completions_file = Path("completions") / inside / f"{benchmark.name}.jsonl"
-            grades_file = Path("grades") / inside / f"{benchmark.name}.jsonl"
             began = time.monotonic()
             completions = complete(
                 model,
@@ -411,9 +414,37 @@ def answer(run: Run, stage: str) -> None:
                 max_tokens=run.recipe.eval.max_tokens,
                 batch_size=run.recipe.eval.batch_size,
                 label=f"{stage} {variant} {benchmark.name}",
-                kept=partial / inside / f"{benchmark.name}.jsonl",
+                kept=partial / inside / benchmark.name,
             )
-            seconds = round(time.monotonic() - began, 1)
+            answers.append((completions, round(time.monotonic() - began, 1)))
+    by_main(lambda: grade_and_score(run, stage, inputs, asked, answers, start))
+
+
+def unanswered(run: Run, stage: str, inputs: dict[str, Any]) -> Path | None:
+    """The folder for answers as they come; None where the stage was scored with these inputs."""
+    stage_dir = run.stage(stage)
+    for benchmark in run.benchmarks:
+        write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
+    if runs.up_to_date(stage_dir, "scoring", inputs):
+        if not (lost := table.damaged(stage_dir)):
+            runs.clear(stage_dir / "partial", inputs)
+            say(f"{stage}: up to date")
+            return None
+        say(f"{stage}: {lost[0]} is not what it was scored with; answering again")
+    return runs.work_folder(stage_dir, inputs, "partial")
+
+
+def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, answers, start: float) -> None:
+    """Write the answers (completions and their seconds, of each variant and benchmark in turn), grades and scores."""
+    stage_dir, answers = run.stage(stage), iter(answers)
+    scored, files = [], [stage_dir / "scores.json"]
+    for variant, prompt, shots in asked:
+        entries = []
+        for benchmark in run.benchmarks:
+            inside = Path(variant) if len(asked) > 1 else Path()
+            completions_file = Path("completions") / inside / f"{benchmark.name}.jsonl"
+            grades_file = Path("grades") / inside / f"{benchmark.name}.jsonl"
+            completions, seconds = next(answers)
             write_records(stage_dir / completions_file, completions)
             grades = grade_all(benchmark.problems, read_completions(stage_dir / completions_file))
             write_records(stage_dir / grades_file, grades)
@@ -439,7 +470,7 @@ def answer(run: Run, stage: str) -> None:
     seconds = time.monotonic() - start
     about = {"base": run.base, "source": base.source(run.folder), "files": runs.hashes(stage_dir, files)}
     runs.record(stage_dir, "scoring", inputs, seconds, **about)
-    shutil.rmtree(partial)
+    shutil.rmtree(stage_dir / "partial")
     say(f"{stage}: scored in {seconds:.0f} s")
 
 
@@ -467,11 +498,13 @@ def complete(
     """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
     tokens of a thought, ``least`` is their floor, ``at_most`` what is asked for in words; ``begin`` is what every
     completion is made to begin with; ``wording`` chooses among the ways to put the instruction, and ``after``
-    (id -> first answer, feedback) makes it a second answer. Where answers are ``kept`` in a file as they come, those in
-    it are not asked for again. ``written`` is told the text so far after each token, in place of a bar."""
+    (id -> first answer, feedback) makes it a second answer. Where answers are ``kept`` in a folder as they come, in a
+    file of each process, those in it are not asked for again. ``written`` is told the text so far after each token, in
+    place of a bar."""
     from pipeline.generate import Sample, count_tokens, generate, stop_ids, text_of
 
-    known = {c.id: c for c in answers_so_far(kept)} if kept else {}
+    known = {c.id: c for c in by_main(lambda: answers_so_far(kept))} if kept else {}
+    mine = kept / f"{processes.state().process_index}.jsonl" if kept else None
     asked = problems
     problems = [problem for problem in problems if problem.id not in known]
     if not problems:
@@ -483,13 +516,15 @@ def complete(
     ]
     stops = stop_ids(model, tokenizer)
 
-    def finished(i: int, sample: Sample) -> None:
+    def answered(i: int, sample: Sample) -> Completion:
         thinking, other = count_tokens(tokenizer, sample.ids)
         text = text_of(tokenizer, sample.ids, stops)
-        made = Completion(problems[i].id, text, len(prompts[i]), thinking, other, sample.finish)
-        known[made.id] = made
-        if kept:
-            with open(kept, "a", encoding="utf-8") as file:
+        return Completion(problems[i].id, text, len(prompts[i]), thinking, other, sample.finish)
+
+    def finished(i: int, sample: Sample) -> None:
+        known[problems[i].id] = made = answered(i, sample)
+        if mine:
+            with open(mine, "a", encoding="utf-8") as file:
                 file.write(f"{_checked(json.dumps(record_json(made)))}\n")
 
     def grown(_: int, sample: Sample) -> None:
@@ -497,7 +532,7 @@ def complete(
             written(text_of(tokenizer, sample.ids, stops))
 
     with contextlib.nullcontext() if written else bar(label, len(problems)) as advance:
-        generate(
+        samples = generate(
             model,
             tokenizer,
             prompts,
@@ -512,6 +547,9 @@ def complete(
             finished=finished,
             grown=grown if written else None,
         )
+    for i, sample in enumerate(samples):
+        if problems[i].id not in known:  # another process answered it, and wrote it down
+            known[problems[i].id] = answered(i, sample)
     return [known[problem.id] for problem in asked]
 
 
@@ -521,16 +559,18 @@ def _checked(text: str) -> str:
 
 
 def answers_so_far(kept: Path) -> list[Completion]:
-    """The answers in a file of them; lines that a kill cut off, or that are not what was written, are removed."""
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        return []
-    lines = kept.read_bytes().decode(errors="replace").split("\n")
-    whole = [line for line in lines if line == _checked(line[9:])]
-    if lost := len(lines) - 1 - len(whole):
-        say(f"{kept}: {lost} of its lines are not what was written; asking again")
-    write_text(kept, "".join(f"{line}\n" for line in whole))
-    return [Completion(**json.loads(line[9:])) for line in whole]
+    """The answers in a folder's files of them; lines that a kill cut off, or that are not what was written, are
+    removed."""
+    kept.mkdir(parents=True, exist_ok=True)
+    found = []
+    for file in sorted(kept.iterdir()):
+        lines = file.read_bytes().decode(errors="replace").split("\n")
+        whole = [line for line in lines if line == _checked(line[9:])]
+        if lost := len(lines) - 1 - len(whole):
+            say(f"{file}: {lost} of its lines are not what was written; asking again")
+        write_text(file, "".join(f"{line}\n" for line in whole))
+        found += [Completion(**json.loads(line[9:])) for line in whole]
+    return found
 
 
 def done(run_dir: Path) -> list[str]:

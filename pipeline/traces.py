@@ -25,6 +25,7 @@ from data.traces import STYLES, marked_steps, restyled
 from eval.errors import steps, wrong_step
 from eval.extract import split_thought
 from eval.grade import equal, grade
+from pipeline import processes
 from pipeline.prompts import encode, thinking_answer
 from pipeline.recipe import SftSettings, TracesSettings
 
@@ -191,11 +192,12 @@ class Texts:
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows, in one write, and see them on the disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
+        if processes.main():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                file.flush()
+                os.fsync(file.fileno())
         self.rows += rows
         self.by_key |= {row["key"]: row for row in rows if row["key"]}
 

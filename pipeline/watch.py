@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from data.records import write_json, write_text
+from pipeline import processes
 
 FIRST = 2  # steps with which the last ones are compared
 
@@ -40,12 +41,13 @@ class Watch(TrainerCallback):
         self.score, self.better, self.noted, self.log, self.every = score, better, noted, log, every
         self.content, self.aim, self.work, self.trained = content, aim, work, trained
         self.before = {name: p.detach().clone() for name, p in trained.items()}
-        self.curve: list[dict[str, float]] = []
-        self.steps: list[dict[str, Any]] = []
-        if (work / "curve.json").is_file():
-            self.curve = json.loads((work / "curve.json").read_text())
-        if (work / "train.jsonl").is_file():
-            self.steps = [json.loads(line) for line in (work / "train.jsonl").read_text().splitlines()]
+        self.curve, self.steps = processes.by_main(self.written)
+
+    def written(self) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
+        """The curve and the steps on the disk."""
+        curve, log = self.work / "curve.json", self.work / "train.jsonl"
+        points = json.loads(curve.read_text()) if curve.is_file() else []
+        return points, [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
 
     def kept(self) -> dict[str, float] | None:
         """The point of the curve whose adapter is kept."""
@@ -58,22 +60,27 @@ class Watch(TrainerCallback):
     def look(self, model, step: int) -> None:
         """Score the adapter on dev, and keep it where it is the best."""
         point = {"step": step} | self.score()
+        processes.by_main(lambda: self.keep(model, point))
+        self.curve.append(point)
+        self.log({f"dev_{key}": value for key, value in point.items() if key not in ("step", "n", "thinks")})
+
+    def keep(self, model, point: dict[str, float]) -> None:
+        """Write down a new point of the curve, and the adapter where it is the best."""
         kept = self.kept()
         if kept is None or self.better(point, kept, self.curve[0]):
             aside = self.work / "best.new"
             model.save_pretrained(aside, selected_adapters=["default"])
             shutil.rmtree(self.work / "best", ignore_errors=True)
             aside.rename(self.work / "best")
-        self.curve.append(point)
-        write_json(self.work / "curve.json", self.curve)
-        self.log({f"dev_{key}": value for key, value in point.items() if key not in ("step", "n", "thinks")})
+        write_json(self.work / "curve.json", [*self.curve, point])
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         """Forget what came after the checkpoint from which a training goes on."""
-        (self.work / "alarm.txt").unlink(missing_ok=True)
         self.curve = [point for point in self.curve if point["step"] <= state.global_step]
         self.steps = [step for step in self.steps if step["step"] <= state.global_step]
-        write_text(self.work / "train.jsonl", "".join(json.dumps(step) + "\n" for step in self.steps))
+        if processes.main():
+            (self.work / "alarm.txt").unlink(missing_ok=True)
+            write_text(self.work / "train.jsonl", "".join(json.dumps(step) + "\n" for step in self.steps))
         if not self.curve:
             self.look(model, 0)
         self.listen(control)
@@ -90,9 +97,11 @@ class Watch(TrainerCallback):
             sum(float((p.detach() - self.before[n]).square().sum()) for n, p in self.trained.items())
         )
         step["seconds"] = round(self.took, 2)
+        step = processes.by_main(lambda: step)  # drift and time are each process's own
         self.steps.append(step)
-        with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(step) + "\n")
+        if processes.main():
+            with open(self.work / "train.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(step) + "\n")
         self.listen(control)
 
     def on_step_end(self, args, state, control, model, **kwargs):
@@ -105,7 +114,7 @@ class Watch(TrainerCallback):
         """Stop the training where something is wrong with it."""
         if heard := alarm(self.steps, self.curve, self.content, self.aim):
             last = max([point["step"] for point in self.curve] + [step["step"] for step in self.steps])
-            write_text(self.work / "alarm.txt", f"stopped at step {last}: {heard}\n")
+            processes.by_main(lambda: write_text(self.work / "alarm.txt", f"stopped at step {last}: {heard}\n"))
             control.should_training_stop = True
 
 

@@ -45,6 +45,15 @@ def test_rows_that_finish_early_leave_the_others_unchanged(tiny):
         torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=1e-4, rtol=0)
 
 
+def test_what_is_sampled_does_not_depend_on_the_batches(tiny):
+    model, tokenizer = tiny
+    asked = questions(tokenizer, 20)
+    settings = {"max_tokens": 30, "temperature": 1.0, "seed": 3}
+    whole = generate(model, tokenizer, asked, **settings)
+    assert [s.ids for s in generate(model, tokenizer, asked, batch_size=3, **settings)] == [s.ids for s in whole]
+    assert len({tuple(s.ids) for s in whole}) == len(whole)
+
+
 def test_sampling_follows_the_distribution(tiny):
     model, tokenizer = tiny
     prompt = questions(tokenizer, 1)[0]
@@ -111,7 +120,7 @@ def test_a_thought_is_not_let_end_below_the_floor(tiny, least, budget):
     asked = questions(tokenizer, 128)
     starts = ["<think>", "<think>\n2 + 2 = 4\n<"]
     prefixes = [encode(tokenizer, starts[i % 2]) for i in range(len(asked))]
-    settings = {"max_tokens": 60, "temperature": 1.0, "prefixes": prefixes}
+    settings = {"max_tokens": 60, "temperature": 1.0, "prefixes": prefixes, "seed": 3}
     free = generate(model, tokenizer, asked, **settings)
     held = generate(model, tokenizer, asked, least=least, budget=budget, **settings)
     spent = [[count_tokens(tokenizer, s.ids)[0] for s in samples] for samples in (free, held)]

@@ -23,7 +23,7 @@ def test_a_second_run_on_one_folder_refuses_and_the_hold_ends_with_the_first(tmp
 
 def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_path, monkeypatch):
     model, tokenizer = tiny
-    problems, kept = load("arithmetic_v1", "test")[:12], tmp_path / "kept.jsonl"
+    problems, kept = load("arithmetic_v1", "test")[:12], tmp_path / "kept"
 
     def complete(kept=None):
         return stages.complete(model, tokenizer, problems, "think", max_tokens=24, batch_size=4, label="x", kept=kept)
@@ -40,8 +40,8 @@ def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_p
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(generate, "text_of", cut)
         complete(kept)
-    assert kept.read_text().count("\n") == 5
-    with open(kept, "a") as file:
+    assert (kept / "0.jsonl").read_text().count("\n") == 5
+    with open(kept / "0.jsonl", "a") as file:
         file.write('{"id": "torn')
     asked = []
     monkeypatch.setattr(generate, "text_of", lambda *arguments: asked.append(1) or original(*arguments))

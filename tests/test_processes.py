@@ -1,0 +1,112 @@
+"""Two processes on the CPU (gloo) train and score together, and come to what one comes to."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+# 170 traces: the last batch of sft is not full.
+SMALL = ["sft.arithmetic=110", "sft.logic=46", "sft.epochs=2", "plain.shots=[0]", "cot.shots=[4]"]
+SMALL += ["rl.micro_batch=4", "rl.prompts=4", "rl.samples=4", "rl.probe=2", "rl.probe_problems=3", "rl.max_tokens=60"]
+SMALL += ["adaptive.micro_batch=8", "adaptive.prompts=8", "adaptive.max_tokens=60", "eval.max_tokens=60"]
+for stage in ("rl", "adaptive"):
+    SMALL += [f"{stage}.{key}" for key in ("steps=2", "eval_every=1", "dev=8", "logic=16", "arithmetic=16")]
+
+
+def ladder(processes: int, runs: Path, *more: str) -> subprocess.CompletedProcess:
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    options = ["--base", "nano", "--profile", "cpu", "--limit", "15", *(x for s in SMALL for x in ("--set", s))]
+    return subprocess.run(
+        [sys.executable, *(launch if processes > 1 else []), "-m", "pipeline", *more, "--runs", str(runs), *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def table(runs: Path) -> list[dict]:
+    rows = json.loads((runs / "nano" / "table.json").read_text())
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def steps(runs: Path, stage: str) -> list[dict]:
+    return [json.loads(line) for line in (runs / "nano" / stage / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    found = {}
+    for processes in (1, 2):
+        found[processes] = tmp_path_factory.mktemp(f"of_{processes}")
+        done = ladder(processes, found[processes], "all")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("| arithmetic") + done.stdout.count("Results are in") == 1, "one process speaks"
+    return found[1], found[2]
+
+
+def test_two_processes_give_the_table_of_one(both):
+    one, two = both
+    assert table(one) == table(two)
+    answers = sorted((one / "nano").glob("*/completions/**/*.jsonl"))
+    assert len(answers) == 10
+    for path in answers:
+        assert path.read_text() == (two / path.relative_to(one)).read_text()
+
+
+def test_sft_is_the_same_but_for_the_order_of_sums(both):
+    one, two = (load_file(runs / "nano" / "sft" / "adapter" / "adapter_model.safetensors") for runs in both)
+    assert one.keys() == two.keys() and max(float(weights.abs().max()) for weights in one.values()) > 0.1
+    for name, weights in one.items():
+        torch.testing.assert_close(two[name], weights, atol=1e-4, rtol=0)
+
+
+def test_two_go_on_from_one_whose_processes_answered_a_part_and_rl_takes_the_same_steps(both, tmp_path):
+    one, runs = both[0], tmp_path / "runs"
+    shutil.copytree(one, runs)
+    shutil.rmtree(runs / "nano" / "rl")
+    stage = runs / "nano" / "sft"
+    made = json.loads((stage / "manifest.json").read_text())
+    lines = (stage / "completions" / "logic_v1.jsonl").read_text().splitlines(keepends=True)
+    (stage / "partial" / "logic_v1").mkdir(parents=True)
+    (stage / "partial" / "inputs.json").write_text(json.dumps(made.pop("scoring")["inputs"]))
+    (stage / "manifest.json").write_text(json.dumps(made))
+    kept = [json.loads(line) | {"text": "kept"} for line in lines[:6]]
+    for process, part in enumerate((kept[:4], kept[4:])):
+        text = "".join(json.dumps(row) + "\n" for row in part) + '{"id": "cut'
+        (stage / "partial" / "logic_v1" / f"{process}.jsonl").write_text(text)
+    done = ladder(2, runs, "rl")
+    assert done.returncode == 0, done.stderr
+    now = (stage / "completions" / "logic_v1.jsonl").read_text().splitlines(keepends=True)
+    assert [json.loads(line)["text"] for line in now[:6]] == ["kept"] * 6 and now[6:] == lines[6:]
+
+    alone, shared = steps(one, "rl"), steps(runs, "rl")
+    for a, b in zip(alone, shared, strict=True):
+        for key in ("step", "samples", "reward", "length", "mixed", "rates", "levels"):
+            assert a[key] == b[key], key
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3) and a["grad_norm"] > 0
+        assert b["moved"] == pytest.approx(a["moved"], rel=1e-3)
+
+
+def test_what_cannot_be_shared_is_refused_in_one_line(tmp_path):
+    for more, said in (
+        (["sft", "--set", "sft.batch_size=7", "--set", "plain.shots=[0]"], "2 processes cannot share"),
+        (["ask", "What is 1 + 1?"], "ask runs in one process"),
+    ):
+        done = ladder(2, tmp_path, *more)
+        assert done.returncode != 0
+        assert [said in line for line in done.stderr.splitlines() if line.startswith("error: ")] == [True], done.stderr
