@@ -169,7 +169,7 @@ def _copy(path: Path, to: Path) -> None:
 
 def _beside(work: Path) -> list[Path]:
     """What a training keeps in its folder besides its checkpoints."""
-    return [p for p in sorted(work.iterdir()) if p.name not in ("inputs.json", SEAL) and "checkpoint-" not in p.name]
+    return [p for p in sorted(work.glob("*")) if p.name not in ("inputs.json", SEAL) and "checkpoint-" not in p.name]
 
 
 def last_checkpoint(work: Path) -> str | None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline import stages
+
 ROOT = Path(__file__).resolve().parent.parent
 # 170 traces: the last batch of sft is not full.
 SMALL = ["sft.arithmetic=110", "sft.logic=46", "sft.epochs=2", "plain.shots=[0]", "cot.shots=[4]"]
@@ -87,7 +89,7 @@ def test_two_go_on_from_one_whose_processes_answered_a_part_and_rl_takes_the_sam
     (stage / "manifest.json").write_text(json.dumps(made))
     kept = [json.loads(line) | {"text": "kept"} for line in lines[:6]]
     for process, part in enumerate((kept[:4], kept[4:])):
-        text = "".join(json.dumps(row) + "\n" for row in part) + '{"id": "cut'
+        text = "".join(f"{stages._checked(json.dumps(row))}\n" for row in part) + '{"id": "cut'
         (stage / "partial" / "logic_v1" / f"{process}.jsonl").write_text(text)
     done = ladder(2, runs, "rl")
     assert done.returncode == 0, done.stderr
