@@ -55,8 +55,7 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
         path = run_dir / stage / "scores.json"
         if not path.is_file():
             continue
-        if lost := damaged(path.parent):
-            raise BadInput(f"{lost[0]}: not what {stage} was scored with; run `make {stage}` to answer again")
+        _check(path.parent)
         if _outdated(run_dir, stage):
             continue
         try:
@@ -126,13 +125,18 @@ def damaged(stage_dir: Path, part: str = "scoring") -> list[Path]:
     return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
 
 
+def _check(stage_dir: Path) -> None:
+    if lost := damaged(stage_dir):
+        stage = stage_dir.name
+        raise BadInput(f"{lost[0]}: not what {stage} was scored with; run `make {stage}` to answer again")
+
+
 def check_beside(run_dir: Path) -> None:
     """BadInput where what a page shows of runs/BASE beside the table (problems, logs of the trainings) is not what was
     written."""
     for stage in stages_of(run_dir, controls=True):
-        logs = [path for path in damaged(run_dir / stage, "training") if path.parent == run_dir / stage]
-        for path in logs:
-            if path.is_file():
+        for path in damaged(run_dir / stage, "training"):
+            if path.name in ("curve.json", "train.jsonl") and path.is_file():
                 raise BadInput(f"{path}: not what was written; delete it to go without")
         scores = run_dir / stage / "scores.json"
         variants = json.loads(scores.read_text(encoding="utf-8"))["variants"] if scores.is_file() else []
@@ -181,10 +185,11 @@ def _rounds(run_dir: Path) -> list[str]:
 
 def best_variant(run_dir: Path, stage: str, benchmark: str) -> dict[str, Any] | None:
     """The scores of a stage's most accurate variant on a benchmark, with its name, prompt and shots; None where the
-    stage was not scored on it."""
+    stage has no row of it. BadInput where a file is not what its manifest says."""
     path = run_dir / stage / "scores.json"
-    if not path.is_file():
+    if not path.is_file() or _outdated(run_dir, stage):
         return None
+    _check(run_dir / stage)
     scored = [
         entry | {key: variant[key] for key in ("variant", "prompt", "shots")}
         for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]

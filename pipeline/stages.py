@@ -37,7 +37,7 @@ from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import base, processes, runs, traces
 from pipeline.processes import by_main
-from pipeline.progress import bar, logged, say, training_bar
+from pipeline.progress import bar, logged, say, seal, training_bar
 from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
@@ -161,7 +161,7 @@ def status(run: Run) -> dict[str, str]:
                 continue
             changed = runs.differences(made[part].get("inputs"), json.loads(json.dumps(inputs(run, stage))))
             reasons += [f"{part}: {change}" for change in changed]
-        reasons += [f"{path} is not what was trained" for path in table.damaged(run.stage(stage), "training")]
+        reasons += [f"{path} is not what was written" for path in table.damaged(run.stage(stage), "training")]
         reasons += [f"{path} is not what it was scored with" for path in table.damaged(run.stage(stage))]
         if found.get(parent or "", "up to date") != "up to date":
             reasons.append(f"{parent}, which it stands on, is not up to date")
@@ -211,7 +211,7 @@ def keep(run: Run, stage: str, inputs: dict[str, Any], work: Path, best: Path, s
     made = runs.folder_hash(stage_dir / "adapter")
     alarm = stage_dir / "alarm.txt"
     heard = {"alarm": alarm.read_text().strip()} if alarm.is_file() else {}
-    left = [stage_dir / name for name in (*LEFT_BEHIND, "recipe.yaml")]
+    left = [stage_dir / name for name in ("curve.json", "train.jsonl", "recipe.yaml")]  # what is read again
     weights = [*(stage_dir / "adapter").glob("*.json"), *(stage_dir / "adapter").glob("*.safetensors")]
     runs.record(
         stage_dir,
@@ -250,6 +250,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
         problems, account = own_traces(run, parent, model, tokenizer)
         by_main(lambda: write_records(work / "traces.jsonl", problems))
         by_main(lambda: write_json(work / "traces.json", account))
+        by_main(lambda: seal(work, [work / "traces.jsonl", work / "traces.json"]))
         say(traces.told(account))
         settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
     else:

@@ -146,3 +146,25 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line_with_status_2(monkeypatch, c
     monkeypatch.setattr(command_line, "run", full)
     assert command_line.main(["plain"]) == 2
     assert capsys.readouterr().err == "error: runs/nano/sft/adapter: no space left on the disk; free some and rerun\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "full"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", True),  # safetensors 0.8
+        ("[enforce fail at inline_container.cc:672] . unexpected pos 498176 vs 498064", True),  # torch 2.13
+        ("unexpected position of the moon", False),
+    ],
+)
+def test_a_full_disk_is_known_by_what_the_libraries_say_of_it(monkeypatch, capsys, said, full):
+    from pipeline import __main__ as command_line
+
+    def fails(_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(command_line, "run", fails)
+    if full:
+        assert command_line.main(["plain"]) == 2 and "no space left" in capsys.readouterr().err
+    else:
+        with pytest.raises(RuntimeError):
+            command_line.main(["plain"])

@@ -68,6 +68,18 @@ def test_every_answer_gets_its_feedback_and_the_outcomes_are_counted(run, capsys
     assert len(read_completions(folder / "run" / "dialogue" / "cot" / "bare" / "sums.jsonl")) == 4
 
 
+def test_what_was_said_on_another_benchmark_stays(run):
+    folder, _ = run
+    file, earlier = folder / "run" / "dialogue" / "dialogue.json", {"benchmark": "others", "stage": "cot"}
+    for _ in range(2):
+        write_json(file, [earlier, {"benchmark": "sums", "stage": "cot"}])
+        assert dialogue.main(["--run", str(folder / "run"), "--benchmark", str(folder / "sums.jsonl")]) == 0
+        rows = json.loads(file.read_text())
+        assert rows[0] == earlier and [row["benchmark"] for row in rows[1:]] == ["sums"] * 3
+    file.write_text("[1")
+    assert dialogue.main(["--run", str(folder / "run"), "--benchmark", str(folder / "sums.jsonl")]) == 2
+
+
 @pytest.mark.parametrize(("more", "says"), [(["--limit", "0"], "--limit is 0"), ([], "no stage was scored")])
 def test_bad_input_is_one_line(run, capsys, more, says):
     folder, _ = run

@@ -302,5 +302,5 @@ def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_pat
     assert states["plain"].startswith("scoring: variants changed")
     assert states["rl"] == "training: settings.steps was 4, is 5"
     assert "rl, which it stands on, is not up to date" in states["adaptive"]
-    assert "adapter/adapter_model.safetensors is not what was trained" in states["adaptive"]
+    assert "adapter/adapter_model.safetensors is not what was written" in states["adaptive"]
     assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1

@@ -48,6 +48,12 @@ def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_p
     assert complete(kept) == whole
     assert len(asked) == 7
     assert complete(kept) == whole and len(asked) == 7  # nothing is left to ask
+    lines = kept.read_text().splitlines(keepends=True)
+    place = lines[3].index("tokens")
+    for torn in (lines[3][:place] + "u" + lines[3][place + 1 :], "\n", "[1]\n"):
+        kept.write_text("".join([*lines[:3], torn, *lines[4:]]))
+        assert complete(kept) == whole
+    assert len(asked) == 10  # one that is not what was written is asked again
 
 
 def test_answers_of_other_inputs_are_not_gone_on_with(tmp_path):
@@ -55,6 +61,18 @@ def test_answers_of_other_inputs_are_not_gone_on_with(tmp_path):
     (partial / "sums.jsonl").write_text("{}")
     assert (runs.work_folder(tmp_path, {"settings": 1}, "partial") / "sums.jsonl").is_file()
     assert not (runs.work_folder(tmp_path, {"settings": 2}, "partial") / "sums.jsonl").exists()
+    for garbage in ("", "{", "[]"):
+        (partial / "sums.jsonl").write_text("{}")
+        (partial / "inputs.json").write_text(garbage)
+        assert not (runs.work_folder(tmp_path, {"settings": 2}, "partial") / "sums.jsonl").exists()
+
+
+def test_what_is_left_of_a_finished_part_goes_and_another_begun_one_stays(tmp_path):
+    work = runs.work_folder(tmp_path, {"settings": 1})
+    runs.clear(work, {"settings": 2})
+    assert work.is_dir()
+    runs.clear(work, {"settings": 1})
+    assert not work.exists()
 
 
 def test_a_base_is_made_once_however_many_ask_for_it(tmp_path, monkeypatch):

@@ -214,3 +214,21 @@ def test_the_table_as_csv_and_as_latex(run_dir):
     assert len(body) == len(table) + 2 and all(len(re.findall(r"(?<!\\)&", line)) == 12 for line in body)
     assert r"50 \% \& more\_of $<$ it\textbackslash{} &" in body[-1]
     assert lines[0] == r"\begin{tabular}{lllrrrrrrrrrr}" and lines[-1] == r"\end{tabular}"
+
+
+def test_a_stage_that_stands_on_another_adapter_than_there_is_has_no_row(run_dir):
+    def made(stage, adapter, on):
+        part = {"adapter": adapter, "stands_on": "sft" if on else None, "inputs": {"stands_on": on}}
+        write_json(run_dir / stage / "manifest.json", {"training": part})
+
+    made("sft", "a", None)
+    made("rl", "b", "a")
+    assert {row["stage"] for row in rows(run_dir)} >= {"sft", "rl"}
+    made("sft", "c", None)
+    assert "rl" not in {row["stage"] for row in rows(run_dir)}
+
+
+def test_too_few_problems_are_said_to_find_nothing(run_dir):
+    row = rows(run_dir)[-1]
+    assert "n = 20: not even a difference of 20 points is found" in markdown([row | {"n": 20}])
+    assert "n = 120: a difference of 11 points is found" in markdown([row | {"n": 120}])

@@ -196,3 +196,10 @@ def test_the_key_is_sent_and_never_written(server, tmp_path, monkeypatch):
     teacher = Teacher(settings(server, price_in=1.0), "secret-key", Texts(tmp_path / "raw.jsonl"))
     taught(teacher, PROBLEMS[:1], 1, 0.7, lambda *_: None)
     assert seen == ["Bearer secret-key"] and "secret" not in (tmp_path / "raw.jsonl").read_text()
+
+
+@pytest.mark.parametrize("line", ['{"key": "a", "te', "[]", '{"text": "x"}', "\\xff"])
+def test_a_damaged_line_of_texts_is_named(tmp_path, line):
+    (tmp_path / "raw.jsonl").write_text(f'{{"key": "a", "cost": 0.0}}\n{line}\n')
+    with pytest.raises(BadInput, match=r"raw\.jsonl:2: not what was written"):
+        Texts(tmp_path / "raw.jsonl")
