@@ -462,7 +462,8 @@ def train(
         save_total_limit=1,
         logging_steps=1,
         report_to=tracker,
-        run_name=label,
+        project="ladder",
+        run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE, as sft names it
         disable_tqdm=True,
         use_cpu=model.device.type == "cpu",
         bf16=model.dtype == torch.bfloat16,

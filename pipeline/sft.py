@@ -196,7 +196,8 @@ def train(
         save_total_limit=2,
         logging_steps=10,
         report_to=tracker,
-        run_name="sft",
+        project="ladder",
+        run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE: trackers may go on with a run of the same name
         disable_tqdm=True,
         use_cpu=model.device.type == "cpu",
         bf16=model.dtype == torch.bfloat16,

@@ -178,6 +178,7 @@ def train(run: Run, stage: str) -> None:
             return
         say(f"{stage}: the adapter on disk is not the one the manifest names; training it again")
     work = runs.work_folder(stage_dir, inputs)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(stage_dir / "tensorboard")  # by default in work, which does not stay
     say(f"{stage}: training")
     start = time.monotonic()
     best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
