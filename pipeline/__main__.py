@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -336,6 +337,7 @@ def run(options: argparse.Namespace) -> None:
 def work(opened, options: argparse.Namespace) -> None:
     """Carry out a command that writes into the run's folder."""
     from eval import table
+    from eval.summary import summary
     from pipeline import processes, stages
 
     if options.command in ("traces", "show-traces"):
@@ -351,12 +353,22 @@ def work(opened, options: argparse.Namespace) -> None:
         stages.run_stage(opened, stage)
     if not processes.main():
         return None
-    table.show(table.write(opened.root, options.command == "controls"))
-    print(
-        f"\nResults are in {opened.root}. Next: make report (every answer on one page), make tradeoff (what thinking "
-        "costs), make ask Q='What is 25 * 4 + 8?'"
-    )
+    rows = table.write(opened.root, options.command == "controls")
+    table.show(rows)
+    print(f"\n{summary(opened.root, rows, variables(options))}", end="")
     return None
+
+
+def variables(options: argparse.Namespace) -> str:
+    """The options as variables of `make`, those aside that are the default."""
+    default = parser().parse_args(["all"])
+    names = {"BASE": "base", "PROFILE": "profile", "RUNS": "runs", "LIMIT": "limit"}
+    names |= {"BENCHMARK": "benchmark", "SET": "overrides"}
+    given = {}
+    for variable, name in names.items():
+        if (value := getattr(options, name)) != getattr(default, name):
+            given[variable] = " ".join(value) if isinstance(value, list) else str(value)
+    return " ".join(f"{variable}={shlex.quote(value)}" for variable, value in given.items())
 
 
 def disk_full(error: BaseException | None) -> bool:

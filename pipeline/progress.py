@@ -59,7 +59,7 @@ def logged(folder: Path) -> Iterator[None]:
 def rate(units: float, seconds: float, unit: str) -> str:
     """A throughput, such as "0.3 steps/s"."""
     each = units / seconds if seconds else 0.0
-    return f"{each:.{0 if each >= 10 else 1}f} {unit}/s"
+    return f"{each:{'.0f' if each >= 10 else '.2g'}} {unit}/s"
 
 
 def duration(seconds: float) -> str:

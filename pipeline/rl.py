@@ -480,7 +480,8 @@ def train(
         save_total_limit=2,  # the one before goes when the next is there, which is sealed after
         logging_steps=1,
         report_to=tracker,
-        run_name=label,
+        project="ladder",
+        run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE, as sft names it
         disable_tqdm=True,
         ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
         use_cpu=model.device.type == "cpu",

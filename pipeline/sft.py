@@ -214,7 +214,8 @@ def train(
         save_total_limit=2,
         logging_steps=10,
         report_to=tracker,
-        run_name="sft",
+        project="ladder",
+        run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE: trackers may go on with a run of the same name
         disable_tqdm=True,
         ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
         use_cpu=model.device.type == "cpu",

@@ -175,6 +175,8 @@ def train(run: Run, stage: str) -> None:
     work = by_main(lambda: begun(run, stage, inputs))
     if work is None:
         return
+    # By default in work, which does not stay.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.stage(stage) / "tensorboard")
     say(f"{stage}: training")
     start = time.monotonic()
     best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)

@@ -68,6 +68,7 @@ def test_help(command):
         (["plain", "--set", "sft.epochs=many"], "sft.epochs must be a whole number"),
         (["plain", "--benchmark", "absent.jsonl"], "no such file"),
         (["plain", "--benchmark", "gsm9k"], "did you mean gsm8k?"),
+        (["plain", "--set", "tracker=trakio"], "did you mean trackio?"),
         (["plain", "--set", "rl.reward=coin"], "reward 'coin' is unknown"),
         (["ask", "What is 1 + 1?", "--budget", "-1"], "must be 0 or more"),
         (["ask", "What is 1 + 1?", "--min-thinking", "9", "--budget", "8"], "not above BUDGET"),
@@ -80,6 +81,16 @@ def test_bad_input_is_one_line_with_status_2(tmp_path, options, words):
     done = call("pipeline", *options, "--runs", tmp_path / "runs")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_tracker_that_is_not_installed_stops_a_run_before_it_begins(tmp_path, monkeypatch, capsys):
+    from pipeline import __main__ as command_line
+
+    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda _: None)
+    assert command_line.main(["sft", "--runs", str(tmp_path / "runs"), "--set", "tracker=wandb", "--limit", "1"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: tracker=wandb: the package is not there; install it: pip install wandb\n"
     assert not (tmp_path / "runs").exists()
 
 

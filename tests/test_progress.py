@@ -64,7 +64,7 @@ def test_without_a_terminal_a_bar_is_a_line_a_minute(clock, capsys):
         clock[0] += 4
         shown.advance(1, 1)
     shown.stop()
-    assert capsys.readouterr().err == "sft: 115 of 323, 0.2 steps/s, 14 min left\n"
+    assert capsys.readouterr().err == "sft: 115 of 323, 0.25 steps/s, 14 min left\n"
 
 
 def test_a_short_loop_says_nothing(clock, capsys):

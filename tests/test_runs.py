@@ -48,10 +48,10 @@ def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_p
     assert complete(kept) == whole
     assert len(asked) == 7
     assert complete(kept) == whole and len(asked) == 7  # nothing is left to ask
-    lines = kept.read_text().splitlines(keepends=True)
+    lines = (kept / "0.jsonl").read_text().splitlines(keepends=True)
     place = lines[3].index("tokens")
     for torn in (lines[3][:place] + "u" + lines[3][place + 1 :], "\n", "[1]\n"):
-        kept.write_text("".join([*lines[:3], torn, *lines[4:]]))
+        (kept / "0.jsonl").write_text("".join([*lines[:3], torn, *lines[4:]]))
         assert complete(kept) == whole
     assert len(asked) == 10  # one that is not what was written is asked again
 

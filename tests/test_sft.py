@@ -117,3 +117,51 @@ def test_a_template_without_a_system_role_gets_the_instruction_in_the_first_turn
     )
     text = prompts.render(tokenizer, prompts.messages(Problem("x", "What is 1 + 1?", "2", "number"), "cot"))
     assert text == f"[user] {prompts.INSTRUCTIONS['cot']}\n\nWhat is 1 + 1?\n"
+
+
+def trained(tiny, work, tracker="none", callbacks=()):
+    """A few steps of sft on the tiny model, with a look at dev every second one."""
+    import copy
+
+    tokenizer = tiny[1]
+    rows = sft.tokenized(tokenizer, sft.traces(load("arithmetic_v1", "train")[:40], WORKED, 0))
+    settings = replace(WORKED, batch_size=10)
+    looks = iter((0.25, 0.5, 0.75))
+    curve = sft.Curve(lambda model: {"n": 4, "accuracy": next(looks)}, 2, work)
+    work.mkdir(parents=True)
+    model = copy.deepcopy(tiny[0])
+    sft.train(model, tokenizer, rows, settings, 0, work, sft.lora(settings), [*callbacks, curve], tracker)
+
+
+def test_looks_at_dev_are_logged_as_a_tracker_sees_them(tiny, tmp_path):
+    from transformers import TrainerCallback
+
+    class Tracker(TrainerCallback):
+        seen: list[tuple[int, dict[str, float]]] = []
+
+        def on_log(self, args, state, control, logs, **kwargs):
+            self.seen.append((state.global_step, logs))
+
+    trained(tiny, tmp_path / "nano" / "sft" / "work", callbacks=[Tracker()])
+    dev = [(step, logs["dev_accuracy"]) for step, logs in Tracker.seen if "dev_accuracy" in logs]
+    assert dev == [(0, 0.25), (2, 0.5), (4, 0.75)]
+    assert any("loss" in logs or "mean_token_accuracy" in logs for _, logs in Tracker.seen), (
+        "the steps' own log is lost"
+    )
+
+
+def test_trackio_writes_a_run_named_after_base_and_stage(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    import sqlite3
+
+    from trackio import sqlite_storage, utils
+
+    for module in (sqlite_storage, utils):
+        monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio", raising=False)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    trained(tiny, tmp_path / "nano" / "sft" / "work", "trackio")
+    [kept] = (tmp_path / "trackio").glob("ladder*.db")
+    with sqlite3.connect(kept) as database:
+        found = database.execute("select run_name, cast(metrics as text) from metrics").fetchall()
+    assert {name for name, _ in found} == {"nano/sft"}
+    assert sum("dev_accuracy" in metrics for _, metrics in found) == 3
