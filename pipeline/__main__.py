@@ -138,6 +138,17 @@ def default_profile() -> str:
     return {0: "cpu", 1: "gpu"}.get(torch.cuda.device_count(), "multi_gpu")
 
 
+def check_cards() -> None:
+    """Refuse one process where there are several cards: the trainer would take them all, and a batch on each."""
+    import torch
+
+    if (cards := torch.cuda.device_count()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise BadInput(
+            f"there are {cards} cards and one process; start a process for each (docs/machines.md), or show it one card: "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+
+
 def check_budget(options: argparse.Namespace) -> None:
     if options.budget is not None and options.budget < 0:
         raise BadInput(f"BUDGET (--budget) is {options.budget}; it must be 0 or more tokens")
@@ -313,6 +324,8 @@ def run(options: argparse.Namespace) -> None:
                     stages.run_stage(opened, stage)
         folders = {name: options.runs / folder_name(name) for name in dict.fromkeys(options.bases)}
         return print(bases.write(folders, options.runs))
+    if options.command in SHARED:
+        check_cards()
     quiet()
     opened = processes.by_main(lambda: open_run(options))
     if options.command == "status":

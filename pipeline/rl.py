@@ -15,6 +15,7 @@ the advantages are put into what its ``_generate_and_score_completions`` gives b
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -356,6 +357,8 @@ def train(
     shares = processes.state().num_processes
     rows = settings.prompts * settings.samples
     of_mine = rows // shares
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise BadInput(f"{label}: sharded weights are for sft only; start it with recipes/profiles/ddp.yaml")
     if rows % (shares * (settings.micro_batch or 1)):
         raise BadInput(
             f"{label}: {shares} processes cannot share {settings.prompts} prompts of {settings.samples} samples "
