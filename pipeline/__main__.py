@@ -147,6 +147,17 @@ def default_profile() -> str:
     return {0: "cpu", 1: "gpu"}.get(torch.cuda.device_count(), "multi_gpu")
 
 
+def check_cards() -> None:
+    """Refuse one process where there are several cards: the trainer would take them all, and a batch on each."""
+    import torch
+
+    if (cards := torch.cuda.device_count()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise BadInput(
+            f"there are {cards} cards and one process; start a process for each (docs/machines.md), or show it one "
+            "card: CUDA_VISIBLE_DEVICES=0"
+        )
+
+
 def open_run(options: argparse.Namespace):
     """Everything the options name, checked before anything is written: recipe, benchmarks, base."""
     from pipeline import runs
@@ -316,6 +327,8 @@ def run(options: argparse.Namespace) -> None:
                     stages.run_stage(opened, stage)
         folders = {name: options.runs / folder_name(name) for name in dict.fromkeys(options.bases)}
         return print(bases.write(folders, options.runs))
+    if options.command in SHARED:
+        check_cards()
     quiet()
     opened = processes.by_main(lambda: open_run(options))
     if options.command == "status":

@@ -194,7 +194,7 @@ def generate(
     # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
     order = order[processes.state().process_index :: processes.state().num_processes]
-    with merged(model):
+    with processes.gathered(model), merged(model):
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
             _decode(

@@ -5,8 +5,9 @@ the main process, and the others are told what came of it (:func:`by_main`). Dec
 samples gathered (generate.py); training is the trainer's own (DDP). One process is the case of one.
 """
 
+import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,3 +44,36 @@ def by_main(make: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def sharded(model) -> list[Any]:
+    """The modules whose weights FSDP2 has dealt out over the processes; none elsewhere."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+@contextlib.contextmanager
+def gathered(model) -> Iterator[None]:
+    """Sharded weights whole in every process, for as long as each goes forward as often as it needs to."""
+    modules = sharded(model)
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.reshard()
+            module.set_reshard_after_forward(True, recurse=False)
+
+
+def trained_weights(model) -> dict[str, Any] | None:
+    """The trained weights by name, whole, where FSDP2 has sharded them (in the main process; the others need to ask,
+    too); None elsewhere, where the model has them itself."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    if not sharded(model):
+        return None
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    return get_model_state_dict(model, options=options)

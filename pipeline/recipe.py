@@ -107,7 +107,8 @@ class RlSettings:
     none are named, of those on which the pre-flight finds a pass rate between 0.1 and 0.9 (``probe`` samples of each of
     ``probe_problems`` dev problems a level; 0 samples: no pre-flight). A group whose samples all earn the same, or are
     all wrong, is replaced by another problem's, up to ``tries`` times ``prompts`` groups a step. Every ``eval_every``
-    steps the adapter answers ``dev`` dev problems of each benchmark, and the best is kept.
+    steps the adapter answers ``dev`` dev problems of each benchmark, and the best is kept. ``micro_batch`` samples go
+    through the model at once when it is trained (0: all of a step, or as many as a GPU's memory holds).
 
     ``reward`` is the grader; for a control a coin, or whether the answer has its form (boxed, after a closed thought);
     or FILE.py:name of a function of one's own. It can be shaped: ``format_bonus`` for the form,
@@ -231,7 +232,6 @@ def build(tree: Mapping, where: str) -> Recipe:
             "tries",
             "eval_every",
             "dev",
-            "micro_batch",
         ):
             least = 2 if key == "samples" else 1
             if getattr(settings, key) < least:
@@ -244,7 +244,7 @@ def build(tree: Mapping, where: str) -> Recipe:
             raise BadInput(f"{where}: adaptive_budget.budgets must name at least one number of tokens")
         if stage == "rl" and settings.temperature == 0:
             raise BadInput(f"{where}: rl.temperature must be above 0, or all samples of a problem are the same")
-        if settings.prompts * settings.samples % settings.micro_batch:
+        if settings.micro_batch and settings.prompts * settings.samples % settings.micro_batch:
             raise BadInput(f"{where}: {stage}.prompts times {stage}.samples must be a multiple of {stage}.micro_batch")
     for section, keys in {
         "sft": ("lora_rank", "epochs", "batch_size", "save_steps", "rounds", "dev"),

@@ -15,6 +15,7 @@ the advantages are put into what its ``_generate_and_score_completions`` gives b
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from data.records import BadInput, Completion, Problem, write_json
 from eval.errors import steps, wrong_step
 from eval.extract import thinks
 from pipeline import processes
+from pipeline.fit import fitted
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of, unrouted
 from pipeline.lm_head import label_only_head
 from pipeline.progress import Seal, bar, last_checkpoint, say, seal, show, training_bar
@@ -348,7 +350,10 @@ def train(
     rates: dict[str, tuple[float, float]] = {}
     shares = processes.state().num_processes
     rows = settings.prompts * settings.samples
-    if rows % (shares * settings.micro_batch):
+    of_mine = rows // shares
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise BadInput(f"{label}: sharded weights are for sft only; start it with recipes/profiles/ddp.yaml")
+    if rows % (shares * (settings.micro_batch or 1)):
         raise BadInput(
             f"{label}: {shares} processes cannot share {settings.prompts} prompts of {settings.samples} samples "
             f"equally in parts of {settings.micro_batch}; change {label}.prompts, or lower {label}.micro_batch"
@@ -457,42 +462,46 @@ def train(
         return [*earned]
 
     temperature = 1.0 if task.prefixes else settings.temperature  # of the tokens that are trained
-    config = GRPOConfig(
-        output_dir=str(work),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=rows // shares // settings.micro_batch,
-        num_generations=settings.samples,
-        max_completion_length=settings.max_tokens,
-        temperature=temperature,
-        epsilon=1.0,  # clips nothing: what the model gives a token is at most twice what two turns give it
-        loss_type=VARIANTS[settings.variant][0],
-        importance_sampling_level=VARIANTS[settings.variant][1],
-        scale_rewards="none",  # Dr. GRPO (arXiv 2503.20783, section 3.2): dividing by the deviation favours extremes
-        beta=0.0,
-        router_aux_loss_coef=0.0 if unrouted(model) else None,
-        disable_dropout=True,  # what is sampled without it is trained without it
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        gradient_checkpointing=False,
-        save_strategy="steps",
-        save_steps=settings.eval_every,
-        save_total_limit=2,  # the one before goes when the next is there, which is sealed after
-        logging_steps=1,
-        report_to=tracker,
-        project="ladder",
-        run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE, as sft names it
-        disable_tqdm=True,
-        ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
-        use_cpu=model.device.type == "cpu",
-        bf16=model.dtype == torch.bfloat16,
-        seed=seed,
-    )
+
+    def config(part: int) -> GRPOConfig:
+        return GRPOConfig(
+            output_dir=str(work),
+            max_steps=settings.steps,
+            per_device_train_batch_size=part,
+            gradient_accumulation_steps=of_mine // part,
+            num_generations=settings.samples,
+            max_completion_length=settings.max_tokens,
+            temperature=temperature,
+            epsilon=1.0,  # clips nothing: what the model gives a token is at most twice what two turns give it
+            loss_type=VARIANTS[settings.variant][0],
+            importance_sampling_level=VARIANTS[settings.variant][1],
+            # Dr. GRPO (arXiv 2503.20783, section 3.2): dividing by the deviation favours extremes.
+            scale_rewards="none",
+            beta=0.0,
+            router_aux_loss_coef=0.0 if unrouted(model) else None,
+            disable_dropout=True,  # what is sampled without it is trained without it
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.schedule,
+            gradient_checkpointing=False,
+            save_strategy="steps",
+            save_steps=settings.eval_every,
+            save_total_limit=2,  # the one before goes when the next is there, which is sealed after
+            logging_steps=1,
+            report_to=tracker,
+            project="ladder",
+            run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE, as sft names it
+            disable_tqdm=True,
+            ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
+            use_cpu=model.device.type == "cpu",
+            bf16=model.dtype == torch.bfloat16,
+            seed=seed,
+        )
+
     every_dev = [p for problems in dev.values() for p in problems]
     watch = Watch(
         lambda: dev_scores(model, tokenizer, every_dev, task, settings.max_tokens),
         lambda point, kept, start: task.better(point, kept, start, settings.accuracy_loss),
-        lambda: noted | {"drift": fmean(trainer.drift[-config.gradient_accumulation_steps :] or [0.0])},
+        lambda: noted | {"drift": fmean(trainer.drift[-trainer.args.gradient_accumulation_steps :] or [0.0])},
         lambda values: show(trainer, values),
         {name: p for name, p in model.named_parameters() if p.requires_grad},
         settings.eval_every,
@@ -500,19 +509,31 @@ def train(
         "reward" if task.budgets else "accuracy",
         work,
     )
-    trainer = Trainer(
-        model=model,
-        args=config,
-        reward_funcs=reward,
-        rollout_func=rollout,
-        # Which problem a prompt stands for is decided when it is sampled.
-        train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(settings.prompts)]),
-        processing_class=tokenizer,
-        callbacks=[watch, training_bar(label), Seal(work)],
-    )
-    trainer.relative = bool(task.prefixes)
-    trainer.remove_callback(PrinterCallback)
-    label_only_head(model.get_base_model(), temperature=temperature)
+
+    def build(part: int) -> Trainer:
+        built = Trainer(
+            model=model,
+            args=config(part),
+            reward_funcs=reward,
+            rollout_func=rollout,
+            # Which problem a prompt stands for is decided when it is sampled.
+            train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(settings.prompts)]),
+            processing_class=tokenizer,
+            callbacks=[watch, training_bar(label), Seal(work)],
+        )
+        built.relative = bool(task.prefixes)
+        built.remove_callback(PrinterCallback)
+        label_only_head(model.get_base_model(), temperature=temperature)
+        return built
+
+    trainer = build(settings.micro_batch or of_mine)
+    if not settings.micro_batch:
+        prompts = (asked(tokenizer, p, task.at_most(0)) for problems in pools.values() for p in problems)
+        longest = max(len(encode(tokenizer, prompt)) for prompt in prompts) + settings.max_tokens
+        part = fitted(model, of_mine, longest)
+        if part < of_mine:
+            say(f"{label}: {part} of {of_mine} rows at a time, as many as fit the memory")
+            trainer = build(part)
     trainer.train(resume_from_checkpoint=checkpoint)
     if (work / "alarm.txt").is_file():
         kept = watch.kept() or {"step": 0}

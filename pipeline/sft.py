@@ -181,9 +181,10 @@ def train(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    from pipeline.fit import fitted
     from pipeline.generate import unrouted
     from pipeline.lm_head import label_only_head
-    from pipeline.progress import Seal, last_checkpoint
+    from pipeline.progress import Seal, last_checkpoint, say
 
     shares = processes.state().num_processes
     if settings.batch_size % shares:
@@ -195,47 +196,61 @@ def train(
         dealt += [{"input_ids": [tokenizer.eos_token_id] * 2, "completion_mask": [0, 0]}] * (
             -len(dealt) % settings.batch_size
         )
-    config = SFTConfig(
-        output_dir=str(work),
-        max_length=None,  # nothing is ever cut
-        train_sampling_strategy="sequential",  # the rows come in_batches
-        per_device_train_batch_size=settings.batch_size // shares,
-        completion_only_loss=True,
-        learning_rate=settings.learning_rate,
-        adam_beta2=settings.adam_beta2,
-        lr_scheduler_type="cosine",
-        # A round of a few traces is a few steps, the first of a warm-up of which has a rate of nought.
-        warmup_steps=min(settings.warmup_steps, len(rows) * settings.epochs // settings.batch_size // 2),
-        num_train_epochs=settings.epochs,
-        weight_decay=0.0,
-        gradient_checkpointing=False,
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        logging_steps=10,
-        report_to=tracker,
-        project="ladder",
-        run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE: trackers may go on with a run of the same name
-        disable_tqdm=True,
-        ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
-        use_cpu=model.device.type == "cpu",
-        bf16=model.dtype == torch.bfloat16,
-        seed=seed,
-        dataset_num_proc=None,
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(dealt),
-        processing_class=tokenizer,
-        peft_config=adapter,
-        callbacks=[*callbacks, Seal(work)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    for callback in callbacks:
-        if isinstance(callback, Curve):
-            callback.show = partial(show, trainer)
+    of_mine = settings.batch_size // shares
+
+    def config(part: int) -> SFTConfig:
+        return SFTConfig(
+            output_dir=str(work),
+            max_length=None,  # nothing is ever cut
+            train_sampling_strategy="sequential",  # the rows come in_batches
+            per_device_train_batch_size=part,
+            gradient_accumulation_steps=of_mine // part,
+            completion_only_loss=True,
+            learning_rate=settings.learning_rate,
+            adam_beta2=settings.adam_beta2,
+            lr_scheduler_type="cosine",
+            # A round of a few traces is a few steps, the first of a warm-up of which has a rate of nought.
+            warmup_steps=min(settings.warmup_steps, len(rows) * settings.epochs // settings.batch_size // 2),
+            num_train_epochs=settings.epochs,
+            weight_decay=0.0,
+            gradient_checkpointing=False,
+            save_strategy="steps",
+            save_steps=settings.save_steps,
+            save_total_limit=2,
+            logging_steps=10,
+            report_to=tracker,
+            project="ladder",
+            run_name="/".join(work.parts[-3:-1]),  # BASE/STAGE: trackers may go on with a run of the same name
+            disable_tqdm=True,
+            ddp_find_unused_parameters=bool(unrouted(model)),  # experts that no token chose
+            use_cpu=model.device.type == "cpu",
+            bf16=model.dtype == torch.bfloat16,
+            seed=seed,
+            dataset_num_proc=None,
+        )
+
+    def build(model, adapter, part: int) -> SFTTrainer:
+        built = SFTTrainer(
+            model=model,
+            args=config(part),
+            train_dataset=Dataset.from_list(dealt),
+            processing_class=tokenizer,
+            peft_config=adapter,
+            callbacks=[*callbacks, Seal(work)],
+        )
+        built.remove_callback(PrinterCallback)
+        for callback in callbacks:
+            if isinstance(callback, Curve):
+                callback.show = partial(show, built)
+        inner: Any = built.model
+        label_only_head(inner.get_base_model() if isinstance(inner, PeftModel) else inner)
+        return built
+
+    trainer = build(model, adapter, of_mine)
     trained: Any = trainer.model
-    label_only_head(trained.get_base_model() if isinstance(trained, PeftModel) else trained)
+    part = fitted(trained, of_mine, max(len(row["input_ids"]) for row in rows))
+    if part < of_mine:
+        say(f"sft: {of_mine} rows at once do not fit the memory; {part} at a time, the batch is the same")
+        trainer = build(trained, None, part)
     trainer.train(resume_from_checkpoint=processes.by_main(lambda: last_checkpoint(work)))
     return trained

@@ -274,7 +274,8 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     adapter = None if parent else sft.lora(settings)
     watching = [curve, training_bar(stage)]
     model = sft.train(model, tokenizer, whole, settings, seed, work, adapter, watching, run.recipe.tracker)
-    by_main(lambda: model.save_pretrained(work / "final"))
+    weights = processes.trained_weights(model)
+    by_main(lambda: model.save_pretrained(work / "final", state_dict=weights))
     return work / "final"
 
 

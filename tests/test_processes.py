@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.records import BadInput, Problem
 from pipeline import stages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,14 +25,18 @@ for stage in ("rl", "adaptive"):
 
 
 def ladder(processes: int, runs: Path, *more: str) -> subprocess.CompletedProcess:
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
     options = ["--base", "nano", "--profile", "cpu", "--limit", "15", *(x for s in SMALL for x in ("--set", s))]
+    return launched(processes, ["-m", "pipeline", *more, "--runs", str(runs), *options])
+
+
+def launched(processes: int, command: list[str]) -> subprocess.CompletedProcess:
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
     return subprocess.run(
-        [sys.executable, *(launch if processes > 1 else []), "-m", "pipeline", *more, "--runs", str(runs), *options],
+        [sys.executable, *(launch if processes > 1 else []), *command],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -112,3 +117,44 @@ def test_what_cannot_be_shared_is_refused_in_one_line(tmp_path):
         done = ladder(2, tmp_path, *more)
         assert done.returncode != 0
         assert [said in line for line in done.stderr.splitlines() if line.startswith("error: ")] == [True], done.stderr
+
+
+def test_sharded_weights_decode_and_are_saved_whole(tiny, tmp_path):
+    """What sft needs where FSDP2 deals the weights out; accelerate does so on cards only, torch on a CPU too."""
+    for part in tiny:
+        part.save_pretrained(tmp_path / "base")
+    done = launched(2, [str(ROOT / "tests" / "sharded.py"), str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any(bool(weights.abs().sum()) for name, weights in saved.items() if "lora_B" in name)
+
+
+def test_rl_refuses_sharded_weights(tiny, tmp_path, monkeypatch):
+    from pipeline import rl
+    from pipeline.recipe import RlSettings
+    from pipeline.reward import correctness
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    problem = Problem("p", "What is 1 + 1?", "2", "number")
+    with pytest.raises(BadInput, match="sharded weights are for sft only"):
+        rl.train(*tiny, {"sums 1": [problem]}, {}, rl.Task(correctness), RlSettings(), 0, tmp_path, "rl")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "multi_gpu"), ("fsdp2", "use_fsdp")])
+def test_accelerate_takes_the_profiles(name, kind):
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    command = ["--config_file", str(ROOT / "recipes" / "profiles" / f"{name}.yaml"), "--num_processes", "4"]
+    command += ["--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "a", "--main_process_port", "29500"]
+    taken, _, _ = _validate_launch_command(launch_command_parser().parse_args([*command, "-m", "pipeline", "all"]))
+    assert getattr(taken, kind) and taken.module and taken.training_script == "pipeline"
+    assert (taken.num_processes, taken.num_machines, taken.machine_rank) == (4, 2, 1)
+    assert taken.mixed_precision == "no" and (kind != "use_fsdp" or int(taken.fsdp_version) == 2)
+
+
+def test_one_process_on_several_cards_is_refused(tmp_path, monkeypatch, capsys):
+    from pipeline.__main__ import main
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert main(["plain", "--base", "nano", "--runs", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: there are 4 cards and one process; start a process for each")
