@@ -13,6 +13,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -230,17 +231,15 @@ def _curves(run_dir: Path) -> list[tuple[str, str]]:
     """(stage, plot) of each stage that was trained: on dev, then in training, over the steps."""
     plots = []
     for stage in table.stages_of(run_dir, controls=True):
-        logs: dict[str, list[dict[str, Any]]] = {"curve.json": [], "train.jsonl": []}
-        if (path := run_dir / stage / "curve.json").is_file():
-            logs["curve.json"] = json.loads(path.read_text(encoding="utf-8"))
-        if (path := run_dir / stage / "train.jsonl").is_file():
-            logs["train.jsonl"] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        logs = {file: _read(run_dir / stage / file) or [] for file in ("curve.json", "train.jsonl")}
         panels = []
         for file, label, keys in PANELS:
             lines = {
                 name: [(point["step"], factor * _value(point[key])) for point in logs[file] if key in point]
                 for key, (name, factor) in keys.items()
             }
+            # A training that went wrong may have logged what is no number.
+            lines = {name: [point for point in points if math.isfinite(point[1])] for name, points in lines.items()}
             if any(lines.values()):
                 panels.append((label, {name: points for name, points in lines.items() if points}))
 
@@ -262,6 +261,17 @@ def _curves(run_dir: Path) -> list[tuple[str, str]]:
     return plots
 
 
+def _read(path: Path) -> Any:
+    """What a file of JSON, or of JSON lines, holds; None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON ({error}); rerun the stage {path.parent.name}") from None
+
+
 def _value(value: float | dict[str, float]) -> float:
     """A logged number; the mean of one that is kept by level, of which each has as many problems."""
     return sum(value.values()) / len(value) if isinstance(value, dict) else value
@@ -277,13 +287,11 @@ def _manifests(run_dir: Path) -> list[dict[str, Any]]:
     """What each part of each stage was made with."""
     made = []
     for stage in table.stages_of(run_dir, controls=True):
-        path = run_dir / stage / "manifest.json"
-        if path.is_file():
-            for part, about in json.loads(path.read_text(encoding="utf-8")).items():
-                machine = about["hardware"]
-                hardware = (
-                    f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
-                )
-                row = {"stage": stage, "part": part, "hardware": hardware, "versions": about["versions"]}
-                made.append(row | {key: about.get(key) for key in ("finished", "seconds", "commit", "source")})
+        for part, about in (_read(run_dir / stage / "manifest.json") or {}).items():
+            machine = about["hardware"]
+            hardware = (
+                f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+            )
+            row = {"stage": stage, "part": part, "hardware": hardware, "versions": about["versions"]}
+            made.append(row | {key: about.get(key) for key in ("finished", "seconds", "commit", "source")})
     return made

@@ -112,9 +112,9 @@ def test_several_runs_stand_on_one_page_and_are_compared_on_the_same_problems(tm
         page_of(first, other)
 
 
-@pytest.mark.parametrize("text", [HOSTILE, "</script>" + HOSTILE, "\ud800<!--<script>", "$x^{"])
+@pytest.mark.parametrize("text", [HOSTILE, "</script>" + HOSTILE, "\ud800<!--<script>"])
 def test_what_a_model_wrote_is_never_markup(tmp_path, text):
-    name = '<b>"$x^{'  # of a base, as a folder's name may be
+    name = '<b>"$x^{$'  # of a base, as a folder's name may be
     run = a_run(tmp_path / "base", ["plain"], 5, lambda p: text)
     out = tmp_path / "page.html"
     report.write({name: run, "other": run}, out)
@@ -149,6 +149,22 @@ def test_a_missing_answer_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"plain: no answer to 'logic_v1-test-0006' of logic_v1; rerun"):
         page_of(run)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_training_that_went_wrong_has_its_curves_and_a_damaged_log_is_named(tmp_path):
+    run = a_run(tmp_path / "base", ["sft"], 5, right)
+    log = run / "sft" / "train.jsonl"
+    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": NaN, "entropy": Infinity}\n')
+    assert page_of(run).count("<svg") == 3
+    log.write_text("")
+    assert page_of(run).count("<svg") == 2
+    log.write_text('{"step": 1, "lo')
+    with pytest.raises(BadInput, match=r"train\.jsonl: not JSON .*; rerun the stage sft"):
+        page_of(run)
+    log.unlink()
+    (run / "sft" / "manifest.json").write_text("{")
+    with pytest.raises(BadInput, match=r"manifest\.json: not JSON .*; rerun the stage sft"):
+        page_of(run)
 
 
 def test_the_command_takes_one_base_or_several(tmp_path, capsys):
