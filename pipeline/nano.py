@@ -16,7 +16,7 @@ from data import arithmetic, logic
 from data.build import load
 from data.records import BadInput, Problem
 from data.splits import split_of
-from pipeline import prompts, sft
+from pipeline import prompts
 from pipeline.recipe import SftSettings
 
 SEED = 0
@@ -102,6 +102,8 @@ def text(rng: random.Random, kind: str) -> tuple[Problem, str]:
 
 def row(tokenizer, problem: Problem, written: str, kind: str) -> dict[str, list[int]]:
     """The tokens of one text; what is read is learnt from its first token on."""
+    from pipeline import sft  # which loads all that training needs, and most commands only look nano up
+
     if kind != "read":
         return sft.tokenized(tokenizer, [(problem, written)], kind)[0]
     ids = [*prompts.encode(tokenizer, written), tokenizer.eos_token_id]
@@ -113,8 +115,9 @@ def pretrain(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipeline import processes
-    from pipeline.progress import bar, say, training_bar
+    from pipeline import processes, sft
+    from pipeline.callbacks import training_bar
+    from pipeline.progress import bar, say
 
     if processes.state().num_processes > 1:
         raise BadInput(

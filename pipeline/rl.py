@@ -32,10 +32,11 @@ from data.records import BadInput, Completion, Problem, write_json
 from eval.errors import steps, wrong_step
 from eval.extract import thinks
 from pipeline import processes
+from pipeline.callbacks import Seal, last_checkpoint, seal, show, training_bar
 from pipeline.fit import fitted
 from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of, unrouted
 from pipeline.lm_head import label_only_head
-from pipeline.progress import Seal, bar, last_checkpoint, say, seal, show, training_bar
+from pipeline.progress import bar, say
 from pipeline.prompts import encode, messages, render
 from pipeline.recipe import RlSettings
 from pipeline.reward import NoSignal, Reward, correctness, form, within

@@ -19,7 +19,7 @@ from data.records import BadInput, Completion, Problem, write_json, write_text
 from data.splits import LEVELS
 from eval.grade import grade
 from pipeline import processes
-from pipeline.progress import show
+from pipeline.callbacks import show
 from pipeline.prompts import DIRECT, direct_answer, encode, prompt_ids, thinking_answer
 from pipeline.recipe import SftSettings
 
@@ -181,10 +181,11 @@ def train(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    from pipeline.callbacks import Seal, last_checkpoint
     from pipeline.fit import fitted
     from pipeline.generate import unrouted
     from pipeline.lm_head import label_only_head
-    from pipeline.progress import Seal, last_checkpoint, say
+    from pipeline.progress import say
 
     shares = processes.state().num_processes
     if settings.batch_size % shares:

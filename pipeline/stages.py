@@ -37,7 +37,7 @@ from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import base, processes, runs, traces
 from pipeline.processes import by_main
-from pipeline.progress import bar, logged, say, seal, training_bar
+from pipeline.progress import bar, logged, say
 from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
@@ -242,6 +242,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     import torch
 
     from pipeline import sft
+    from pipeline.callbacks import seal, training_bar
     from pipeline.reward import correctness
     from pipeline.rl import Task, dev_scores
 

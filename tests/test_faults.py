@@ -280,7 +280,7 @@ def interrupted(tmp_path_factory):
 
 
 def test_any_damaged_file_of_a_checkpoint_is_named_and_the_one_before_taken(interrupted, tmp_path, capsys):
-    from pipeline.progress import broken, last_checkpoint
+    from pipeline.callbacks import broken, last_checkpoint
 
     whole = interrupted / "nano" / "sft" / "work"
     taken = [path.name for path in whole.glob("checkpoint-*") if broken(path) == []]
@@ -316,7 +316,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_adap
 
 
 def test_what_was_found_before_a_training_is_kept_only_as_it_was_written(tmp_path):
-    from pipeline.progress import last_checkpoint, seal
+    from pipeline.callbacks import last_checkpoint, seal
 
     for name in ("preflight.json", "reference.json", "curve.json", "inputs.json"):
         (tmp_path / name).write_text("{}")
