@@ -119,8 +119,9 @@ class RlSettings:
 
     The others are of stage 5 only. ``direct_bonus`` is what an answer gains by not thinking, any or only a right one
     (``bonus_for``); ``reference`` samples of each train problem, before training, are what its reward is held against
-    (0: the mean of its group); ``accuracy_loss`` is what the kept adapter may lose on dev. With ``budgets`` the model
-    is told instead for how many tokens it may think, one of these at a time, and earns less the further it goes beyond.
+    (0: the mean of its group), and with it one sample a problem will do, at once; ``accuracy_loss`` is what the kept
+    adapter may lose on dev. With ``budgets`` the model is told instead for how many tokens it may think, one of these
+    at a time, and earns less the further it goes beyond.
     """
 
     steps: int = 20
@@ -233,7 +234,7 @@ def build(tree: Mapping, where: str) -> Recipe:
             "eval_every",
             "dev",
         ):
-            least = 2 if key == "samples" else 1
+            least = 2 if key == "samples" and not settings.reference else 1
             if getattr(settings, key) < least:
                 raise BadInput(f"{where}: {stage}.{key} must be at least {least}, not {getattr(settings, key)}")
         if settings.probe == 1:

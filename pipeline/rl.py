@@ -195,7 +195,7 @@ def asked(tokenizer, problem: Problem, at_most: int | None = None) -> str:
 def sample(
     model, tokenizer, prompts: Sequence[str], task: Task, settings: RlSettings, seed: int, progress=None
 ) -> list[Sample]:
-    """One sample of each prompt; the task's prefixes are taken in turn."""
+    """One sample of each prompt; among those of a problem the task's prefixes are taken in turn."""
     prefixes = task.prefixes or ("",)
     return generate(
         model,
@@ -204,7 +204,7 @@ def sample(
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         seed=seed,
-        prefixes=[encode(tokenizer, prefixes[i % len(prefixes)]) for i in range(len(prompts))],
+        prefixes=[encode(tokenizer, prefixes[i % settings.samples % len(prefixes)]) for i in range(len(prompts))],
         progress=progress,
     )
 
@@ -451,8 +451,10 @@ def train(
         if task.prefixes:
             choice = common_prefix([tuple(encode(tokenizer, prefix)) for prefix in task.prefixes])
             turn = -math.log(len(task.prefixes))
-            out["logprobs"] = [[turn] * len(row.sample.ids) for row in taken]
-            out["env_mask"] = [[int(i == choice) for i in range(len(row.sample.ids))] for row in taken]
+            # What follows the choice has been paid for; the trainer need not see it.
+            out["completion_ids"] = [row.sample.ids[: choice + 1] for row in taken]
+            out["logprobs"] = [[turn] * len(ids) for ids in out["completion_ids"]]
+            out["env_mask"] = [[int(i == choice) for i in range(len(ids))] for ids in out["completion_ids"]]
         elif settings.blame == "step":
             out["env_mask"] = [blamed(tokenizer, row.problem, row.completion, row.sample.ids) for row in taken]
         return out
@@ -470,7 +472,7 @@ def train(
             max_steps=settings.steps,
             per_device_train_batch_size=part,
             gradient_accumulation_steps=of_mine // part,
-            num_generations=settings.samples,
+            num_generations=max(2, settings.samples),  # which is TRL's least; groups are made in the rollout
             max_completion_length=settings.max_tokens,
             temperature=temperature,
             epsilon=1.0,  # clips nothing: what the model gives a token is at most twice what two turns give it

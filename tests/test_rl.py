@@ -433,6 +433,25 @@ def test_a_choice_is_held_against_what_the_stage_before_earned(tiny, tmp_path, m
     assert set(json.loads((tmp_path / "reference.json").read_text()).values()) == {0.0}
 
 
+def test_against_a_reference_one_sample_a_problem_at_once_will_do(tiny, tmp_path, monkeypatch):
+    seen = []
+    model, tokenizer = adapted(tiny)
+    original = rl.GRPOTrainer._compute_loss
+
+    def note(self, model, inputs):
+        seen.append(inputs)
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(rl.GRPOTrainer, "_compute_loss", note)
+    settings = replace(SETTINGS, reference=1, temperature=0.0, probe=0, samples=1, prompts=8, micro_batch=8, steps=1)
+    train(model, tokenizer, rl.Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
+    [inputs] = seen
+    assert inputs["advantages"].tolist() == [1.0] * 8
+    # Each begins at once, and of what it went on to write nothing is left to train.
+    assert {tokenizer.decode(ids) for ids in inputs["completion_ids"]} == {"<think></think>"}
+    assert len({tuple(ids.tolist()) for ids in inputs["prompt_ids"]}) > 1
+
+
 def test_the_reference_is_the_share_of_right_samples(tiny, monkeypatch):
     model, tokenizer = tiny
     monkeypatch.setattr(rl, "correctness", lambda problem, completion: float(problem.id != "p6"))
