@@ -34,7 +34,7 @@ from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import base, runs, traces
-from pipeline.progress import bar, logged, say, training_bar
+from pipeline.progress import bar, console, logged, say, training_bar
 from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
@@ -374,7 +374,7 @@ def answer(run: Run, stage: str) -> None:
     asked, inputs = variants(run, stage), scoring_inputs(run, stage)
     if runs.up_to_date(stage_dir, "scoring", inputs):
         if not (lost := table.damaged(stage_dir)):
-            say(f"{stage}: up to date")
+            console.print(f"{stage}: up to date")  # nothing happened, so the log says nothing
             return
         say(f"{stage}: {lost[0]} is not what it was scored with; answering again")
     start = time.monotonic()
