@@ -37,7 +37,7 @@ from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import base, processes, runs, traces
 from pipeline.processes import by_main
-from pipeline.progress import bar, logged, say
+from pipeline.progress import bar, console, logged, say
 from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
@@ -433,7 +433,7 @@ def unanswered(run: Run, stage: str, inputs: dict[str, Any]) -> Path | None:
     if runs.up_to_date(stage_dir, "scoring", inputs):
         if not (lost := table.damaged(stage_dir)):
             runs.clear(stage_dir / "partial", inputs)
-            say(f"{stage}: up to date")
+            console.print(f"{stage}: up to date")  # nothing happened, so the log says nothing
             return None
         say(f"{stage}: {lost[0]} is not what it was scored with; answering again")
     return runs.work_folder(stage_dir, inputs, "partial")

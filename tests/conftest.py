@@ -36,12 +36,19 @@ def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Under pytest-xdist a file's tests share a process, and so do all that look at the same run."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("run" if "run" in item.fixturenames else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """The folder of a finished run of all five stages, with real training; to be copied before it is written to."""
     runs = tmp_path_factory.mktemp("runs")
     done = ladder(runs, "pipeline", "all")
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr and done.stdout.endswith("make ask (a chat with the stages).\n")
     return runs
 
 

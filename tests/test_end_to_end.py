@@ -5,6 +5,7 @@ The order of the tests is the order of a user's day; each uses what the run at t
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from data.build import load as load_split
 from data.records import Problem, read_grades, read_problems, write_records
 from eval.errors import wrong_step
 from eval.table import rows
-from pipeline.recipe import load
+from pipeline.recipe import STAGES, load
 from pipeline.runs import folder_hash
 
 SETTINGS = load("cpu", SMALL, "nano").adaptive
@@ -71,6 +72,16 @@ def test_rl_and_adaptive_trained_and_kept_their_best_on_dev(run):
         parent = {"rl": "sft", "adaptive": "rl"}[stage]
         same = folder_hash(run / "nano" / stage / "adapter") == folder_hash(run / "nano" / parent / "adapter")
         assert same == (not better)
+
+
+def test_every_stage_has_its_log_and_the_terminal_no_warning(run):
+    logs = {stage: (run / "nano" / stage / "log.txt").read_text() for stage in STAGES}
+    assert all(f"{stage}: scored in" in log and "ended by" not in log for stage, log in logs.items())
+    for stage in ("rl", "adaptive"):
+        assert [f"{stage}: step {step} of 4: dev_accuracy" in logs[stage] for step in range(5)] == [1, 0, 1, 0, 1]
+        assert all(re.search(rf"{stage}: step {step} of 4: loss .*reward", logs[stage]) for step in (1, 2, 3, 4))
+    assert "Warning" in logs["sft"] + logs["rl"], "no library warned, so nothing shows that it goes to the log"
+    assert "ladder: plain:" not in logs["cot"] and all(log.count("scored in") == 1 for log in logs.values())
 
 
 def test_a_second_run_changes_nothing(run):
