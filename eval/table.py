@@ -13,6 +13,7 @@ from eval.compare import detectable, holm, mcnemar
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
 CONTROLS = ("sft_answers", "sft_shuffled", "rl_random", "rl_format")
 BASELINES = ("chance", "majority")
+ADAPTER = "adapter/adapter_model.safetensors"
 # What each stage is tested against: the best variant of these, on the same problems; a control against the real stage.
 BEFORE = {"plain": (), "cot": ("plain",), "sft": ("plain", "cot"), "rl": ("sft",), "adaptive": ("rl",)}
 BEFORE |= {control: (control.split("_")[0],) for control in CONTROLS}
@@ -120,7 +121,9 @@ def manifest(stage_dir: Path) -> dict[str, Any]:
 
 def damaged(stage_dir: Path, part: str = "scoring") -> list[Path]:
     """The files of a stage that are not those which its manifest names for a part, by their sha256."""
-    files = manifest(stage_dir).get(part, {}).get("files", {})
+    made = manifest(stage_dir).get(part, {})
+    adapter = {ADAPTER: made["adapter"]} if "adapter" in made else {}  # all that older manifests name
+    files = adapter | made.get("files", {})
     known = {stage_dir / name: sha for name, sha in files.items()}
     return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
 

@@ -1,8 +1,9 @@
 """Every command in the documents is run or checked, and every file and link in them exists.
 
-The tutorial's blocks of ``sh`` are run, in order, in a copy of the project with a finished run on nano. All other
-commands (blocks of ``sh``, ``bash`` or no language, and code within a line) are checked: make's targets and variables,
-and all that its recipes call; the options of ours; the keys that SET= names. What is neither is refused.
+The blocks of ``sh`` of the tutorial, and of what goes on from it, are run in order in a copy of the project with a
+finished run on nano. All other commands (blocks of ``sh``, ``bash`` or no language, and code within a line) are
+checked: make's targets and variables, and all that its recipes call; the options of ours; the keys that SET= names.
+What is neither is refused.
 """
 
 import argparse
@@ -24,13 +25,13 @@ from data.splits import BENCHMARKS
 from pipeline import recipe
 from pipeline.base import BASES
 
-TUTORIAL = ROOT / "docs" / "tutorial.md"
+WALKED = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "extending.md"]  # in this order
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("recipes/**/*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
 VARIABLES = set(re.findall(r"^([A-Z_]+) +[?:]?=", MAKEFILE, re.M))
-# Programs that are not ours: nothing of theirs is checked but that they are called so somewhere else, too.
+# Programs that are not ours, and all that they are called with first.
 OTHERS = {"pip": "install", "pre-commit": "install", "git": "checkout", ".": ".venv/bin/activate"}
 
 
@@ -44,9 +45,9 @@ def inline(document: Path) -> list[str]:
 
 
 def commands(document: Path) -> list[str]:
-    """All commands of a document but the tutorial's, which are run; a line of a block that is none is a path."""
+    """The commands of a document that are not run; a line of a block that is none is a path."""
     found = []
-    for block in [] if document == TUTORIAL else blocks(document, "", "sh", "bash"):
+    for block in blocks(document, *([] if document in WALKED else ["sh"]), "", "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip() and not line.startswith(("runs/", "#")):
                 found.append(line)
@@ -153,7 +154,7 @@ def walked(run, tmp_path_factory):
     shutil.copytree(ROOT, folder, ignore=skipped)
     shutil.copytree(run, folder / "runs")
     script = ["set -eo pipefail"]
-    for i, block in enumerate(blocks(TUTORIAL, "sh")):
+    for i, block in enumerate(block for document in WALKED for block in blocks(document, "sh")):
         script += [f"echo '@@@ {i}'", block.replace('SET="', f'SET="{" ".join(SMALL)} ')]
     here = {"PYTHON": sys.executable, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     small = {"LIMIT": str(LIMIT), "PROFILE": "cpu", "SET": " ".join(SMALL)}
@@ -166,7 +167,8 @@ def walked(run, tmp_path_factory):
 
 def test_the_tutorial_does_what_it_says(walked):
     folder, printed = walked
-    shown = [body for body in re.findall(r"```sh\n.*?```\n+(?:```text\n(.*?)```)?", TUTORIAL.read_text(), re.S)]
+    text = "".join(document.read_text() for document in WALKED)
+    shown = [body for body in re.findall(r"```sh\n.*?```\n+(?:```text\n(.*?)```)?", text, re.S)]
     assert len(shown) == len(printed)
     for wanted, found in zip(shown, printed, strict=True):
         # Numbers and what nano writes change with the settings; the names of the rows and the kinds of lines do not.

@@ -217,6 +217,8 @@ def test_the_table_as_csv_and_as_latex(run_dir):
 
 
 def test_a_stage_that_stands_on_another_adapter_than_there_is_has_no_row(run_dir):
+    from eval.table import damaged
+
     def made(stage, adapter, on):
         part = {"adapter": adapter, "stands_on": "sft" if on else None, "inputs": {"stands_on": on}}
         write_json(run_dir / stage / "manifest.json", {"training": part})
@@ -224,6 +226,7 @@ def test_a_stage_that_stands_on_another_adapter_than_there_is_has_no_row(run_dir
     made("sft", "a", None)
     made("rl", "b", "a")
     assert {row["stage"] for row in rows(run_dir)} >= {"sft", "rl"}
+    assert damaged(run_dir / "rl", "training") == [run_dir / "rl" / "adapter" / "adapter_model.safetensors"]
     made("sft", "c", None)
     assert "rl" not in {row["stage"] for row in rows(run_dir)}
 
