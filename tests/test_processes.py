@@ -18,7 +18,7 @@ from pipeline import stages
 
 PROBLEM = Problem("p", "What is 1 + 1?", "2", "number")
 ROOT = Path(__file__).resolve().parent.parent
-# 170 traces: the last batch of sft is not full.
+# 129 traces: the last batch of sft is not full.
 SMALL = ["sft.arithmetic=110", "sft.logic=46", "sft.epochs=2", "plain.shots=[0]", "cot.shots=[4]"]
 SMALL += ["rl.micro_batch=4", "rl.prompts=4", "rl.samples=4", "rl.probe=2", "rl.probe_problems=3", "rl.max_tokens=60"]
 SMALL += ["adaptive.micro_batch=8", "adaptive.prompts=8", "adaptive.max_tokens=60", "eval.max_tokens=60"]
@@ -169,4 +169,4 @@ def test_one_process_on_several_cards_is_refused(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert main(["plain", "--base", "nano", "--runs", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: there are 4 cards and one process; start a process for each")
+    assert capsys.readouterr().err.startswith("error: there are 4 cards and one process; start one for each")
