@@ -144,7 +144,7 @@ def check_cards() -> None:
 
     if (cards := torch.cuda.device_count()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
         raise BadInput(
-            f"there are {cards} cards and one process; start a process for each (docs/machines.md), or show it one card: "
+            f"there are {cards} cards and one process; start one for each (docs/machines.md), or show it one card: "
             "CUDA_VISIBLE_DEVICES=0"
         )
 

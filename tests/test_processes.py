@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from safetensors.torch import load_file
 
 from data.records import BadInput, Problem
 
+PROBLEM = Problem("p", "What is 1 + 1?", "2", "number")
 ROOT = Path(__file__).resolve().parent.parent
-# 170 traces: the last batch of sft is not full.
+# 129 traces: the last batch of sft is not full.
 SMALL = ["sft.arithmetic=110", "sft.logic=46", "sft.epochs=2", "plain.shots=[0]", "cot.shots=[4]"]
 SMALL += ["rl.micro_batch=4", "rl.prompts=4", "rl.samples=4", "rl.probe=2", "rl.probe_problems=3", "rl.max_tokens=60"]
 SMALL += ["adaptive.micro_batch=8", "adaptive.prompts=8", "adaptive.max_tokens=60", "eval.max_tokens=60"]
@@ -108,14 +110,25 @@ def test_two_go_on_from_one_whose_processes_answered_a_part_and_rl_takes_the_sam
         assert b["moved"] == pytest.approx(a["moved"], rel=1e-3)
 
 
-def test_what_cannot_be_shared_is_refused_in_one_line(tmp_path):
-    for more, said in (
-        (["sft", "--set", "sft.batch_size=7", "--set", "plain.shots=[0]"], "2 processes cannot share"),
-        (["ask", "What is 1 + 1?"], "ask runs in one process"),
-    ):
-        done = ladder(2, tmp_path, *more)
-        assert done.returncode != 0
-        assert [said in line for line in done.stderr.splitlines() if line.startswith("error: ")] == [True], done.stderr
+def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch, capsys):
+    from pipeline import processes, rl, sft
+    from pipeline.__main__ import main
+    from pipeline.recipe import RlSettings, SftSettings
+    from pipeline.reward import correctness
+
+    two = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True)
+    monkeypatch.setattr(processes, "state", lambda: two)
+    with pytest.raises(BadInput, match="sft.batch_size is 7, which 2 processes cannot share"):
+        sft.train(*tiny, [], SftSettings(batch_size=7), 0, tmp_path)
+    odd, pools = RlSettings(prompts=3, samples=3, micro_batch=3), {"sums 1": [PROBLEM]}
+    with pytest.raises(BadInput, match="2 processes cannot share 3 prompts of 3 samples"):
+        rl.train(*tiny, pools, {}, rl.Task(correctness), odd, 0, tmp_path, "rl")
+    for rank, said in (("0", "error: ask runs in one process"), ("1", "")):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        assert main(["ask", "What is 1 + 1?"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(said) and error.count("\n") == len(said[:1])
 
 
 def test_sharded_weights_decode_and_are_saved_whole(tiny, tmp_path):
@@ -134,9 +147,8 @@ def test_rl_refuses_sharded_weights(tiny, tmp_path, monkeypatch):
     from pipeline.reward import correctness
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    problem = Problem("p", "What is 1 + 1?", "2", "number")
     with pytest.raises(BadInput, match="sharded weights are for sft only"):
-        rl.train(*tiny, {"sums 1": [problem]}, {}, rl.Task(correctness), RlSettings(), 0, tmp_path, "rl")
+        rl.train(*tiny, {"sums 1": [PROBLEM]}, {}, rl.Task(correctness), RlSettings(), 0, tmp_path, "rl")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "multi_gpu"), ("fsdp2", "use_fsdp")])
@@ -156,4 +168,4 @@ def test_one_process_on_several_cards_is_refused(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert main(["plain", "--base", "nano", "--runs", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: there are 4 cards and one process; start a process for each")
+    assert capsys.readouterr().err.startswith("error: there are 4 cards and one process; start one for each")
