@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.text import Text
 
 from data.records import BadInput, Completion, Problem, nearest
-from eval.extract import extract, split_thought
+from eval.extract import Extraction, extract, split_thought
 from pipeline import stages
 from pipeline.prompts import END_THINK, THINK
 from pipeline.recipe import check_thinking
@@ -117,11 +117,12 @@ def panel(stage: str, completion: Completion) -> Panel:
 def outcome(completion: Completion) -> Text:
     """The answer that would be graded, and the tokens it took."""
     thought, rest, closed = split_thought(completion.text)
-    found = extract(rest, "number").answer if closed or thought is None else None
+    found = extract(rest, "number") if closed or thought is None else Extraction(None)
+    guesses = " (of several guesses, which earn nothing)" if found.ambiguous else ""
     total = completion.thinking_tokens + completion.answer_tokens
     cut = ", cut by the limit" if completion.finish == "length" else ""
     return Text.assemble(
-        (f"answer: {printable(str(found))}\n", "bold"),
+        (f"answer: {printable(str(found.answer))}{guesses}\n", "bold"),
         (f"{total} tokens, {completion.thinking_tokens} of them thinking{cut}", "italic"),
     )
 

@@ -16,11 +16,12 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from data.records import Problem
+from data.records import Completion, Problem
 from pipeline import __main__ as command_line
 from pipeline import ask, stages
 
 ROOT = Path(__file__).resolve().parent.parent
+GUESSES = ("\\boxed{8}", "\\boxed{80} or \\boxed{8}")
 QUESTIONS = ("What is 25 * 4 + 8?", "What is 7?", "Is it [bold]true[/bold]?", "What is 12 + 30 - 5?")
 
 
@@ -185,3 +186,8 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(chatty):
             pass
     assert chat.wait() == 0
     os.close(ours)
+
+
+def test_an_answer_of_several_guesses_is_said_to_earn_nothing():
+    of = [ask.outcome(Completion("ask", f"<think>1</think>{text}", 1, 1, 9, "stop")).plain for text in GUESSES]
+    assert [told.split("\n")[0] for told in of] == ["answer: 8", "answer: 8 (of several guesses, which earn nothing)"]
