@@ -36,6 +36,7 @@ def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Under pytest-xdist a file's tests share a process, and so do all that look at the same run."""
     for item in items:
