@@ -31,8 +31,15 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
 VARIABLES = set(re.findall(r"^([A-Z_]+) +[?:]?=", MAKEFILE, re.M))
+LAUNCHERS = ("torchrun", "accelerate")  # of what follows -m
 # Programs that are not ours, and all that they are called with first.
-OTHERS = {"pip": "install", "pre-commit": "install", "git": "checkout", ".": ".venv/bin/activate"}
+OTHERS = {
+    "export": "LADDER_CACHE=",
+    "pip": "install",
+    "pre-commit": "install",
+    "git": "checkout",
+    ".": ".venv/bin/activate",
+}
 
 
 def blocks(document: Path, *languages: str) -> list[str]:
@@ -83,9 +90,15 @@ def words_of(command: str) -> list[str]:
 
 def check(words: list[str]) -> None:
     """Fail where a command could not be begun."""
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
     if not words:
         return
     program, *rest = words
+    if Path(program).name in LAUNCHERS:
+        return check(["python", *rest[rest.index("-m") :]])
+    if program == "srun":
+        return check(words_of(rest[-1]))
     if program in ("python", sys.executable) and rest[0] == "-m":
         module, options = rest[1], rest[2:]
         name = f"{module}.__main__" if module == "pipeline" else module
@@ -108,7 +121,10 @@ def check(words: list[str]) -> None:
             if "python -m pipeline" in line:
                 check(shlex.split(line))
     else:
-        assert OTHERS.get(program) == (rest or [""])[0], f"{shlex.join(words)}: neither run nor checked; see OTHERS"
+        first = OTHERS.get(program)
+        assert first is not None and (rest or [""])[0].startswith(first), (
+            f"{shlex.join(words)}: neither run nor checked; see OTHERS"
+        )
 
 
 def check_values(options: argparse.Namespace) -> None:
@@ -116,7 +132,7 @@ def check_values(options: argparse.Namespace) -> None:
     base = getattr(options, "base", "")
     for item in getattr(options, "overrides", []):
         recipe.load("cpu", [item], base)
-    for name in [base, *getattr(options, "bases", [])]:
+    for name in [base, *(getattr(options, "bases", None) or [])]:
         assert not name or name in BASES or re.search(r"[A-Z/.-]", name), f"base {name}"
     named = getattr(options, "benchmark", None) or []
     for spec in [named] if isinstance(named, str) else named:
