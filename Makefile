@@ -88,7 +88,7 @@ smoke: $(READY)     ## all five stages on nano, in minutes
 	@$(LADDER) all $(OPTIONS) --base nano
 
 test: $(READY)      ## the tests, one of them all five stages on nano
-	@$(PYTHON) -m pytest -q -n 2 --dist loadgroup
+	@$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 faults: $(READY)    ## a run on nano killed 20 times and its files damaged must end as an unbroken one
 	@FAULTS=20 $(PYTHON) -m pytest -q -s tests/test_faults.py

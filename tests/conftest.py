@@ -36,13 +36,6 @@ def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """Under pytest-xdist a file's tests share a process, and so do all that look at the same run."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("run" if "run" in item.fixturenames else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """The folder of a finished run of all five stages, with real training; to be copied before it is written to."""

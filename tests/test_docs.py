@@ -34,7 +34,7 @@ VARIABLES = set(re.findall(r"^([A-Z_]+) +[?:]?=", MAKEFILE, re.M))
 LAUNCHERS = ("torchrun", "accelerate")  # of what follows -m
 # Programs that are not ours, and all that they are called with first.
 OTHERS = {
-    "export": "LADDER_CACHE=",
+    "export": "",
     "pip": "install",
     "pre-commit": "install",
     "git": "checkout",
