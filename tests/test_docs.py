@@ -35,6 +35,7 @@ LAUNCHERS = ("torchrun", "accelerate")  # of what follows -m
 # Programs that are not ours, and all that they are called with first.
 OTHERS = {
     "export": "",
+    "head": "-n",
     "pip": "install",
     "pre-commit": "install",
     "git": "checkout",
