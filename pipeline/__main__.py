@@ -362,7 +362,9 @@ def work(opened, options: argparse.Namespace) -> None:
         with progress.logged(opened.root / "tradeoff"):
             folder = tradeoff.run(opened)
         return print(f"{measured.write(opened.root)}\nThe plot is {folder / 'tradeoff.png'}")
-    for stage in {"all": STAGES, "controls": stages.CONTROLS}.get(options.command, [options.command]):
+    # A control is held to the real stage, which therefore is brought up to date before it.
+    controls = [stage for control, (real, _) in stages.CONTROLS.items() for stage in (real, control)]
+    for stage in {"all": [*STAGES], "controls": controls}.get(options.command, [options.command]):
         stages.run_stage(opened, stage)
     if not processes.main():
         return None

@@ -208,7 +208,7 @@ def test_a_damaged_file_is_named_and_in_no_table_or_page(unbroken, tmp_path, vic
     shutil.copytree(whole / "nano", run)
     damage(run / victim)
     with pytest.raises(BadInput) as error:
-        report.write(run, tmp_path / "page.html")
+        report.write({"nano": run}, tmp_path / "page.html")
     assert victim in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "page.html").exists()
     if victim.endswith(("scores.json", "manifest.json")) or "completions" in victim or "grades" in victim:
@@ -261,9 +261,9 @@ def test_what_is_damaged_is_made_again(unbroken, tmp_path):
     for name in ("problems/logic_v1.jsonl", "rl/recipe.yaml"):
         assert (runs / "nano" / name).read_bytes() == (whole / "nano" / name).read_bytes()
     with pytest.raises(BadInput, match=r"rl/curve\.json: .* delete it to go without"):  # all else is whole again
-        report.write(runs / "nano", tmp_path / "page.html")
+        report.write({"nano": runs / "nano"}, tmp_path / "page.html")
     (runs / "nano" / "rl" / "curve.json").unlink()
-    report.write(runs / "nano", tmp_path / "page.html")
+    report.write({"nano": runs / "nano"}, tmp_path / "page.html")
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def test_a_training_that_went_wrong_has_its_curves_and_a_damaged_log_is_named(tm
         page_of(run)
     log.unlink()
     (run / "sft" / "manifest.json").write_text("{")
-    with pytest.raises(BadInput, match=r"manifest\.json: not JSON .*; rerun the stage sft"):
+    with pytest.raises(BadInput, match=r"manifest\.json: not a manifest; delete .*sft and run the stage again"):
         page_of(run)
 
 
