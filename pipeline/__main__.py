@@ -237,7 +237,7 @@ def complete(options: argparse.Namespace) -> None:
     quiet()
     from data.splits import take
     from eval.grade import read_benchmark
-    from pipeline import base, prompts, runs, stages
+    from pipeline import answers, base, prompts, runs
 
     if options.limit is not None and options.limit < 1:
         raise BadInput(f"--limit is {options.limit}; it must be 1 or more problems")
@@ -260,7 +260,7 @@ def complete(options: argparse.Namespace) -> None:
     settings = recipe.eval
     model, tokenizer = base.load(base.resolve(name), adapter, setting=recipe.base.load)
     for i, out in enumerate(options.out):
-        completions = stages.complete(
+        completions = answers.complete(
             model,
             tokenizer,
             problems,
@@ -405,7 +405,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise BadInput(f"stage or command {arguments[0]!r} is unknown; {nearest(arguments[0], COMMANDS)}")
         run(parser().parse_args(arguments))
     except BadInput as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        from pipeline.progress import MAIN
+
+        if MAIN:  # of several processes one says it
             print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:

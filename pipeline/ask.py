@@ -17,7 +17,7 @@ from rich.text import Text
 
 from data.records import BadInput, Completion, Problem, nearest
 from eval.extract import Extraction, extract, split_thought
-from pipeline import stages
+from pipeline import answers, stages
 from pipeline.prompts import END_THINK, THINK
 from pipeline.recipe import check_thinking
 from pipeline.runs import Run
@@ -58,7 +58,7 @@ class Models:
             bare = self.model.disable_adapter()
         _, prompt, shots = stages.variants(self.run, stage)[-1]
         with bare:
-            [completion] = stages.complete(
+            [completion] = answers.complete(
                 self.model,
                 self.tokenizer,
                 [Problem("ask", question, "0", "number")],

@@ -211,15 +211,16 @@ def with_harness(model, tokenizer, prompts: list[list[int]]) -> tuple[float, flo
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     harness = HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=16, add_bos_token=False)
     end = tokenizer.decode(sorted(generate.stop_ids(plain, tokenizer))[:1])
     asked = [
         Instance("generate_until", {}, (tokenizer.decode(prompt), {"until": [end], "max_gen_toks": 160}), i)
         for i, prompt in enumerate(prompts)
     ]
-    theirs, texts = timed(lambda: harness.generate_until(asked, disable_tqdm=True))
-    ours, samples = timed(lambda: generate.generate(plain, tokenizer, prompts, max_tokens=160))
+    with generate.merged(model):
+        theirs, texts = timed(lambda: harness.generate_until(asked, disable_tqdm=True))
+        ours, samples = timed(lambda: generate.generate(plain, tokenizer, prompts, max_tokens=160))
     same = [
         tokenizer.decode(sample.ids, skip_special_tokens=True).strip() == text.strip()
         for sample, text in zip(samples, texts, strict=True)

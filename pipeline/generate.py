@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from peft.tuners.lora import Linear as LoraLinear
 from transformers.cache_utils import Cache, DynamicLayer
 
+from data.records import Completion, Problem
 from pipeline import processes
 from pipeline.prompts import DIRECT, END_THINK, THINK, encode
 
@@ -354,3 +355,10 @@ def _decode(
 def text_of(tokenizer, ids: Sequence[int], stops: set[int]) -> str:
     """A completion as text, without the token that ended the turn; think tags stay, even where they are special."""
     return tokenizer.decode(ids[:-1] if ids and ids[-1] in stops else ids)
+
+
+def completion(tokenizer, problem: Problem, sample: Sample, stops: set[int], prompt_tokens: int = 0) -> Completion:
+    """A sample as what was written on a problem."""
+    thinking, other = count_tokens(tokenizer, sample.ids)
+    text = text_of(tokenizer, sample.ids, stops)
+    return Completion(problem.id, text, prompt_tokens, thinking, other, sample.finish)

@@ -34,7 +34,7 @@ from eval.extract import thinks
 from pipeline import processes
 from pipeline.callbacks import Seal, last_checkpoint, seal, show, training_bar
 from pipeline.fit import fitted
-from pipeline.generate import Sample, common_prefix, count_tokens, generate, stop_ids, text_of, unrouted
+from pipeline.generate import Sample, common_prefix, completion, generate, stop_ids, unrouted
 from pipeline.lm_head import label_only_head
 from pipeline.progress import bar, say
 from pipeline.prompts import encode, messages, render
@@ -212,11 +212,7 @@ def sample(
 def completions(model, tokenizer, problems: Sequence[Problem], samples: Sequence[Sample]) -> list[Completion]:
     """Each sample as a completion of the problem beside it."""
     stops = stop_ids(model, tokenizer)
-    made = []
-    for problem, one in zip(problems, samples, strict=True):
-        thinking, other = count_tokens(tokenizer, one.ids)
-        made.append(Completion(problem.id, text_of(tokenizer, one.ids, stops), 0, thinking, other, one.finish))
-    return made
+    return [completion(tokenizer, problem, one, stops) for problem, one in zip(problems, samples, strict=True)]
 
 
 def blamed(tokenizer, problem: Problem, completion: Completion, ids: Sequence[int]) -> list[int]:

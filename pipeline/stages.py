@@ -4,17 +4,14 @@ A stage first brings what it stands on up to date, then trains its adapter (sft,
 benchmark with every variant of its prompt; completions, grades and scores go to disk. What is up to date is left alone.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -22,10 +19,8 @@ import yaml
 from data.build import load
 from data.records import (
     BadInput,
-    Completion,
     Problem,
     read_completions,
-    record_json,
     sha256_of,
     write_json,
     write_records,
@@ -35,10 +30,10 @@ from eval import table
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
-from pipeline import base, processes, runs, traces
+from pipeline import answers, base, processes, runs, traces
 from pipeline.processes import by_main
 from pipeline.progress import bar, console, logged, say
-from pipeline.prompts import DIRECT, THINK, encode, exemplars, prompt_ids
+from pipeline.prompts import DIRECT, THINK
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.runs import Run
@@ -343,8 +338,9 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     from pipeline import rl
     from pipeline.reward import reward_of
 
-    # In stage 5 half of the samples are made to answer at once and half to think, so that neither way dies out and
-    # every problem shows which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3).
+    # In stage 5 problems are answered at once and with a thought, so that neither way dies out and every problem shows
+    # which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3); the thought before training where there is a
+    # reference.
     prefixes = (DIRECT, f"{THINK}\n") if stage in ("adaptive", BUDGETED) else ()
     task = rl.Task(reward_of(settings), prefixes, tuple(settings.budgets))
     pools = by_level(train_problems(run, settings.arithmetic, settings.logic, settings.levels))
@@ -404,13 +400,13 @@ def answer(run: Run, stage: str) -> None:
     partial = by_main(lambda: unanswered(run, stage, inputs))
     if partial is None:
         return
-    start, answers = time.monotonic(), []
+    start, given = time.monotonic(), []
     model, tokenizer = run.load(adapter_of(run, stage))
     for variant, prompt, shots in asked:
         for benchmark in run.benchmarks:
             inside = Path(variant) if len(asked) > 1 else Path()
             began = time.monotonic()
-            completions = complete(
+            completions = answers.complete(
                 model,
                 tokenizer,
                 benchmark.problems,
@@ -421,8 +417,8 @@ def answer(run: Run, stage: str) -> None:
                 label=f"{stage} {variant} {benchmark.name}",
                 kept=partial / inside / benchmark.name,
             )
-            answers.append((completions, round(time.monotonic() - began, 1)))
-    by_main(lambda: grade_and_score(run, stage, inputs, asked, answers, start))
+            given.append((completions, round(time.monotonic() - began, 1)))
+    by_main(lambda: grade_and_score(run, stage, inputs, asked, given, start))
 
 
 def unanswered(run: Run, stage: str, inputs: dict[str, Any]) -> Path | None:
@@ -439,9 +435,9 @@ def unanswered(run: Run, stage: str, inputs: dict[str, Any]) -> Path | None:
     return runs.work_folder(stage_dir, inputs, "partial")
 
 
-def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, answers, start: float) -> None:
+def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, given, start: float) -> None:
     """Write the answers (completions and their seconds, of each variant and benchmark in turn), grades and scores."""
-    stage_dir, answers = run.stage(stage), iter(answers)
+    stage_dir, given = run.stage(stage), iter(given)
     scored, files = [], [stage_dir / "scores.json"]
     for variant, prompt, shots in asked:
         entries = []
@@ -449,7 +445,7 @@ def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, answers
             inside = Path(variant) if len(asked) > 1 else Path()
             completions_file = Path("completions") / inside / f"{benchmark.name}.jsonl"
             grades_file = Path("grades") / inside / f"{benchmark.name}.jsonl"
-            completions, seconds = next(answers)
+            completions, seconds = next(given)
             write_records(stage_dir / completions_file, completions)
             grades = grade_all(benchmark.problems, read_completions(stage_dir / completions_file))
             write_records(stage_dir / grades_file, grades)
@@ -477,105 +473,6 @@ def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, answers
     runs.record(stage_dir, "scoring", inputs, seconds, **about)
     shutil.rmtree(stage_dir / "partial")
     say(f"{stage}: scored in {seconds:.0f} s")
-
-
-def complete(
-    model,
-    tokenizer,
-    problems: list[Problem],
-    prompt: str,
-    shots: int = 0,
-    *,
-    max_tokens: int,
-    batch_size: int,
-    budget: int | None = None,
-    least: int = 0,
-    begin: str = "",
-    at_most: int | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
-    wording: int = 0,
-    after: Mapping[str, tuple[str, str]] = MappingProxyType({}),
-    label: str,
-    kept: Path | None = None,
-    written: Callable[[str], None] | None = None,
-) -> list[Completion]:
-    """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
-    tokens of a thought, ``least`` is their floor, ``at_most`` what is asked for in words; ``begin`` is what every
-    completion is made to begin with; ``wording`` chooses among the ways to put the instruction, and ``after``
-    (id -> first answer, feedback) makes it a second answer. Where answers are ``kept`` in a folder as they come, in a
-    file of each process, those in it are not asked for again. ``written`` is told the text so far after each token, in
-    place of a bar."""
-    from pipeline.generate import Sample, count_tokens, generate, stop_ids, text_of
-
-    known = {c.id: c for c in by_main(lambda: answers_so_far(kept))} if kept else {}
-    mine = kept / f"{processes.state().process_index}.jsonl" if kept else None
-    asked = problems
-    problems = [problem for problem in problems if problem.id not in known]
-    if not problems:
-        return [known[problem.id] for problem in asked]
-    kinds = {problem.kind: exemplars(problem, shots) for problem in problems}
-    prompts = [
-        prompt_ids(tokenizer, problem, prompt, kinds[problem.kind], wording, after.get(problem.id, ()), at_most)
-        for problem in problems
-    ]
-    stops = stop_ids(model, tokenizer)
-
-    def answered(i: int, sample: Sample) -> Completion:
-        thinking, other = count_tokens(tokenizer, sample.ids)
-        text = text_of(tokenizer, sample.ids, stops)
-        return Completion(problems[i].id, text, len(prompts[i]), thinking, other, sample.finish)
-
-    def finished(i: int, sample: Sample) -> None:
-        known[problems[i].id] = made = answered(i, sample)
-        if mine:
-            with open(mine, "a", encoding="utf-8") as file:
-                file.write(f"{_checked(json.dumps(record_json(made)))}\n")
-
-    def grown(_: int, sample: Sample) -> None:
-        if written:
-            written(text_of(tokenizer, sample.ids, stops))
-
-    with contextlib.nullcontext() if written else bar(label, len(problems)) as advance:
-        samples = generate(
-            model,
-            tokenizer,
-            prompts,
-            max_tokens=max_tokens,
-            budget=budget,
-            least=least,
-            prefixes=[encode(tokenizer, begin)] * len(prompts),
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            progress=advance,
-            finished=finished,
-            grown=grown if written else None,
-        )
-    for i, sample in enumerate(samples):
-        if problems[i].id not in known:  # another process answered it, and wrote it down
-            known[problems[i].id] = answered(i, sample)
-    return [known[problem.id] for problem in asked]
-
-
-def _checked(text: str) -> str:
-    """A line of a file that is written as a run goes, behind its checksum."""
-    return f"{zlib.crc32(text.encode()):08x} {text}"
-
-
-def answers_so_far(kept: Path) -> list[Completion]:
-    """The answers in a folder's files of them; lines that a kill cut off, or that are not what was written, are
-    removed."""
-    kept.mkdir(parents=True, exist_ok=True)
-    found = []
-    for file in sorted(kept.iterdir()):
-        lines = file.read_bytes().decode(errors="replace").split("\n")
-        whole = [line for line in lines if line == _checked(line[9:])]
-        if lost := len(lines) - 1 - len(whole):
-            say(f"{file}: {lost} of its lines are not what was written; asking again")
-        write_text(file, "".join(f"{line}\n" for line in whole))
-        found += [Completion(**json.loads(line[9:])) for line in whole]
-    return found
 
 
 def done(run_dir: Path) -> list[str]:

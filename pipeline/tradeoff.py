@@ -12,7 +12,7 @@ import torch
 from data.records import Problem, write_json, write_records
 from eval import tradeoff
 from eval.grade import grade
-from pipeline import probe, stages
+from pipeline import answers, probe, stages
 from pipeline.progress import bar, say
 from pipeline.prompts import THINK, prompt_ids
 from pipeline.runs import Run
@@ -40,8 +40,8 @@ def run(opened: Run) -> Path:
         name = kind.replace(" ", "-") + ("" if limit is None else f"-{limit}")
         for benchmark in opened.benchmarks:
             write_records(opened.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
-            answers = answered(opened, model, tokenizer, benchmark.problems, f"{name} {benchmark.name}", **how)
-            write_records(folder / name / f"{benchmark.name}.jsonl", answers)
+            texts = answered(opened, model, tokenizer, benchmark.problems, f"{name} {benchmark.name}", **how)
+            write_records(folder / name / f"{benchmark.name}.jsonl", texts)
         ways.append({"kind": kind, "asked": limit, "folder": name})
 
     model, tokenizer = opened.load(stages.adapter_of(opened, "rl"))
@@ -65,7 +65,7 @@ def run(opened: Run) -> Path:
 def answered(opened: Run, model, tokenizer, problems: list[Problem], label: str, **how):
     """Greedy completions of the trained rungs' prompt, with the recipe's cap and batch."""
     settings = opened.recipe.eval
-    return stages.complete(
+    return answers.complete(
         model,
         tokenizer,
         problems,
@@ -88,8 +88,8 @@ def fitted(opened: Run, model, tokenizer) -> dict[str, Any]:
             return probe.states(model, [prompt_ids(tokenizer, p, "think") for p in problems], advance=advance)
 
     def right(problems: list[Problem], label: str, **how) -> torch.Tensor:
-        answers = answered(opened, model, tokenizer, problems, label, **how)
-        return torch.tensor([grade(p, c).correct for p, c in zip(problems, answers, strict=True)])
+        texts = answered(opened, model, tokenizer, problems, label, **how)
+        return torch.tensor([grade(p, c).correct for p, c in zip(problems, texts, strict=True)])
 
     of_train = stages.train_problems(opened, *PROBED, [])
     train = [*of_train[ARITHMETIC], *of_train[LOGIC]]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from data.records import Completion, Problem
 from pipeline import __main__ as command_line
-from pipeline import ask, stages
+from pipeline import answers, ask, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 GUESSES = ("\\boxed{8}", "\\boxed{80} or \\boxed{8}")
@@ -50,7 +50,7 @@ def graded(opened, stage, question, **how):
     model, tokenizer = opened.load(stages.adapter_of(opened, stage))
     problem = Problem("ask", question, "0", "number")
     limits = {"max_tokens": opened.recipe.eval.max_tokens, "batch_size": 1, "label": stage}
-    return stages.complete(model, tokenizer, [problem], prompt, shots, **limits, **how)[0]
+    return answers.complete(model, tokenizer, [problem], prompt, shots, **limits, **how)[0]
 
 
 def test_what_is_streamed_is_what_would_be_graded(chatty):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.records import BadInput, Problem
-from pipeline import stages
+from pipeline import answers
 
 PROBLEM = Problem("p", "What is 1 + 1?", "2", "number")
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,7 @@ def test_two_go_on_from_one_whose_processes_answered_a_part_and_rl_takes_the_sam
     (stage / "manifest.json").write_text(json.dumps(made))
     kept = [json.loads(line) | {"text": "kept"} for line in lines[:6]]
     for process, part in enumerate((kept[:4], kept[4:])):
-        text = "".join(f"{stages._checked(json.dumps(row))}\n" for row in part) + '{"id": "cut'
+        text = "".join(f"{answers.checked(json.dumps(row))}\n" for row in part) + '{"id": "cut'
         (stage / "partial" / "logic_v1" / f"{process}.jsonl").write_text(text)
     done = ladder(2, runs, "rl")
     assert done.returncode == 0, done.stderr

@@ -43,6 +43,18 @@ def adapted(tiny):
     return get_peft_model(copy.deepcopy(model), sft.lora(SftSettings(lora_rank=4))), tokenizer
 
 
+@pytest.fixture
+def losses(monkeypatch):
+    """What reaches TRL's loss, a dictionary a call."""
+    seen, original = [], rl.GRPOTrainer._compute_loss
+    monkeypatch.setattr(
+        rl.GRPOTrainer,
+        "_compute_loss",
+        lambda self, model, inputs: seen.append(inputs) or original(self, model, inputs),
+    )
+    return seen
+
+
 def length_reward(problem, completion):
     return float(len(completion.text) % 2)
 
@@ -170,15 +182,10 @@ def test_the_preflight_says_what_the_samples_say(tiny, monkeypatch):
     }  # fmt: skip
 
 
-def test_groups_without_a_signal_are_replaced(tiny, tmp_path, monkeypatch):
+def test_groups_without_a_signal_are_replaced(tiny, tmp_path, losses):
     """Half of the problems always earn the same; every group that is trained on is of the other half."""
     model, tokenizer = adapted(tiny)
     dull = {p.id for p in PROBLEMS[::2]}
-    seen = []
-    original = rl.GRPOTrainer._compute_loss
-    monkeypatch.setattr(
-        rl.GRPOTrainer, "_compute_loss", lambda self, model, i: seen.append(i) or original(self, model, i)
-    )
 
     def reward(problem, completion):
         return 0.0 if problem.id in dull else float(len(completion.text) % 2)
@@ -186,9 +193,9 @@ def test_groups_without_a_signal_are_replaced(tiny, tmp_path, monkeypatch):
     settings = replace(SETTINGS, steps=4, samples=8, prompts=2, tries=6, probe=0, micro_batch=16, eval_every=4)
     train(model, tokenizer, rl.Task(reward), settings, tmp_path)
     log = log_of(tmp_path)
-    assert len(seen) == 4 and all(len(i["advantages"].unique()) > 1 for i in seen)
+    assert len(losses) == 4 and all(len(i["advantages"].unique()) > 1 for i in losses)
     assert sum(step["samples"] for step in log) > 4 * 16 and any(step["mixed"] < 1 for step in log)
-    assert all(len({tuple(row) for row in i["prompt_ids"].tolist()}) == 2 for i in seen)
+    assert all(len({tuple(row) for row in i["prompt_ids"].tolist()}) == 2 for i in losses)
 
 
 def test_levels_named_in_the_recipe_are_the_ones_drawn_from():
@@ -329,7 +336,7 @@ def test_a_reward_of_ones_own(tmp_path):
         reward.reward_of(replace(SETTINGS, reward=f"{file}:bad"))(PROBLEMS[0], answer("1"))
 
 
-def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch):
+def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch, losses):
     model, tokenizer = adapted(tiny)
 
     def blamed(text: str) -> str:
@@ -344,14 +351,9 @@ def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch
     assert blamed(twice).strip() == "6 + 6 = 22"
     right, unclear = wrong.replace("15}", "12}"), "<think>\n6 + 1 = 7\n</think>\n\\boxed{7}"
     assert blamed(right) == right and blamed(unclear) == unclear
-    seen = []
-    original = rl.GRPOTrainer._compute_loss
-    monkeypatch.setattr(
-        rl.GRPOTrainer, "_compute_loss", lambda self, model, i: seen.append(i) or original(self, model, i)
-    )
     monkeypatch.setattr(rl, "blamed", lambda tokenizer, problem, completion, ids: [i % 2 for i in range(len(ids))])
     train(model, tokenizer, rl.Task(length_reward), replace(SETTINGS, blame="step"), tmp_path)
-    assert seen and all(i["tool_mask"][0].tolist()[:4] == [0, 1, 0, 1] for i in seen)
+    assert losses and all(i["tool_mask"][0].tolist()[:4] == [0, 1, 0, 1] for i in losses)
 
 
 def test_the_reward_in_the_documents_works(tmp_path):
@@ -380,21 +382,13 @@ def direct_pays(problem, completion):
     return float(completion.text.startswith(PREFIXES[0]))
 
 
-def test_with_prefixes_only_the_choice_is_trained(tiny, tmp_path, monkeypatch):
+def test_with_prefixes_only_the_choice_is_trained(tiny, tmp_path, losses):
     """Nothing reaches TRL's loss after the token in which the prefixes differ, and its ratio is to a fair coin."""
-    seen = []
     model, tokenizer = adapted(tiny)
-    original = rl.GRPOTrainer._compute_loss
-
-    def note(self, model, inputs):
-        seen.append(inputs)
-        return original(self, model, inputs)
-
-    monkeypatch.setattr(rl.GRPOTrainer, "_compute_loss", note)
     task = rl.Task(direct_pays, PREFIXES)
     train(model, tokenizer, task, SETTINGS, tmp_path, "adaptive")
-    assert len(seen) == 4
-    for inputs in seen:
+    assert len(losses) == 4
+    for inputs in losses:
         assert (inputs["completion_mask"] * inputs["tool_mask"]).tolist() == [[0, 1]] * 4
         torch.testing.assert_close(inputs["old_per_token_logps"][:, 1].exp(), torch.full((4,), 0.5))
 
@@ -414,38 +408,22 @@ def test_the_choice_that_pays_is_learnt(tiny, tmp_path):
     assert preference() > before + 0.5
 
 
-def test_a_choice_is_held_against_what_the_stage_before_earned(tiny, tmp_path, monkeypatch):
+def test_a_choice_is_held_against_what_the_stage_before_earned(tiny, tmp_path, losses):
     """AdaptThink's advantage: the untrained model is right on nothing, so what is earned is the advantage whole, where
     a group's mean would take half of it away."""
-    seen = []
     model, tokenizer = adapted(tiny)
-    original = rl.GRPOTrainer._compute_loss
-
-    def note(self, model, inputs):
-        seen.append(inputs["advantages"].tolist())
-        return original(self, model, inputs)
-
-    monkeypatch.setattr(rl.GRPOTrainer, "_compute_loss", note)
     settings = replace(SETTINGS, reference=1, temperature=0.0, probe=0)
     train(model, tokenizer, rl.Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
-    values = [value for of_it in seen for value in of_it if value]
+    values = [value for inputs in losses for value in inputs["advantages"].tolist() if value]
     assert values == [1.0] * 8  # two steps' direct ones; what has no advantage is left out
     assert set(json.loads((tmp_path / "reference.json").read_text()).values()) == {0.0}
 
 
-def test_against_a_reference_one_sample_a_problem_at_once_will_do(tiny, tmp_path, monkeypatch):
-    seen = []
+def test_against_a_reference_one_sample_a_problem_at_once_will_do(tiny, tmp_path, losses):
     model, tokenizer = adapted(tiny)
-    original = rl.GRPOTrainer._compute_loss
-
-    def note(self, model, inputs):
-        seen.append(inputs)
-        return original(self, model, inputs)
-
-    monkeypatch.setattr(rl.GRPOTrainer, "_compute_loss", note)
     settings = replace(SETTINGS, reference=1, temperature=0.0, probe=0, samples=1, prompts=8, micro_batch=8, steps=1)
     train(model, tokenizer, rl.Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
-    [inputs] = seen
+    [inputs] = losses
     assert inputs["advantages"].tolist() == [1.0] * 8
     # Each begins at once, and of what it went on to write nothing is left to train.
     assert {tokenizer.decode(ids) for ids in inputs["completion_ids"]} == {"<think></think>"}
@@ -509,7 +487,9 @@ def sometimes(problem, completion):
 
 
 @pytest.mark.parametrize("variant", ["dapo", "dr_grpo", "gspo"])
-def test_leaving_out_rows_and_columns_and_sharing_prompts_keeps_the_gradient(tiny, tmp_path, monkeypatch, variant):
+def test_leaving_out_rows_and_columns_and_sharing_prompts_keeps_the_gradient(
+    tiny, tmp_path, monkeypatch, variant, losses
+):
     """The same step with TRL's own loss and with ours."""
     gradients = []
     for ours in (True, False):

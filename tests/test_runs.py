@@ -8,7 +8,7 @@ import pytest
 
 from data.build import load
 from data.records import BadInput
-from pipeline import base, generate, runs, stages
+from pipeline import answers, base, generate, runs
 
 
 def test_a_second_run_on_one_folder_refuses_and_the_hold_ends_with_the_first(tmp_path):
@@ -26,7 +26,7 @@ def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_p
     problems, kept = load("arithmetic_v1", "test")[:12], tmp_path / "kept"
 
     def complete(kept=None):
-        return stages.complete(model, tokenizer, problems, "think", max_tokens=24, batch_size=4, label="x", kept=kept)
+        return answers.complete(model, tokenizer, problems, "think", max_tokens=24, batch_size=4, label="x", kept=kept)
 
     whole, rows = complete(), []
     original = generate.text_of
