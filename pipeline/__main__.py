@@ -405,9 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise BadInput(f"stage or command {arguments[0]!r} is unknown; {nearest(arguments[0], COMMANDS)}")
         run(parser().parse_args(arguments))
     except BadInput as error:
-        from pipeline.progress import MAIN
-
-        if MAIN:  # of several processes one says it
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
             print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
