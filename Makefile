@@ -90,7 +90,7 @@ smoke: $(READY)     ## all five stages on nano, in minutes
 test: $(READY)      ## the tests, one of them all five stages on nano
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
-faults: $(READY)    ## a run on nano killed 20 times and its files damaged must end as an unbroken one
+faults: $(READY)    ## each stage on nano killed 20 times, a full disk, damaged files: all must end as an unbroken run
 	@FAULTS=20 $(PYTHON) -m pytest -q -s tests/test_faults.py
 
 check: $(READY)     ## lint, format, types, the import rule

@@ -447,8 +447,6 @@ def train(
         if task.prefixes:
             choice = common_prefix([tuple(encode(tokenizer, prefix)) for prefix in task.prefixes])
             turn = -math.log(len(task.prefixes))
-            # What follows the choice has been paid for; the trainer need not see it.
-            out["completion_ids"] = [row.sample.ids[: choice + 1] for row in taken]
             out["logprobs"] = [[turn] * len(ids) for ids in out["completion_ids"]]
             out["env_mask"] = [[int(i == choice) for i in range(len(ids))] for ids in out["completion_ids"]]
         elif settings.blame == "step":

@@ -98,7 +98,9 @@ def test_the_label_only_head_gives_what_the_model_gives(tiny):
     logits = model(ids).logits[:, :-1] / 0.7
     expected = torch.log_softmax(logits, -1)
     label_only_head(model, temperature=0.7)
+    attention = model.config._attn_implementation
     output = model(ids, labels=labels, fused_lm_head=True)
+    assert model.config._attn_implementation == attention != "eager"  # decoding goes on with the fused one
     mask = labels[:, 1:] != -100
     chosen = expected.gather(-1, ids[:, 1:, None])[..., 0]
     torch.testing.assert_close(output.log_probs, chosen * mask, atol=1e-5, rtol=1e-5)
