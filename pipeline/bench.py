@@ -29,6 +29,7 @@ from pipeline.runs import Run, processor
 PROMPTS, SAMPLES, TOKENS = 8, 8, 64  # the shape of a rollout
 EVALUATED = 200  # problems of mixed length
 TRACES = 64
+TRAINERS = "import transformers, trl; trl.SFTTrainer; trl.GRPOTrainer"  # the bare import loads next to nothing
 READY = "import pipeline.stages, pipeline.rl, pipeline.sft, pipeline.generate, trl; trl.SFTTrainer"
 STEPS = 2  # of GRPO, on PROMPTS / 2 x SAMPLES completions each, the first of which warms up
 
@@ -124,14 +125,17 @@ def bench(run: Run) -> str:
     lines.append(
         f"| a rollout's log-probabilities | {worst:.1e} nats | | | the largest difference from one whole pass |"
     )
-    help_seconds = started("pipeline", "--help")
-    imports = timed(lambda: subprocess.run([sys.executable, "-c", "import transformers, trl"], check=True))[0]
-    against = "`import transformers, trl`; below 1 is in our favour"
-    lines.append(f"| `--help` | {help_seconds:.2f} s | {imports:.2f} | {help_seconds / imports:.2f} | {against} |")
-    told = started("pipeline", "status", "--base", run.base, "--runs", str(run.root.parent))
-    lines.append(f"| `status`, to its end | {told:.2f} s | {imports:.2f} | {told / imports:.2f} | {against} |")
-    ready = timed(lambda: subprocess.run([sys.executable, "-c", READY], check=True))[0]
-    lines.append(f"| all that training imports | {ready:.2f} s | {imports:.2f} | {ready / imports:.2f} | {against} |")
+    help_seconds = started("-m", "pipeline", "--help")
+    bare, trainers, ready = (started("-c", code) for code in ("import transformers, trl", TRAINERS, READY))
+    told = started("-m", "pipeline", "status", "--base", run.base, "--runs", str(run.root.parent))
+    for what, seconds, theirs, against in (
+        ("`--help`", help_seconds, bare, "`import transformers, trl`"),
+        ("`status`, to its end", told, bare, "the same"),
+        ("the same", told, trainers, "`trl.SFTTrainer`, `trl.GRPOTrainer` imported"),
+        ("all that training imports", ready, trainers, "the same"),
+    ):
+        ratio = f"{seconds / theirs:.2f} | {against}; below 1 is in our favour |"
+        lines.append(f"| {what} | {seconds:.2f} s | {theirs:.2f} | {ratio}")
     return "\n".join([*lines, "", *profile(run)]) + "\n"
 
 
@@ -368,8 +372,8 @@ def sft_rate(run: Run, ours: bool) -> float:
 
 
 def started(*command: str) -> float:
-    """Seconds that a command of ours takes to start and end."""
-    return timed(lambda: subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL))[0]
+    """Seconds that a command of Python takes from its start to its end."""
+    return timed(lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL))[0]
 
 
 def differences(model, tokenizer) -> float:
