@@ -43,10 +43,14 @@ def gains(stage: str, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def kept(run_dir: Path, stage: str) -> list[str]:
-    """A line on a training that changed nothing or was stopped, and on where it says why; else none."""
+    """A line on a training that changed nothing or was stopped, and on where it says why; or on what says so being
+    damaged; else none."""
     folder = run_dir / stage
     if stage == "sft" or not (folder / "curve.json").is_file():
         return []
+    for path in table.damaged(folder, "training"):
+        if path.name in ("curve.json", "alarm.txt", "preflight.json") and path.is_file():
+            return [f"{stage}: {path} is not what was written; delete it to go without."]
     made = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("training", {})
     unchanged = made.get("adapter") == made.get("inputs", {}).get("stands_on")
     alarm = folder / "alarm.txt"
