@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from data.arithmetic import MOST_WORDS
-from data.records import Problem
+from data.records import Problem, split_of
 from data.stories import NAMES
 
 ROLES = (
@@ -489,6 +489,10 @@ ANALOGY_TEXTS = (
 def _analogy(rng: random.Random, level: int) -> Problem | None:
     relation = rng.choice(RELATIONS)
     shown, hidden = rng.sample(relation.pairs, 2)
+    # What is asked decides the split; so what is shown must not be what another split asks, but train may be shown.
+    key, other = (f"{relation.phrase}: {x} {y}" for x, y, _ in (hidden, shown))
+    if split_of(f"analogy: {other}") not in ("train", split_of(f"analogy: {key}")):
+        return None
     side = rng.choice([0, 1] if relation.ask == "ab" else [0])
     answer, given = hidden[side], hidden[1 - side]
     others, same, near = WRONG_CHOICES[level]
@@ -519,7 +523,6 @@ def _analogy(rng: random.Random, level: int) -> Problem | None:
         second.reverse()
     first[0] = _start(first[0])
     question = text.format(*first, *second, ", ".join(choices))
-    key = f"{relation.phrase}: {' and '.join(sorted(f'{x} {y}' for x, y, _ in (shown, hidden)))}"
     return _problem("analogy", level, question, answer, tuple(choices), "\n".join(lines), key)
 
 

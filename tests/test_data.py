@@ -348,6 +348,22 @@ def test_take_is_stratified_whatever_the_order():
     assert Counter(p.level for p in splits.take(uneven, 10)) == {1: 2, 2: 8}
 
 
+def test_no_split_writes_out_what_another_asks():
+    """An analogy's fact is asked in one split, and train shows none that dev or test asks."""
+    asked = {split: {p.extra["key"] for p in analogies(split)} for split in splits.SPLITS}
+    assert all(len(keys) >= 20 for keys in asked.values())
+    shown = {line for p in analogies("train") for line in (p.rationale or "").splitlines()}
+    for relation in logic.RELATIONS:
+        for x, y, _ in relation.pairs:
+            elsewhere = [s for s in splits.SPLITS if f"analogy: {relation.phrase}: {x} {y}" in asked[s]]
+            assert len(elsewhere) <= 1
+            assert elsewhere in ([], ["train"]) or f"{x} is {relation.phrase} {y}" not in shown
+
+
+def analogies(split):
+    return [p for p in building.load("logic_v1", split) if p.family == "analogy"]
+
+
 # Files
 
 
