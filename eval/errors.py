@@ -216,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         by_id = {problem.id: problem for problem in read_benchmark(options.benchmark).problems}
         columns = {}
-        for path in options.completions:
+        names = [_name(path) for path in options.completions]
+        for path, name in zip(options.completions, names, strict=True):
             completions = read_completions(path)
             unknown = next((c.id for c in completions if c.id not in by_id), None)
             if unknown is not None:
@@ -224,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{path}: {unknown!r} is no problem of {options.benchmark}; give the file it was made from"
                 )
             problems = [by_id[c.id] for c in completions]
-            columns[_name(path)] = list(zip(problems, completions, grade_all(problems, completions), strict=True))
+            column = name if names.count(name) == 1 else str(path)
+            columns[column] = list(zip(problems, completions, grade_all(problems, completions), strict=True))
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

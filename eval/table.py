@@ -23,7 +23,8 @@ SCORES += ["thinking_rate", "format_rate", "truncated_rate", "seconds"]
 NOTE = """\
 Accuracy is in percent of the n problems, with its 95 % interval (Wilson). Tokens are means over all problems: thought
 and answer together, then the thought alone. "thinks", "boxed" and "cut" are the percent of texts with a thought, with
-a boxed answer, and stopped by the token limit. One completion a problem; the decoding is in each stage's recipe.yaml.
+a boxed answer, and stopped by the token limit. One completion a problem, decoded greedily; the limit is in each
+stage's manifest.json.
 
 p: exact two-sided McNemar test on the same problems against the stage before: cot against the best variant of plain,
 sft against the best-prompted base (all variants of plain and cot), a later round of sft against the one before, rl
@@ -38,7 +39,7 @@ CHANGED = 0.2  # the share of problems with another verdict, for which the small
 
 def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     """The rows of runs/BASE, benchmark by benchmark in the order of the stages, from each stage's ``scores.json``; the
-    controls' after them where asked for. A stage that stands on another adapter than the one before it has now is out.
+    controls' after them where asked for. A stage that stands on what is not there now is out.
 
     A benchmark's first rows are what guessing gets (:func:`eval.score.baselines`), exact, so without an interval.
     ``p_vs_previous`` is None for these, for plain and where no earlier stage has the benchmark. Raises BadInput where a
@@ -48,7 +49,7 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = []
     hits: list[dict[str, bool]] = []  # for each row: problem id -> correct
     guesses: list[dict[str, Any]] = []
-    rules: dict[str, int] = {}  # stage -> version of the extraction
+    rules: dict[str, dict[str, Any]] = {}  # stage -> how it was asked and graded
     before_of = dict(BEFORE)
     for earlier, later in itertools.pairwise([*_rounds(run_dir), "sft"]):
         before_of |= {earlier: before_of.get(earlier, BEFORE["sft"]), later: (earlier,)}
@@ -61,7 +62,7 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
             continue
         try:
             scores = json.loads(path.read_text(encoding="utf-8"))
-            rules[stage] = scores["extraction"]
+            rules[stage] = _rules(path.parent, scores)
             for variant in scores["variants"]:
                 for entry in variant["benchmarks"]:
                     if not any(guess["benchmark"] == entry["benchmark"] for guess in guesses):
@@ -76,11 +77,11 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
     if not table:
         raise BadInput(f"{run_dir}: no stage has a scores.json; run one first, for example: make plain")
     first_stage, *others = rules
-    for stage in others:
-        if rules[stage] != rules[first_stage]:
+    for stage, rule in itertools.product(others, rules[first_stage]):
+        if (one := rules[first_stage][rule]) != (other := rules[stage][rule]):
             raise BadInput(
-                f"{run_dir}: {first_stage} and {stage} were graded by different rules of extraction (versions "
-                f"{rules[first_stage]} and {rules[stage]}); rerun the older one"
+                f"{run_dir}: {first_stage} and {stage} were scored with another {rule} ({one!s:.12} and {other!s:.12});"
+                " bring both up to date with the same settings, or give one a folder of its own: RUNS="
             )
     for row, right in zip(table, hits, strict=True):
         same = [i for i, other in enumerate(table) if other["benchmark"] == row["benchmark"]]
@@ -128,6 +129,14 @@ def damaged(stage_dir: Path, part: str = "scoring") -> list[Path]:
     return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
 
 
+def _rules(stage_dir: Path, scores: dict[str, Any]) -> dict[str, Any]:
+    """What all rows of a table have in common."""
+    asked = manifest(stage_dir).get("scoring", {}).get("inputs", {})
+    cap = asked.get("settings", {}).get("max_tokens")
+    about = {"base": asked.get("base"), "base.load": asked.get("load"), "eval.max_tokens": cap}
+    return {"version of the extraction": scores["extraction"]} | about
+
+
 def _check(stage_dir: Path) -> None:
     if lost := damaged(stage_dir):
         stage = stage_dir.name
@@ -150,11 +159,15 @@ def check_beside(run_dir: Path) -> None:
 
 
 def _outdated(run_dir: Path, stage: str) -> bool:
-    """Whether a stage's adapter was trained on another one than the stage before has now."""
-    made = manifest(run_dir / stage).get("training", {})
-    before = made.get("stands_on")
-    now = manifest(run_dir / before).get("training", {}).get("adapter") if isinstance(before, str) else None
-    return now is not None and now != made.get("inputs", {}).get("stands_on")
+    """Whether a stage stands on what is not there now: somewhere before it a stage has another adapter than was trained
+    on, or has no scores (it was refused, or is still to be asked)."""
+    made, passed = manifest(run_dir / stage).get("training", {}), [stage]
+    while isinstance(before := made.get("stands_on"), str) and before not in passed:
+        passed.append(before)
+        stood_on, made = made.get("inputs", {}).get("stands_on"), manifest(run_dir / before).get("training", {})
+        if made.get("adapter") != stood_on or not (run_dir / before / "scores.json").is_file():
+            return True
+    return False
 
 
 def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def measure(run_dir: Path) -> dict[str, Any]:
             ways.setdefault(each["folder"], []).append(made)
         problems += of_it
     whole = {name: joined(several) for name, several in ways.items()}
-    scores = np.array([said["probe"]["scores"][p.id] for p in problems])
+    scores = np.array([score for benchmark in said["benchmarks"] for score in said["probe"]["scores"][benchmark]])
     result: dict[str, Any] = {"seed": said["seed"], "base": said["base"], "parts": {}}
     rows_of = parts | ({"both" if len(parts) == 2 else "all": list(range(len(problems)))} if len(parts) > 1 else {})
     for part, rows in rows_of.items():

@@ -28,7 +28,7 @@ def run(opened: Run) -> Path:
         stages.run_stage(opened, stage)
     folder, budgets = opened.root / "tradeoff", opened.recipe.adaptive_budget.budgets
     inputs: dict[str, Any] = {stage: stages.scoring_inputs(opened, stage) for stage in ("rl", "adaptive", BUDGETED)}
-    inputs |= {"budgets": budgets, "seed": opened.recipe.seed}
+    inputs |= {"budgets": budgets, "seed": opened.recipe.seed, "accuracy_loss": opened.recipe.adaptive.accuracy_loss}
     said = folder / "ways.json"
     if said.is_file() and json.loads(said.read_text()).get("inputs") == json.loads(json.dumps(inputs)):
         say("tradeoff: up to date")
@@ -102,10 +102,10 @@ def fitted(opened: Run, model, tokenizer) -> dict[str, Any]:
     least = thought.float().mean() - opened.recipe.adaptive.accuracy_loss
     thresholds = [1.0, *sorted(set(scores.tolist()), reverse=True), 0.0]
     holding = [t for t in thresholds if torch.where(scores > t, at_once, thought).float().mean() >= least]
-    problems = [p for b in opened.benchmarks for p in b.problems]
+    of_test = {b.name: made(hidden(b.problems)).tolist() for b in opened.benchmarks}
     return {
         "layer": made.layer,
         "threshold": min(holding),
         "dev_auroc": tradeoff.auroc(scores.tolist(), at_once.tolist()),
-        "scores": dict(zip((p.id for p in problems), made(hidden(problems)).tolist(), strict=True)),
+        "scores": of_test,
     }

@@ -117,6 +117,11 @@ def test_the_command_counts_each_file(tmp_path, capsys):
         ["plan", "0.0", "100.0"],
     ]
     assert "rl, plan: What is 25 * 4 + 8?" in printed
+    other = tmp_path / "other" / "sft" / "completions" / "sums.jsonl"  # the same stage of another run
+    write_records(other, [Completion("s", "", 0, 0, 0, "stop")])
+    assert main([*command, str(other)]) == 0
+    printed = capsys.readouterr().out
+    assert str(other) in printed and str(tmp_path / "sft" / "completions") in printed
     other = replace(SUM, id="t")
     write_records(tmp_path / "problems.jsonl", [other])
     assert main(command) == 2

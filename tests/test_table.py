@@ -114,7 +114,7 @@ def test_stages_on_different_problems_are_refused(run_dir, change):
 
 def test_stages_graded_by_different_rules_are_refused(run_dir):
     add(run_dir, "rl", {"think": BEST}, extraction=2)
-    with pytest.raises(BadInput, match=r"plain and rl.*versions 1 and 2.*rerun"):
+    with pytest.raises(BadInput, match=r"plain and rl.*another version of the extraction \(1 and 2\)"):
         rows(run_dir)
 
 
@@ -219,16 +219,42 @@ def test_the_table_as_csv_and_as_latex(run_dir):
 def test_a_stage_that_stands_on_another_adapter_than_there_is_has_no_row(run_dir):
     from eval.table import damaged
 
-    def made(stage, adapter, on):
-        part = {"adapter": adapter, "stands_on": "sft" if on else None, "inputs": {"stands_on": on}}
+    def made(stage, adapter, on, parent="sft"):
+        part = {"adapter": adapter, "stands_on": parent if on else None, "inputs": {"stands_on": on}}
         write_json(run_dir / stage / "manifest.json", {"training": part})
 
     made("sft", "a", None)
     made("rl", "b", "a")
     assert {row["stage"] for row in rows(run_dir)} >= {"sft", "rl"}
     assert damaged(run_dir / "rl", "training") == [run_dir / "rl" / "adapter" / "adapter_model.safetensors"]
+    add(run_dir, "adaptive", {"think": BEST})
+    made("adaptive", "d", "b", "rl")
+    assert {row["stage"] for row in rows(run_dir)} >= {"sft", "rl", "adaptive"}
+    (run_dir / "rl" / "scores.json").rename(run_dir / "kept")  # as where rl was refused
+    assert "adaptive" not in {row["stage"] for row in rows(run_dir)}
+    (run_dir / "kept").rename(run_dir / "rl" / "scores.json")
     made("sft", "c", None)
-    assert "rl" not in {row["stage"] for row in rows(run_dir)}
+    assert not {"rl", "adaptive"} & {row["stage"] for row in rows(run_dir)}
+    made("sft", "c", "c")  # which stands on itself: no run leaves that behind, and no end of it would be found
+    assert "sft" in {row["stage"] for row in rows(run_dir)}
+
+
+@pytest.mark.parametrize(
+    "inputs, what",
+    [
+        ({"base": "b2", "load": "bf16", "settings": {"max_tokens": 160}}, r"another base \(b1 and b2\)"),
+        ({"base": "b1", "load": "nf4", "settings": {"max_tokens": 160}}, r"another base.load \(bf16 and nf4\)"),
+        ({"base": "b1", "load": "bf16", "settings": {"max_tokens": 80}}, r"another eval.max_tokens \(160 and 80\)"),
+    ],
+)
+def test_rows_that_were_asked_otherwise_share_no_table(run_dir, inputs, what):
+    alike = {"base": "b1", "load": "bf16", "settings": {"max_tokens": 160}}
+    for stage in ("plain", "cot", "sft", "rl"):
+        write_json(run_dir / stage / "manifest.json", {"scoring": {"inputs": alike}})
+    rows(run_dir)
+    write_json(run_dir / "sft" / "manifest.json", {"scoring": {"inputs": inputs}})
+    with pytest.raises(BadInput, match=f"plain and sft were scored with {what}; bring both up to date"):
+        rows(run_dir)
 
 
 def test_too_few_problems_are_said_to_find_nothing(run_dir):

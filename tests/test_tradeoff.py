@@ -78,7 +78,8 @@ def test_who_reasons_after_the_tag_has_thought(text, does):
 
 def test_everything_is_written_from_what_is_on_disk(tmp_path, capsys):
     problems = [Problem(f"p{i}", f"{i} + {i}?", str(2 * i), "number", level=i % 2 + 1) for i in range(8)]
-    write_records(tmp_path / "problems" / "sums.jsonl", problems)
+    for name in ("sums", "more"):  # whose problems have the same ids
+        write_records(tmp_path / "problems" / f"{name}.jsonl", problems)
     told = []
     for kind, asked, right, thought in (
         (tradeoff.NEVER, None, 2, 0),
@@ -99,10 +100,12 @@ def test_everything_is_written_from_what_is_on_disk(tmp_path, capsys):
             )
             for i, p in enumerate(problems)
         ]
-        write_records(tmp_path / "tradeoff" / folder / "sums.jsonl", texts)
+        for name in ("sums", "more"):
+            write_records(tmp_path / "tradeoff" / folder / f"{name}.jsonl", texts)
         told.append({"kind": kind, "asked": asked, "folder": folder})
-    said = {"base": "x", "seed": 0, "benchmarks": ["sums"], "n": {"sums": 8}, "ways": told}
-    said["probe"] = {"threshold": 0.5, "scores": {p.id: 1 - i / 8 for i, p in enumerate(problems)}}
+    said = {"base": "x", "seed": 0, "benchmarks": ["sums", "more"], "n": {"sums": 8, "more": 8}, "ways": told}
+    scores = [1 - i / 8 for i in range(8)]
+    said["probe"] = {"threshold": 0.5, "scores": {"sums": scores, "more": scores[::-1]}}
     write_json(tmp_path / "tradeoff" / "ways.json", said)
     assert tradeoff.main(["--run", str(tmp_path)]) == 0
     text = capsys.readouterr().out
@@ -110,7 +113,7 @@ def test_everything_is_written_from_what_is_on_disk(tmp_path, capsys):
     # It thinks on the four that a thought makes right, not on the two that are known and the two that are lost.
     assert "| perfect choice |  | 75.0 | 26.0 | 57 % | 50 % |" in text
     assert "| learnt length | 8 | 4.0 | 100 % | 4 |" in text
-    assert "AUROC of 1.00" in text
+    assert "AUROC of 1.00" in text and "AUROC of 0.00" in text  # the scores of each benchmark are its own
     found = json.loads((tmp_path / "tradeoff" / "tradeoff.json").read_text())
     assert found["parts"]["sums"]["compared"]["learnt choice"]["above_forced"]["value"] > 0
     assert (tmp_path / "tradeoff" / "tradeoff.png").read_bytes()[:4] == b"\x89PNG"
