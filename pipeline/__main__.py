@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib.util
 import logging
+import math
 import os
 import re
 import shlex
@@ -148,7 +149,7 @@ def default_profile() -> str:
 
 
 def check_cards() -> None:
-    """Refuse one process where there are several cards: the trainer would take them all, and a batch on each."""
+    """Refuse one process where there are several cards, as TRL does, but before anything is run."""
     import torch
 
     if (cards := torch.cuda.device_count()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
@@ -246,7 +247,11 @@ def complete(options: argparse.Namespace) -> None:
     after = first_turns(options.after) if options.after else {}
     if after:
         problems = [problem for problem in problems if problem.id in after]
-    if options.temperature is None and len(options.out) > len(prompts.WORDINGS[options.prompt]):
+    if options.shots < 0:
+        raise BadInput(f"--shots is {options.shots}; it must be 0 or more worked examples")
+    if not 0 <= (options.temperature or 0.0) < math.inf:
+        raise BadInput(f"--temperature is {options.temperature}; it must be 0 (greedy) or more")
+    if not options.temperature and len(options.out) > len(prompts.WORDINGS[options.prompt]):
         raise BadInput(
             f"{len(options.out)} wordings of the {options.prompt} instruction are asked for, there are "
             f"{len(prompts.WORDINGS[options.prompt])} (pipeline/prompts.py)"
@@ -257,8 +262,8 @@ def complete(options: argparse.Namespace) -> None:
         runs.check_adapter(adapter)
     name = next((made[part]["base"] for part in ("training", "scoring") if part in made), options.model)
     recipe = recipes.load(default_profile(), base=name)
-    settings = recipe.eval
-    model, tokenizer = base.load(base.resolve(name), adapter, setting=recipe.base.load)
+    settings, asked = recipe.eval, made.get("scoring", {}).get("inputs", {})  # a stage is asked as it was scored
+    model, tokenizer = base.load(base.resolve(name), adapter, setting=asked.get("load", recipe.base.load))
     for i, out in enumerate(options.out):
         completions = answers.complete(
             model,
@@ -266,7 +271,7 @@ def complete(options: argparse.Namespace) -> None:
             problems,
             options.prompt,
             options.shots,
-            max_tokens=settings.max_tokens,
+            max_tokens=asked.get("settings", {}).get("max_tokens", settings.max_tokens),
             batch_size=settings.batch_size,
             budget=options.budget,
             least=options.min_thinking,
@@ -283,6 +288,8 @@ def run(options: argparse.Namespace) -> None:
     """Carry out one command."""
     if options.command not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1":
         raise BadInput(f"{options.command} runs in one process; start it with: {PROGRAM} {options.command}")
+    if options.command in (*SHARED, "compare", "tradeoff", "bench"):
+        check_cards()
     from eval import table
 
     if options.command == "complete":
@@ -320,6 +327,9 @@ def run(options: argparse.Namespace) -> None:
         from eval import bases
         from pipeline.base import folder_name
 
+        names = [folder_name(name) for name in dict.fromkeys(options.bases)]
+        if same := next((name for name in names if names.count(name) > 1), None):
+            raise BadInput(f"--bases: two of them would share the folder {same}; rename a file or a folder")
         for name in dict.fromkeys(options.bases):
             opened = open_run(argparse.Namespace(**(vars(options) | {"base": name})))
             with runs.alone(opened.root):
@@ -327,8 +337,6 @@ def run(options: argparse.Namespace) -> None:
                     stages.run_stage(opened, stage)
         folders = {name: options.runs / folder_name(name) for name in dict.fromkeys(options.bases)}
         return print(bases.write(folders, options.runs))
-    if options.command in SHARED:
-        check_cards()
     quiet()
     opened = processes.by_main(lambda: open_run(options))
     if options.command == "status":
@@ -344,7 +352,8 @@ def run(options: argparse.Namespace) -> None:
 
         return print(export(opened, options.stage, options.to))
     with runs.alone(opened.root):
-        return work(opened, options)
+        work(opened, options)
+    return processes.end()
 
 
 def work(opened, options: argparse.Namespace) -> None:

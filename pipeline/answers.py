@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+import sys
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from data.records import Completion, Problem, record_json, write_text
+from data.records import BadInput, Completion, Problem, record_json, write_text
 from pipeline import processes
 from pipeline.processes import by_main
 from pipeline.progress import bar, say
@@ -44,6 +47,7 @@ def complete(
     from pipeline.generate import Sample, completion, generate, stop_ids, text_of
 
     known = {c.id: c for c in by_main(lambda: so_far(kept))} if kept else {}
+    earlier, begun = by_main(lambda: spent(kept)) if kept else 0.0, time.monotonic()
     mine = kept / f"{processes.state().process_index}.jsonl" if kept else None
     asked = problems
     problems = [problem for problem in problems if problem.id not in known]
@@ -54,6 +58,12 @@ def complete(
         prompt_ids(tokenizer, problem, prompt, kinds[problem.kind], wording, after.get(problem.id, ()), at_most)
         for problem in problems
     ]
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    if (longest := max(map(len, prompts))) + max_tokens > context:
+        raise BadInput(
+            f"{label}: a prompt of {longest} tokens and eval.max_tokens={max_tokens} go beyond the base's context of "
+            f"{context}; lower shots or eval.max_tokens, or leave out the longest problems"
+        )
     stops = stop_ids(model, tokenizer)
 
     def answered(i: int, sample: Sample) -> Completion:
@@ -63,7 +73,8 @@ def complete(
         known[problems[i].id] = made = answered(i, sample)
         if mine:
             with open(mine, "a", encoding="utf-8") as file:
-                file.write(f"{checked(json.dumps(record_json(made)))}\n")
+                row = record_json(made) | {"seconds": round(earlier + time.monotonic() - begun, 1)}
+                file.write(f"{checked(json.dumps(row))}\n")
 
     def grown(_: int, sample: Sample) -> None:
         if written:
@@ -102,10 +113,21 @@ def so_far(kept: Path) -> list[Completion]:
     kept.mkdir(parents=True, exist_ok=True)
     found = []
     for file in sorted(kept.iterdir()):
-        lines = file.read_bytes().decode(errors="replace").split("\n")
-        whole = [line for line in lines if line == checked(line[9:])]
-        if lost := len(lines) - 1 - len(whole):
+        lines, rows = _rows(file)
+        if (lost := len(lines) - 1 - len(rows)) > 0:
             say(f"{file}: {lost} of its lines are not what was written; asking again")
-        write_text(file, "".join(f"{line}\n" for line in whole))
-        found += [Completion(**json.loads(line[9:])) for line in whole]
+        write_text(file, "".join(f"{checked(json.dumps(row))}\n" for row in rows))
+        found += [Completion(**{key: row[key] for key in row if key != "seconds"}) for row in rows]
     return found
+
+
+def spent(kept: Path) -> float:
+    """The seconds that the answers in a folder took, by however many askings."""
+    files = kept.iterdir() if kept.is_dir() else ()
+    return max((row["seconds"] for file in files for row in _rows(file)[1]), default=0.0)
+
+
+def _rows(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """All lines of a file of answers, and the rows of those that are what was written."""
+    lines = file.read_bytes().decode(errors="replace").split("\n")
+    return lines, [json.loads(line[9:]) for line in lines if line == checked(line[9:])]

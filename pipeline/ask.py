@@ -17,7 +17,7 @@ from rich.text import Text
 
 from data.records import BadInput, Completion, Problem, nearest
 from eval.extract import Extraction, extract, split_thought
-from pipeline import answers, stages
+from pipeline import answers, runs, stages
 from pipeline.prompts import END_THINK, THINK
 from pipeline.recipe import check_thinking
 from pipeline.runs import Run
@@ -40,6 +40,8 @@ class Models:
         self.model, self.tokenizer = run.load()
         for stage in names:
             adapter = stages.adapter_of(run, stage)
+            if adapter:
+                runs.check_adapter(adapter)
             if adapter and isinstance(self.model, PeftModel):
                 self.model.load_adapter(adapter, stage)
             elif adapter:

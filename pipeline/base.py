@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.records import BadInput, nearest, sha256_of
+from data.records import BadInput, nearest, sha256_of, write_text
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ def cache_dir() -> Path:
 
 def folder_name(base: str) -> str:
     """The base's name as one path component, for ``runs/BASE``."""
-    return base if base in BASES else Path(base).stem if base.endswith(".gguf") else base.strip("/").replace("/", "--")
+    if base in BASES:
+        return base
+    if base.endswith(".gguf"):
+        return Path(base).stem
+    within = Path(os.path.normpath(base))
+    return (within.resolve().name if ".." in within.parts else str(within)).strip("/").replace("/", "--")
 
 
 def resolve(base: str) -> Path:
@@ -266,7 +271,7 @@ def fingerprint(folder: Path) -> str:
     if not kept.is_file():
         whole = hashlib.sha256("".join(f"{p.name} {sha256_of(p)}\n" for p in files).encode()).hexdigest()
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(whole)
+        write_text(kept, whole)
     return kept.read_text()
 
 

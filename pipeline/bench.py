@@ -1,6 +1,7 @@
 """``make bench``: how fast this is, as ratios against what one would write with the same libraries.
 
-Both sides run in this one process, on the same tokens, in turn; the unit is given, and what the machine can do at most
+Both sides run in turn in one run, on the same tokens: in this process, or where memory or a start is measured in one of
+their own. The unit is given, and what the machine can do at most
 (a matrix product of the model's own shape). A ratio above 1 is in our favour.
 """
 

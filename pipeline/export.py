@@ -5,6 +5,7 @@ exported model gives the same answers. Over a quantized base it is added to the 
 another model; how far its log-probabilities are from the scored one's is measured and told.
 """
 
+import json
 import shutil
 from pathlib import Path
 from statistics import fmean
@@ -70,6 +71,9 @@ def export(opened: Run, stage: str, folder: Path) -> str:
         raise BadInput(f"--stage {stage}: it has no weights of its own; choose one of {', '.join(stages.TRAINED[:3])}")
     if not adapter.is_dir() or not scores.is_file():
         raise BadInput(f"{opened.stage(stage)}: not run yet; run `make {stage}` first")
+    made = runs.manifest(opened.stage(stage))["training"]
+    if changed := runs.differences(made["inputs"], json.loads(json.dumps(stages.training_inputs(opened, stage)))):
+        raise BadInput(f"{opened.stage(stage)}: {changed[0]}; give the SET= it was made with, or run `make {stage}`")
     if folder.exists() and any(folder.iterdir()):
         raise BadInput(f"--to {folder}: the folder is there and not empty; name another or remove it")
     base.check_space(folder.parent, 2.0, "name another folder")
@@ -81,7 +85,7 @@ def export(opened: Run, stage: str, folder: Path) -> str:
     differences = [difference(scored, exported, tokenizer, problem) for problem in problems]
     exported.generation_config.update(
         do_sample=False,
-        max_new_tokens=opened.recipe.eval.max_tokens,
+        max_new_tokens=runs.manifest(opened.stage(stage))["scoring"]["inputs"]["settings"]["max_tokens"],
         eos_token_id=sorted(stop_ids(scored, tokenizer)),
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -125,7 +129,7 @@ def card(opened: Run, stage: str, name: str, mean: float, largest: float) -> str
         base=opened.base,
         source=base.source(opened.folder),
         licence=known.licence.lower() if known else "other",
-        commit=f"commit {runs.commit()}",
+        commit=f"commit {runs.manifest(opened.stage(stage))['training']['commit']}",
         instruction=INSTRUCTIONS["think"],
         manner="thinking between `<think>` tags where it chooses to" if stage == "adaptive" else "thinking first",
         rows="\n".join(lines) + "\n",

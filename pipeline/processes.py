@@ -22,6 +22,13 @@ def state() -> Any:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(hours=6))
 
 
+def end() -> None:
+    """Let the processes part in order: one that is gone while another still listens for it takes it down."""
+    if state().num_processes > 1:
+        state().wait_for_everyone()
+        state().destroy_process_group()
+
+
 def main() -> bool:
     """Whether this is the main process."""
     return state().is_main_process

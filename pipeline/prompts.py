@@ -5,14 +5,14 @@ Three prompts, in the base's own chat template (or a plain one of ours where it 
 worked exemplars: Wei et al. 2022, arXiv 2201.11903), ``think`` is what the trained rungs are asked with.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import jinja2
 
 from data.build import load
 from data.records import Problem
-
-PROMPTS = ("plain", "cot", "think")
 
 # The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
 # The first wording is the one that trains and scores; the others show how much a score owes to it.
@@ -99,6 +99,13 @@ def messages(
         answer, feedback = after
         chat += [{"role": "assistant", "content": answer}, {"role": "user", "content": feedback}]
     return chat
+
+
+def wording_hash(prompt: str, shots: int = 0) -> str:
+    """The sha256 of all that stands before a question: of a number, and of any other kind."""
+    asked = [Problem("-", "-", "-", kind) for kind in ("number", "text")]
+    said = [messages(problem, prompt, exemplars(problem, shots)) for problem in asked]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def render(tokenizer, chat: list[dict[str, str]]) -> str:

@@ -403,7 +403,7 @@ def train(
         while len(mixed) < wanted and len(mixed) + len(alike) < most:
             tried = len(mixed) + len(alike)
             count = min(wanted - len(mixed), most - tried)
-            at = f"{seed} {step} {tried} 0"
+            at = f"{seed} {step} {tried}"
             drawn = sampler.draw(count, at)
             each = [p for _, p in drawn for _ in range(settings.samples)]
             told_to = [task.at_most(step * wanted + tried + i // settings.samples) for i in range(len(each))]

@@ -5,6 +5,7 @@ benchmark with every variant of its prompt; completions, grades and scores go to
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ from eval.score import SCORES_VERSION, score
 from pipeline import answers, base, processes, runs, traces
 from pipeline.processes import by_main
 from pipeline.progress import bar, console, logged, say
-from pipeline.prompts import DIRECT, THINK
+from pipeline.prompts import DIRECT, THINK, wording_hash
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.runs import Run
@@ -48,7 +49,9 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
 BUDGETED = "adaptive_budget"  # the other stage 5, which is told how long to think; no rung of `make`
 TRAINED = ("sft", "rl", "adaptive", BUDGETED, *CONTROLS)
 ROUND = "sft_round"  # and its number: the stages that come before sft where sft.rounds is above 1
-LEFT_BEHIND = ("curve.json", "train.jsonl", "preflight.json", "alarm.txt", "traces.jsonl", "traces.json")
+REFUSED = "refused.json"  # what the pre-flight saw of a training that it refused
+READ_AGAIN = ("curve.json", "train.jsonl", "preflight.json", "alarm.txt")
+LEFT_BEHIND = (*READ_AGAIN, "traces.jsonl", "traces.json", REFUSED)
 ARITHMETIC, LOGIC = "arithmetic_v1", "logic_v1"
 
 
@@ -68,8 +71,9 @@ def _run_stage(run: Run, stage: str) -> None:
             train(run, stage)
         except NoSignal as error:
             # No row of an earlier recipe stays; what the pre-flight saw does.
-            by_main(lambda: (run.stage(stage) / "scores.json").unlink(missing_ok=True))
-            by_main(lambda: shutil.copy(run.stage(stage) / "work" / "preflight.json", run.stage(stage)))
+            folder = run.stage(stage)
+            by_main(lambda: (folder / "scores.json").unlink(missing_ok=True))
+            by_main(lambda: shutil.copy(folder / "work" / "preflight.json", folder / REFUSED))
             if stage not in CONTROLS:
                 raise
             say(f"{error}. A control with nothing to learn is its parent, so it gets no row")
@@ -123,6 +127,8 @@ def training_inputs(run: Run, stage: str) -> dict[str, Any]:
         "settings": runs.settings(settings),
         "seed": run.recipe.seed,
         "stands_on": runs.folder_hash(run.stage(parent) / "adapter") if parent else None,
+        "prompt": wording_hash("think"),
+        **({"max_tokens": run.recipe.eval.max_tokens} if isinstance(settings, SftSettings) else {}),
         "problems": (runs.ROOT / "data" / "benchmarks" / "SHA256SUMS").read_text(),
         **({"read": read} if read else {}),
     }
@@ -135,7 +141,7 @@ def scoring_inputs(run: Run, stage: str) -> dict[str, Any]:
         "base": run.fingerprint,
         "load": base.held_as(run.recipe.base.load),
         "adapter": runs.folder_hash(adapter) if adapter else None,
-        "variants": variants(run, stage),
+        "variants": [[*variant, wording_hash(*variant[1:])] for variant in variants(run, stage)],
         "settings": {"max_tokens": run.recipe.eval.max_tokens, "batch_size": run.recipe.eval.batch_size},
         "benchmarks": {b.name: [b.sha256, len(b.problems)] for b in run.benchmarks},
         "extraction": EXTRACTION_VERSION,
@@ -144,9 +150,9 @@ def scoring_inputs(run: Run, stage: str) -> dict[str, Any]:
 
 
 def status(run: Run) -> dict[str, str]:
-    """Of each stage, whether it is up to date, and if not, why."""
+    """Of each stage, and round of sft before the last, whether it is up to date, and if not, why."""
     found: dict[str, str] = {}
-    for stage in STAGES:
+    for stage in (*STAGES[:2], *(f"{ROUND}{i}" for i in range(1, run.recipe.sft.rounds)), *STAGES[2:]):
         made, parent = runs.manifest(run.stage(stage)), parent_of(run, stage)
         needed = {"training": training_inputs} if trained(stage) else {}
         reasons = []
@@ -156,7 +162,13 @@ def status(run: Run) -> dict[str, str]:
                 continue
             changed = runs.differences(made[part].get("inputs"), json.loads(json.dumps(inputs(run, stage))))
             reasons += [f"{part}: {change}" for change in changed]
-        reasons += [f"{path} is not what was written" for path in table.damaged(run.stage(stage), "training")]
+        lost = [
+            path
+            for path in table.damaged(run.stage(stage), "training")
+            if path.is_file() or path.parent.name == "adapter"
+        ]
+        # What a training left beside its adapter may be deleted: see table.check_beside.
+        reasons += [f"{path} is not what was written" for path in lost]
         reasons += [f"{path} is not what it was scored with" for path in table.damaged(run.stage(stage))]
         if found.get(parent or "", "up to date") != "up to date":
             reasons.append(f"{parent}, which it stands on, is not up to date")
@@ -208,7 +220,7 @@ def keep(run: Run, stage: str, inputs: dict[str, Any], work: Path, best: Path, s
     made = runs.folder_hash(stage_dir / "adapter")
     alarm = stage_dir / "alarm.txt"
     heard = {"alarm": alarm.read_text().strip()} if alarm.is_file() else {}
-    left = [stage_dir / name for name in ("curve.json", "train.jsonl", "recipe.yaml")]  # what is read again
+    left = [stage_dir / name for name in (*READ_AGAIN, "recipe.yaml")]
     weights = [*(stage_dir / "adapter").glob("*.json"), *(stage_dir / "adapter").glob("*.safetensors")]
     runs.record(
         stage_dir,
@@ -405,7 +417,8 @@ def answer(run: Run, stage: str) -> None:
     for variant, prompt, shots in asked:
         for benchmark in run.benchmarks:
             inside = Path(variant) if len(asked) > 1 else Path()
-            began = time.monotonic()
+            kept = partial / inside / benchmark.name
+            earlier, began = by_main(functools.partial(answers.spent, kept)), time.monotonic()
             completions = answers.complete(
                 model,
                 tokenizer,
@@ -415,9 +428,9 @@ def answer(run: Run, stage: str) -> None:
                 max_tokens=run.recipe.eval.max_tokens,
                 batch_size=run.recipe.eval.batch_size,
                 label=f"{stage} {variant} {benchmark.name}",
-                kept=partial / inside / benchmark.name,
+                kept=kept,
             )
-            given.append((completions, round(time.monotonic() - began, 1)))
+            given.append((completions, round(earlier + time.monotonic() - began, 1)))
     by_main(lambda: grade_and_score(run, stage, inputs, asked, given, start))
 
 

@@ -38,3 +38,4 @@ if processes.main():
     assert weights is not None and weights.keys() == whole.keys()
     assert all(torch.equal(weights[name], whole[name]) for name in whole)
     model.save_pretrained(folder / "adapter", state_dict=weights)
+processes.end()

@@ -75,6 +75,7 @@ def test_help(command):
         (["plain", "--set", "sft.direct_share=[0.5]"], "must hold 5 shares"),
         (["plain", "--set", "adaptive_budget.budgets=[]"], "must name at least one"),
         (["table"], "no stage has a scores.json"),
+        (["compare", "--bases", "q4/model.gguf", "q8/model.gguf"], "would share the folder model"),
     ],
 )
 def test_bad_input_is_one_line_with_status_2(tmp_path, options, words):
@@ -94,12 +95,19 @@ def test_a_tracker_that_is_not_installed_stops_a_run_before_it_begins(tmp_path, 
     assert not (tmp_path / "runs").exists()
 
 
+COMPLETE = ["complete", "--model", "nano", "--benchmark", "logic_v1", "--prompt", "think", "--out", "out"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["adaptiv"], "did you mean adaptive?"),
         ([], "COMMAND"),
         (["plain", "--limit", "ten"], "invalid int value: 'ten'"),
+        ([*COMPLETE, "--shots", "-1"], "--shots is -1"),
+        ([*COMPLETE, "--temperature", "-1"], "--temperature is -1.0"),
+        ([*COMPLETE, "--temperature", "nan"], "--temperature is nan"),
+        ([*COMPLETE, *"abcdef", "--temperature", "0"], "7 wordings of the think instruction are asked for"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_too(options, words):

@@ -20,6 +20,8 @@ from data.build import load as load_split
 from data.records import Problem, read_grades, read_problems, write_records
 from eval.errors import wrong_step
 from eval.table import rows
+from pipeline import __main__ as command_line
+from pipeline import prompts, stages
 from pipeline.recipe import STAGES, load
 from pipeline.runs import folder_hash
 
@@ -227,6 +229,10 @@ def test_a_file_of_traces_is_an_input_of_sft(run, tmp_path):
     write_records(file, [replace(test, id="m2")])
     done = ladder(run, "pipeline", "sft", *mixed)
     assert done.returncode == 2 and "given away by the train split" in done.stderr
+    [dev] = load_split("arithmetic_v1", "dev")[:1]
+    write_records(file, [replace(dev, id="m3")])
+    done = ladder(run, "pipeline", "sft", *mixed)
+    assert done.returncode == 2 and f"m3 has the same text as {dev.id}, a dev problem" in done.stderr
 
 
 def test_all_ways_to_decide_how_long_to_think_are_on_one_plot(run, tmp_path):
@@ -282,6 +288,8 @@ for line in open(file).readlines()[:20]:
     assert "Think, then answer." in card and "| arithmetic_v1 | 100 |" in card and "learning_rate: 0.005" in card
     assert ladder(run, "pipeline", "export", "--stage", "sft", "--to", str(folder)).returncode == 2
     assert "no weights of its own" in ladder(run, "pipeline", "export", "--stage", "cot", "--to", "x").stderr
+    other = ladder(run, "pipeline", "export", "--stage", "sft", "--to", "x", "--set", "seed=1")
+    assert other.returncode == 2 and "seed was 0, is 1; give the SET= it was made with" in other.stderr
 
 
 def test_ask_shows_every_stage(run):
@@ -292,7 +300,7 @@ def test_ask_shows_every_stage(run):
     assert done.stdout.count("tokens,") == 5
 
 
-def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_path):
+def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_path, monkeypatch):
     copy = tmp_path / "runs"
     shutil.copytree(run, copy)
     done = subprocess.run(
@@ -312,6 +320,16 @@ def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_pat
     assert states["cot"] == states["sft"] == "up to date"
     assert states["plain"].startswith("scoring: variants changed")
     assert states["rl"] == "training: settings.steps was 4, is 5"
+    done = subprocess.run([*command, "--set", "eval.max_tokens=90"], cwd=ROOT, capture_output=True, text=True)
+    states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert states["sft"].startswith("training: max_tokens was 160, is 90; scoring: settings.max_tokens was 160")
+    (copy / "nano" / "sft" / "curve.json").unlink()  # what nothing is made from may be deleted
+    monkeypatch.setitem(prompts.WORDINGS, "think", ("Think twice, then answer.", *prompts.WORDINGS["think"][1:]))
+    options = command_line.parser().parse_args([*command[3:], "--set", "sft.rounds=2"])
+    states = stages.status(command_line.open_run(options))
+    assert "no training yet" in states["sft_round1"] and "sft_round1, which it stands on" in states["sft"]
+    assert "curve.json" not in states["sft"] and "training: prompt changed" in states["rl"]
+    assert states["cot"] == "up to date"
     assert "rl, which it stands on, is not up to date" in states["adaptive"]
     assert "adapter/adapter_model.safetensors is not what was written" in states["adaptive"]
     assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1

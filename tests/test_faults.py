@@ -247,7 +247,7 @@ def test_a_bit_of_a_manifest_makes_no_other_table(unbroken, tmp_path):
         try:
             found = plain_rows()
         except BadInput as error:
-            assert "adaptive/" in str(error)
+            assert "adaptive/" in str(error) or "plain and adaptive were scored with another" in str(error)
             seen.add("named")
         else:
             assert found in (before, [row for row in before if row["stage"] != "adaptive"])

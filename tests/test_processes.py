@@ -94,7 +94,7 @@ def test_two_go_on_from_one_whose_processes_answered_a_part_and_rl_takes_the_sam
     (stage / "partial" / "logic_v1").mkdir(parents=True)
     (stage / "partial" / "inputs.json").write_text(json.dumps(made.pop("scoring")["inputs"]))
     (stage / "manifest.json").write_text(json.dumps(made))
-    kept = [json.loads(line) | {"text": "kept"} for line in lines[:6]]
+    kept = [json.loads(line) | {"text": "kept", "seconds": 1.0} for line in lines[:6]]
     for process, part in enumerate((kept[:4], kept[4:])):
         text = "".join(f"{answers.checked(json.dumps(row))}\n" for row in part) + '{"id": "cut'
         (stage / "partial" / "logic_v1" / f"{process}.jsonl").write_text(text)

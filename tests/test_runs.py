@@ -1,5 +1,6 @@
 """Run folders: one process at a time, and an evaluation that goes on where it was cut off."""
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -41,12 +42,16 @@ def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_p
         patch.setattr(generate, "text_of", cut)
         complete(kept)
     assert (kept / "0.jsonl").read_text().count("\n") == 5
+    last = (kept / "0.jsonl").read_text().splitlines()[-1][9:]
+    with open(kept / "0.jsonl", "a") as file:  # its last line, after a long time
+        file.write(answers.checked(json.dumps(json.loads(last) | {"seconds": 500.0})) + "\n")
+    assert answers.spent(kept) == 500
     with open(kept / "0.jsonl", "a") as file:
         file.write('{"id": "torn')
     asked = []
     monkeypatch.setattr(generate, "text_of", lambda *arguments: asked.append(1) or original(*arguments))
     assert complete(kept) == whole
-    assert len(asked) == 7
+    assert len(asked) == 7 and 500 < answers.spent(kept) < 600  # what was spent before counts, too
     assert complete(kept) == whole and len(asked) == 7  # nothing is left to ask
     lines = (kept / "0.jsonl").read_text().splitlines(keepends=True)
     place = lines[3].index("tokens")
@@ -54,6 +59,14 @@ def test_an_evaluation_goes_on_with_the_problems_that_have_no_answer(tiny, tmp_p
         (kept / "0.jsonl").write_text("".join([*lines[:3], torn, *lines[4:]]))
         assert complete(kept) == whole
     assert len(asked) == 10  # one that is not what was written is asked again
+
+
+def test_a_prompt_beyond_the_context_is_refused(tiny):
+    model, tokenizer = tiny
+    problems = load("arithmetic_v1", "test")[:2]
+    most = model.config.max_position_embeddings
+    with pytest.raises(BadInput, match=rf"a prompt of \d+ tokens and eval.max_tokens={most} go beyond .* of {most};"):
+        answers.complete(model, tokenizer, problems, "think", max_tokens=most, batch_size=2, label="x")
 
 
 def test_answers_of_other_inputs_are_not_gone_on_with(tmp_path):
