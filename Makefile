@@ -113,7 +113,7 @@ help:               ## this list
 	@echo 'LIMIT=               problems a benchmark, stratified by level'
 	@echo 'BENCHMARK=           files, names or hub sets in place of ours: "gsm8k mine.jsonl" (data/sets.py)'
 	@echo 'ALLOW_OVERLAP=1      score problems that the train split gives away, and say so in the table'
-	@echo 'SOURCE=, STAGE=      of traces, above'
+	@echo 'SOURCE=, STAGE=      of traces, STAGE= of export, too'
 	@echo 'SET=                 "sft.learning_rate=1e-4 rl.steps=20"'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
 
