@@ -221,3 +221,9 @@ def test_links_and_named_files_exist(document, walked):
 
 # Files of commands that take too long here.
 OF_LONGER_RUNS = {"alarm.txt", "refused.json", "tradeoff.png", "tradeoff.svg", "tradeoff.md", "tradeoff.json"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_fits_a_line_of_120(document):
+    prose = [line for line in FENCE.sub("", document.read_text()).splitlines() if not line.lstrip().startswith("|")]
+    assert [line for line in prose if len(line) > 120] == []
