@@ -231,6 +231,9 @@ def load(folder: Path, adapter: Path | None = None, trainable: bool = False, set
         device_map={"": processes.state().device} if torch.cuda.is_available() else None,
         quantization_config=BitsAndBytesConfig(**quantized[held]) if held in quantized else None,
     )
+    for module in model.modules():  # on such a CPU bitsandbytes packs rows of whole blocks, and fails on others
+        if getattr(module, "support_avx512bf16_for_cpu", False) and module.in_features % 64:
+            module.support_avx512bf16_for_cpu = False
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     if not trainable:

@@ -122,11 +122,11 @@ def test_a_base_that_will_not_do_is_told_so(tmp_path, tiny):
     assert [each.name for each in wrong] == ["context"] and "128 tokens" in wrong[0].found
 
 
-@pytest.mark.parametrize("setting", ["nf4", "int8"])
-def test_a_quantized_base_decodes_trains_an_adapter_and_keeps_its_weights(tiny, tmp_path, setting):
+@pytest.mark.parametrize(("setting", "width"), [("nf4", 64), ("nf4", 96), ("int8", 64)])
+def test_a_quantized_base_decodes_trains_an_adapter_and_keeps_its_weights(tiny, tmp_path, setting, width):
     model, tokenizer = tiny
     wide = transformers.LlamaConfig(
-        **(model.config.to_dict() | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
+        **(model.config.to_dict() | {"hidden_size": width, "intermediate_size": 128, "head_dim": width // 4})
     )
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path / "base")
