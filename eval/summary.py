@@ -31,14 +31,16 @@ def summary(run_dir: Path, rows: Sequence[dict[str, Any]], options: str = "") ->
 def gains(stage: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line on what a stage's accuracy is against the stage before, on each benchmark; none where one of them is not
     in the table."""
-    said, before = [], table.BEFORE[stage]
+    rounds = [row["stage"] for row in rows if row["stage"].startswith("sft_round")]
+    # What its p in the table is held to.
+    said, before = [], (rounds[-1],) if stage == "sft" and rounds else table.BEFORE[stage]
     for row in rows:
         earlier = [r["accuracy"] for r in rows if r["stage"] in before and r["benchmark"] == row["benchmark"]]
         if row["stage"] == stage and earlier:
             p = row["p_holm"]
             sure = "" if p is None else ", more than chance" if p < 0.05 else ", within chance"
             said.append(f"{100 * (row['accuracy'] - max(earlier)):+.1f} points on {row['benchmark']}{sure}")
-    than = "the best prompt" if stage == "sft" else before[0]
+    than = "the best prompt" if len(before) > 1 else before[0]
     return [f"{stage} against {than}: {'; '.join(said)}."] if said else []
 
 

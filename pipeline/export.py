@@ -1,8 +1,8 @@
 """``python -m pipeline export``: a stage as one model that transformers, vLLM and llama.cpp's converter can load.
 
 The adapter is added to the weights as scoring adds it, in the precision in which the stage was scored, so that the
-exported model gives the same answers. Over a quantized base it is added to the base's full weights instead, which is
-another model; how far its log-probabilities are from the scored one's is measured and told.
+exported model gives the same answers. Over a quantized base it is added to what the quantized weights stand for, in
+bf16. How far the exported model's log-probabilities are from the scored one's is measured and told.
 """
 
 import json
@@ -11,6 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+from peft import PeftModel
+
 from data.records import BadInput, Problem, write_text
 from eval import table
 from pipeline import base, runs, stages
@@ -18,6 +21,7 @@ from pipeline.generate import given, merged, stop_ids
 from pipeline.prompts import INSTRUCTIONS, encode, prompt_ids, thinking_answer
 from pipeline.runs import Run
 
+WHOLE = ("fp32", "bf16")  # how weights are held that are not quantized
 COMPARED = 16  # dev problems whose worked answers the two are compared on
 
 CARD = """\
@@ -79,8 +83,8 @@ def export(opened: Run, stage: str, folder: Path) -> str:
     base.check_space(folder.parent, 2.0, "name another folder")
     scored, tokenizer = opened.load(adapter)
     held = base.held_as(opened.recipe.base.load)
-    setting = held if held in ("fp32", "bf16") else "bf16"
-    exported = base.load(opened.folder, adapter, setting=setting)[0].merge_and_unload()
+    setting = held if held in WHOLE else "bf16"
+    exported = whole(opened.folder, adapter, held)
     problems = [p for of_it in stages.dev_problems(COMPARED // 2).values() for p in of_it]
     differences = [difference(scored, exported, tokenizer, problem) for problem in problems]
     exported.generation_config.update(
@@ -104,6 +108,14 @@ def export(opened: Run, stage: str, folder: Path) -> str:
         f"{folder}: {stage} of {opened.base} in {setting}; log-probabilities differ from the scored stage's by "
         f"{fmean(flat):.1e} nats a token, at most {max(flat):.1e}"
     )
+
+
+def whole(folder: Path, adapter: Path, held: str) -> Any:
+    """A base with an adapter merged into its weights, as they are held; into what quantized ones stand for, in bf16."""
+    model = base.load(folder, setting=held)[0]
+    if held not in WHOLE:
+        model = model.dequantize().to(torch.bfloat16)
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
 def difference(scored: Any, exported: Any, tokenizer, problem: Problem) -> list[float]:

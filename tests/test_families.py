@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from data.records import Problem
-from pipeline import base, check, generate, nano, prompts, rl, sft
+from pipeline import base, check, export, generate, nano, prompts, rl, sft
 from pipeline.prompts import PLAIN_TEMPLATE
 from pipeline.recipe import Recipe, RlSettings, SftSettings
 
@@ -145,3 +145,6 @@ def test_a_quantized_base_decodes_trains_an_adapter_and_keeps_its_weights(tiny, 
     # Not to the bit: on a CPU decoding packs 4-bit weights for another kernel.
     after = trained(torch.tensor(asked[:1])).logits
     assert (after - before).abs().mean() < 0.03 * before.std()
+    trained.save_pretrained(tmp_path / "adapter")
+    merged = export.whole(tmp_path / "base", tmp_path / "adapter", setting)(torch.tensor(asked[:1])).logits
+    assert (merged - after).abs().mean() < 0.05 * before.std()

@@ -42,6 +42,12 @@ def test_a_whole_run_in_which_rl_did_not_help(trained):
     assert all(f"make {name}" in said[-1] for name in ("tradeoff", "controls", "ask"))
 
 
+def test_a_later_round_of_sft_is_held_to_the_one_before(trained):
+    rounds = [*FIVE[:3], row("sft_round1", 0.5, p=0.001), row("sft", 0.4, p=0.2)]
+    said = summary(trained, rounds).splitlines()
+    assert "sft against sft_round1: -10.0 points on sums, within chance." in said
+
+
 def test_an_alarm_is_told_and_the_most_there_is_to_say_is_eight_lines(trained):
     for stage in ("rl", "adaptive"):
         (trained / stage / "alarm.txt").write_text("stopped at step 5: accuracy on dev fell\n")
