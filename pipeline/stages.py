@@ -418,7 +418,6 @@ def answer(run: Run, stage: str) -> None:
         for benchmark in run.benchmarks:
             inside = Path(variant) if len(asked) > 1 else Path()
             kept = partial / inside / benchmark.name
-            earlier, began = by_main(functools.partial(answers.spent, kept)), time.monotonic()
             completions = answers.complete(
                 model,
                 tokenizer,
@@ -430,7 +429,7 @@ def answer(run: Run, stage: str) -> None:
                 label=f"{stage} {variant} {benchmark.name}",
                 kept=kept,
             )
-            given.append((completions, round(earlier + time.monotonic() - began, 1)))
+            given.append((completions, by_main(functools.partial(answers.spent, kept))))
     by_main(lambda: grade_and_score(run, stage, inputs, asked, given, start))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from conftest import OPTIONS, ROOT, SMALL, ladder
 
 from data.build import load as load_split
-from data.records import Problem, read_grades, read_problems, write_records
+from data.records import Problem, read_completions, read_grades, read_problems, write_records
 from eval.errors import wrong_step
 from eval.table import rows
 from pipeline import __main__ as command_line
@@ -135,8 +135,6 @@ def test_a_killed_sft_goes_on_from_its_checkpoint_to_the_same_adapter(run, tmp_p
 
 
 def test_a_budget_caps_the_thought_of_any_stage(run, tmp_path):
-    from data.records import read_completions
-
     benchmark = tmp_path / "some.jsonl"
     lines = (ROOT / "data" / "benchmarks" / "arithmetic_v1.test.jsonl").read_text().splitlines()[:40]
     benchmark.write_text("\n".join(lines) + "\n")
@@ -150,8 +148,6 @@ def test_a_budget_caps_the_thought_of_any_stage(run, tmp_path):
 
 
 def test_samples_wordings_and_a_second_turn_go_through_a_real_model(run, tmp_path):
-    from data.records import read_completions
-
     for more in (["--samples", "2"], ["--prompts", "2"]):
         command = [sys.executable, "-m", "eval.score", "--model", str(run / "nano" / "sft"), "--prompt", "think"]
         command += ["--benchmark", "logic_v1", "--limit", "20", *more, "--out", str(tmp_path / more[0])]
@@ -259,8 +255,6 @@ def test_all_ways_to_decide_how_long_to_think_are_on_one_plot(run, tmp_path):
 
 
 def test_an_exported_stage_gives_the_same_answers_through_transformers_alone(run, tmp_path):
-    from data.records import read_completions
-
     folder = tmp_path / "exported"
     done = ladder(run, "pipeline", "export", "--stage", "sft", "--to", str(folder))
     assert done.returncode == 0, done.stderr
@@ -320,6 +314,9 @@ def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_pat
     assert states["cot"] == states["sft"] == "up to date"
     assert states["plain"].startswith("scoring: variants changed")
     assert states["rl"] == "training: settings.steps was 4, is 5"
+    assert "rl, which it stands on, is not up to date" in states["adaptive"]
+    assert "adapter/adapter_model.safetensors is not what was written" in states["adaptive"]
+    assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1
     done = subprocess.run([*command, "--set", "eval.max_tokens=90"], cwd=ROOT, capture_output=True, text=True)
     states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert states["sft"].startswith("training: max_tokens was 160, is 90; scoring: settings.max_tokens was 160")
@@ -330,6 +327,18 @@ def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_pat
     assert "no training yet" in states["sft_round1"] and "sft_round1, which it stands on" in states["sft"]
     assert "curve.json" not in states["sft"] and "training: prompt changed" in states["rl"]
     assert states["cot"] == "up to date"
-    assert "rl, which it stands on, is not up to date" in states["adaptive"]
-    assert "adapter/adapter_model.safetensors is not what was written" in states["adaptive"]
-    assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1
+    asked = [sys.executable, "-m", "pipeline", "ask", "1 + 1?", "--runs", str(copy), *OPTIONS]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "adapter_model.safetensors: not what was trained" in done.stderr
+
+
+def test_a_stage_is_asked_again_as_it_was_scored(run, tmp_path):
+    stage = tmp_path / "nano" / "sft"
+    shutil.copytree(run / "nano" / "sft", stage)
+    manifest = json.loads((stage / "manifest.json").read_text())
+    manifest["scoring"]["inputs"]["settings"]["max_tokens"] = 3
+    (stage / "manifest.json").write_text(json.dumps(manifest))
+    command = [sys.executable, "-m", "pipeline", "complete", "--model", str(stage), "--benchmark", "arithmetic_v1"]
+    command += ["--prompt", "think", "--limit", "5", "--out", str(tmp_path / "out.jsonl")]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert all(c.thinking_tokens + c.answer_tokens <= 3 for c in read_completions(tmp_path / "out.jsonl"))

@@ -90,6 +90,13 @@ def test_what_is_left_of_a_finished_part_goes_and_another_begun_one_stays(tmp_pa
     assert not work.exists()
 
 
+def test_a_base_has_one_folder_below_runs_whatever_its_path(tmp_path, monkeypatch):
+    (tmp_path / "model" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model" / "inside")
+    names = ("nano", "owner/name", "a/b.gguf", "..", "../", ".././inside/..")
+    assert [base.folder_name(name) for name in names] == ["nano", "owner--name", "b", "model", "model", "model"]
+
+
 def test_a_base_is_made_once_however_many_ask_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
     made, both = [], threading.Barrier(2)
