@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # 129 traces: the last batch of sft is not full.
 SMALL = ["sft.arithmetic=110", "sft.logic=46", "sft.epochs=2", "plain.shots=[0]", "cot.shots=[4]"]
 SMALL += ["rl.micro_batch=4", "rl.prompts=4", "rl.samples=4", "rl.probe=2", "rl.probe_problems=3", "rl.max_tokens=60"]
+SMALL += ["rl.reward=random"]  # whether so small an sft solves any of its problems is chance; groups must be mixed
 SMALL += ["adaptive.micro_batch=4", "adaptive.prompts=8", "adaptive.max_tokens=60", "eval.max_tokens=60"]
 for stage in ("rl", "adaptive"):
     SMALL += [f"{stage}.{key}" for key in ("steps=2", "eval_every=1", "dev=8", "logic=16", "arithmetic=16")]
