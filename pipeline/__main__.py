@@ -427,4 +427,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from pipeline.processes import leave
+
+    leave(main())

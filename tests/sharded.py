@@ -39,3 +39,4 @@ if processes.main():
     assert all(torch.equal(weights[name], whole[name]) for name in whole)
     model.save_pretrained(folder / "adapter", state_dict=weights)
 processes.end()
+processes.leave(0)

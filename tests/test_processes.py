@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -131,6 +132,13 @@ def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch, capsys):
         assert main(["ask", "What is 1 + 1?"]) == 2
         error = capsys.readouterr().err
         assert error.startswith(said) and error.count("\n") == len(said[:1])
+
+
+def test_one_of_several_leaves_past_what_aborts_at_the_interpreters_end():
+    code = "import atexit, os; from pipeline import processes; atexit.register(os.abort); print('told'); "
+    command = [sys.executable, "-c", f"{code} processes.leave(2)"]
+    ended = [subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"WORLD_SIZE": n}) for n in "12"]
+    assert [(done.returncode, done.stdout) for done in ended] == [(-signal.SIGABRT, b"told\n"), (2, b"told\n")]
 
 
 def test_sharded_weights_decode_and_are_saved_whole(tiny, tmp_path):
