@@ -7,6 +7,7 @@ benchmark with every variant of its prompt; completions, grades and scores go to
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -187,6 +188,8 @@ def train(run: Run, stage: str) -> None:
     say(f"{stage}: training")
     start = time.monotonic()
     best = (train_sft if isinstance(section, SftSettings) else train_rl)(run, stage, section, work)
+    if run.recipe.tracker == "wandb":
+        importlib.import_module("wandb").finish()  # else the next stage goes on with this one's run
     by_main(lambda: keep(run, stage, inputs, work, best, start))
 
 
