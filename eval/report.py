@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data.records import BadInput, Problem, read_completions, read_grades, read_problems, write_text
-from eval import bases, table
+from eval import bases, table, tradeoff
 from eval.errors import KINDS, kind_of, wrong_step
 from eval.extract import split_thought
 
@@ -278,9 +278,11 @@ def _value(value: float | dict[str, float]) -> float:
 
 
 def _tradeoff(run_dir: Path) -> str:
-    """The plot of all ways to decide how long to think; "" where ``make tradeoff`` has not been run."""
-    plot = run_dir / "tradeoff" / "tradeoff.svg"
-    return _themed(plot.read_text(encoding="utf-8"), "Accuracy against tokens, of all ways") if plot.is_file() else ""
+    """The plot of all ways to decide how long to think; "" where ``make tradeoff`` was not run with these stages."""
+    if not tradeoff.current(run_dir):
+        return ""
+    plot = (run_dir / "tradeoff" / "tradeoff.svg").read_text(encoding="utf-8")
+    return _themed(plot, "Accuracy against tokens, of all ways")
 
 
 def _manifests(run_dir: Path) -> list[dict[str, Any]]:

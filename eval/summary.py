@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval import table
+from eval import table, tradeoff
 
 TRAINED = ("sft", "rl", "adaptive")
 
@@ -20,7 +20,7 @@ def summary(run_dir: Path, rows: Sequence[dict[str, Any]], options: str = "") ->
     missing = [stage for stage in table.STAGES if stage not in done]
     following = [f"make ({', '.join(missing)} not run yet)"] if missing else []
     following.append("make report (every answer on one page)")
-    if not missing and not (run_dir / "tradeoff" / "tradeoff.json").is_file():
+    if not missing and not tradeoff.current(run_dir):
         following.append("make tradeoff (what thinking costs)")
     if not missing and not done & set(table.CONTROLS):
         following.append("make controls (whether the gains are those of form)")

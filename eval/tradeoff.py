@@ -23,6 +23,7 @@ import numpy as np
 from data.records import BadInput, Completion, Grade, Problem, read_completions, read_problems, write_json, write_text
 from eval.extract import thinks
 from eval.grade import grade_all
+from eval.table import damaged, manifest
 
 NEVER, ALWAYS = "never think", "always think"
 FORCED, PROBE, CHOICE, LENGTH = "forced budget", "probe", "learnt choice", "learnt length"
@@ -170,12 +171,24 @@ def misses(way: Way) -> dict[str, float]:
     return {"mean": float(over.mean()), "beyond": float((over > 0).mean()), "most": float(max(0.0, over.max()))}
 
 
+def current(run_dir: Path) -> bool:
+    """Whether the plot is there, and of the adapters that are there now."""
+    folder = run_dir / "tradeoff"
+    asked = manifest(folder).get("scoring", {}).get("inputs", {})
+    return (folder / "tradeoff.svg").is_file() and all(
+        manifest(run_dir / stage).get("training", {}).get("adapter") == asked.get(stage, {}).get("adapter")
+        for stage in ("rl", "adaptive")
+    )
+
+
 def measure(run_dir: Path) -> dict[str, Any]:
     """Everything for tradeoff.json, from what is on disk: by benchmark, and over all of them."""
     folder = run_dir / "tradeoff"
     file = folder / "ways.json"
     if not file.is_file():
         raise BadInput(f"{file}: not there; run `make tradeoff` first")
+    if lost := damaged(folder):
+        raise BadInput(f"{lost[0]}: not what was answered; run `make tradeoff` to answer again")
     said = json.loads(file.read_text(encoding="utf-8"))
     problems: list[Problem] = []
     parts: dict[str, list[int]] = {}

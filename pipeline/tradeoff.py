@@ -3,16 +3,17 @@ to think or cut off at a budget, a probe that chooses, the learnt choice, the le
 worked out from disk, by eval/tradeoff.py."""
 
 import contextlib
-import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.records import Problem, write_json, write_records
-from eval import tradeoff
+from eval import table, tradeoff
 from eval.grade import grade
-from pipeline import answers, probe, stages
+from pipeline import answers, probe, runs, stages
 from pipeline.progress import bar, say
 from pipeline.prompts import THINK, prompt_ids
 from pipeline.runs import Run
@@ -29,19 +30,25 @@ def run(opened: Run) -> Path:
     folder, budgets = opened.root / "tradeoff", opened.recipe.adaptive_budget.budgets
     inputs: dict[str, Any] = {stage: stages.scoring_inputs(opened, stage) for stage in ("rl", "adaptive", BUDGETED)}
     inputs |= {"budgets": budgets, "seed": opened.recipe.seed, "accuracy_loss": opened.recipe.adaptive.accuracy_loss}
-    said = folder / "ways.json"
-    if said.is_file() and json.loads(said.read_text()).get("inputs") == json.loads(json.dumps(inputs)):
-        say("tradeoff: up to date")
-        return folder
-    said.unlink(missing_ok=True)
+    if runs.up_to_date(folder, "scoring", inputs):
+        if not (lost := table.damaged(folder)):
+            runs.clear(folder / "partial", inputs)
+            say("tradeoff: up to date")
+            return folder
+        say(f"tradeoff: {lost[0]} is not what was answered; answering again")
+    (folder / "tradeoff.svg").unlink(missing_ok=True)  # of other answers
+    partial, start = runs.work_folder(folder, inputs, "partial"), time.monotonic()
     ways: list[dict[str, Any]] = []
+    files = [folder / "ways.json"]
 
     def asked(model, tokenizer, kind: str, limit: int | None = None, **how) -> None:
         name = kind.replace(" ", "-") + ("" if limit is None else f"-{limit}")
         for benchmark in opened.benchmarks:
             write_records(opened.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
-            texts = answered(opened, model, tokenizer, benchmark.problems, f"{name} {benchmark.name}", **how)
-            write_records(folder / name / f"{benchmark.name}.jsonl", texts)
+            kept = partial / name / benchmark.name
+            texts = answered(opened, model, tokenizer, benchmark.problems, f"{name} {benchmark.name}", kept, **how)
+            files.append(folder / name / f"{benchmark.name}.jsonl")
+            write_records(files[-1], texts)
         ways.append({"kind": kind, "asked": limit, "folder": name})
 
     model, tokenizer = opened.load(stages.adapter_of(opened, "rl"))
@@ -50,7 +57,7 @@ def run(opened: Run) -> Path:
     for limit in budgets:
         if limit:
             asked(model, tokenizer, tradeoff.FORCED, limit, begin=f"{THINK}\n", budget=limit)
-    probed = fitted(opened, model, tokenizer)
+    probed = fitted(opened, model, tokenizer, partial)
     model, tokenizer = opened.load(stages.adapter_of(opened, "adaptive"))
     asked(model, tokenizer, tradeoff.CHOICE)
     model, tokenizer = opened.load(stages.adapter_of(opened, BUDGETED))
@@ -58,12 +65,14 @@ def run(opened: Run) -> Path:
         asked(model, tokenizer, tradeoff.LENGTH, limit, at_most=limit)
     about = {"base": opened.base, "seed": opened.recipe.seed, "benchmarks": [b.name for b in opened.benchmarks]}
     about |= {"n": {b.name: len(b.problems) for b in opened.benchmarks}, "probe": probed, "ways": ways}
-    write_json(said, {"inputs": inputs} | about)
+    write_json(files[0], about)
+    runs.record(folder, "scoring", inputs, time.monotonic() - start, files=runs.hashes(folder, files))
+    shutil.rmtree(partial)
     return folder
 
 
-def answered(opened: Run, model, tokenizer, problems: list[Problem], label: str, **how):
-    """Greedy completions of the trained rungs' prompt, with the recipe's cap and batch."""
+def answered(opened: Run, model, tokenizer, problems: list[Problem], label: str, kept: Path, **how):
+    """Greedy completions of the trained rungs' prompt, with the recipe's cap and batch; kept as they come."""
     settings = opened.recipe.eval
     return answers.complete(
         model,
@@ -73,11 +82,12 @@ def answered(opened: Run, model, tokenizer, problems: list[Problem], label: str,
         max_tokens=settings.max_tokens,
         batch_size=settings.batch_size,
         label=label,
+        kept=kept,
         **how,
     )
 
 
-def fitted(opened: Run, model, tokenizer) -> dict[str, Any]:
+def fitted(opened: Run, model, tokenizer, partial: Path) -> dict[str, Any]:
     """The probe: fitted on train problems that sft has not seen first, its layer and its threshold chosen on dev; its
     score of each benchmark problem. The threshold sends as many dev problems to the answer at once as it can for the
     accuracy that the learnt choice may lose, too."""
@@ -88,7 +98,7 @@ def fitted(opened: Run, model, tokenizer) -> dict[str, Any]:
             return probe.states(model, [prompt_ids(tokenizer, p, "think") for p in problems], advance=advance)
 
     def right(problems: list[Problem], label: str, **how) -> torch.Tensor:
-        texts = answered(opened, model, tokenizer, problems, label, **how)
+        texts = answered(opened, model, tokenizer, problems, label, partial / label, **how)
         return torch.tensor([grade(p, c).correct for p, c in zip(problems, texts, strict=True)])
 
     of_train = stages.train_problems(opened, *PROBED, [])

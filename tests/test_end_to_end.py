@@ -252,6 +252,11 @@ def test_all_ways_to_decide_how_long_to_think_are_on_one_plot(run, tmp_path):
     assert never["thought"] == 0 and always["thinks"] == 1
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "tradeoff: up to date" in again.stderr and again.stdout == done.stdout
+    answers = folder / "forced-budget-4" / "logic_v1.jsonl"
+    answers.write_text(answers.read_text().replace("boxed", "bowed", 1))
+    from_disk = [sys.executable, "-m", "eval.tradeoff", "--run", str(copy / "nano")]
+    said = subprocess.run(from_disk, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 2 and f"{answers}: not what was answered; run `make tradeoff`" in said.stderr
 
 
 def test_an_exported_stage_gives_the_same_answers_through_transformers_alone(run, tmp_path):

@@ -16,6 +16,9 @@ from eval.score import score
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}</article>'
 
+MACHINE = {"gpu": None, "processor": "a processor", "cores": 2, "memory_gib": 23.5}
+TRAINED = {"hardware": MACHINE, "versions": {"torch": "2.13.0"}, "seconds": 12.0, "commit": "abcdef0123456"}
+
 
 def a_run(folder, stages, n, text):
     """A run of stages whose every completion is ``text(problem)``."""
@@ -59,9 +62,7 @@ def test_the_page_holds_the_table_the_levels_the_curves_and_what_was_run(tmp_pat
     log = [{"step": s, "reward": 0.4, "mixed": 0.8, "entropy": 0.1} for s in (1, 2)]
     (run / "rl" / "train.jsonl").write_text("".join(json.dumps(step) + "\n" for step in log))
     (run / "rl" / "recipe.yaml").write_text("rl:\n  steps: 2\n")
-    machine = {"gpu": None, "processor": "a processor", "cores": 2, "memory_gib": 23.5}
-    made = {"hardware": machine, "versions": {"torch": "2.13.0"}, "seconds": 12.0, "commit": "abcdef0123456"}
-    write_json(run / "rl" / "manifest.json", {"scoring": made | {"finished": "2026-11-24T10:00:00+00:00"}})
+    write_json(run / "rl" / "manifest.json", {"scoring": TRAINED | {"finished": "2026-11-24T10:00:00+00:00"}})
     page = page_of(run)
     for said in ("100.0 [83.9, 100.0]", "majority", "mixed groups", "torch 2.13.0", "steps: 2"):
         assert said in page
@@ -136,11 +137,16 @@ def test_five_stages_and_a_thousand_problems_stay_below_five_megabytes(tmp_path)
     assert len(page.encode()) < 5_000_000
 
 
-def test_the_plot_of_all_ways_is_shown_where_it_was_made(tmp_path):
+def test_the_plot_of_all_ways_is_shown_where_it_is_of_these_stages(tmp_path):
     run = a_run(tmp_path / "base", ["plain"], 5, right)
-    (run / "tradeoff").mkdir()
+    adapters = {stage: {"adapter": f"of {stage}"} for stage in ("rl", "adaptive")}
+    write_json(run / "tradeoff" / "manifest.json", {"scoring": {"inputs": adapters}})
     (run / "tradeoff" / "tradeoff.svg").write_text('<?xml version="1.0"?><svg><text >never think</text></svg>')
+    for stage, about in adapters.items():
+        write_json(run / stage / "manifest.json", {"training": {**TRAINED, **about}})
     assert '<text fill="currentColor" >never think</text>' in page_of(run)
+    write_json(run / "rl" / "manifest.json", {"training": {**TRAINED, "adapter": "another"}})
+    assert "never think" not in page_of(run)
 
 
 def test_a_missing_answer_is_named(tmp_path):

@@ -52,7 +52,9 @@ def test_an_alarm_is_told_and_the_most_there_is_to_say_is_eight_lines(trained):
     for stage in ("rl", "adaptive"):
         (trained / stage / "alarm.txt").write_text("stopped at step 5: accuracy on dev fell\n")
     (trained / "tradeoff").mkdir()
-    (trained / "tradeoff" / "tradeoff.json").write_text("{}")
+    (trained / "tradeoff" / "tradeoff.svg").touch()
+    asked = {"rl": {"adapter": "a"}, "adaptive": {"adapter": "b"}}
+    (trained / "tradeoff" / "manifest.json").write_text(json.dumps({"scoring": {"inputs": asked}}))
     both = [r | {"benchmark": name} for name in ("sums", "logic") for r in [*FIVE, row(table.CONTROLS[0], 0.5, p=1.0)]]
     text = summary(trained, both)
     assert text.count("\n") <= 8 and text.count("it was stopped at step 5: accuracy on dev fell (alarm.txt)") == 2
