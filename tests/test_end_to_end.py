@@ -17,11 +17,12 @@ from pathlib import Path
 from conftest import OPTIONS, ROOT, SMALL, ladder
 
 from data.build import load as load_split
-from data.records import Problem, read_completions, read_grades, read_problems, write_records
+from data.records import Problem, read_completions, read_grades, read_problems, write_json, write_records
 from eval.errors import wrong_step
 from eval.table import rows
 from pipeline import __main__ as command_line
 from pipeline import prompts, stages
+from pipeline.answers import checked
 from pipeline.recipe import STAGES, load
 from pipeline.runs import folder_hash
 
@@ -257,6 +258,19 @@ def test_all_ways_to_decide_how_long_to_think_are_on_one_plot(run, tmp_path):
     from_disk = [sys.executable, "-m", "eval.tradeoff", "--run", str(copy / "nano")]
     said = subprocess.run(from_disk, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 2 and f"{answers}: not what was answered; run `make tradeoff`" in said.stderr
+    # What an interrupted asking left is not asked for again.
+    inputs = json.loads((folder / "manifest.json").read_text())["scoring"]["inputs"]
+    write_json(folder / "partial" / "inputs.json", inputs)
+    lines = (folder / "never-think" / "logic_v1.jsonl").read_text().splitlines()
+    kept = [json.loads(line) | {"text": "kept", "seconds": 1.0} for line in lines[:6]]
+    (folder / "partial" / "never-think" / "logic_v1").mkdir(parents=True)
+    text = "".join(f"{checked(json.dumps(row))}\n" for row in kept)
+    (folder / "partial" / "never-think" / "logic_v1" / "0.jsonl").write_text(text)
+    on = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert on.returncode == 0 and f"{answers} is not what was answered; answering again" in on.stderr
+    now = (folder / "never-think" / "logic_v1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in now[:6]] == ["kept"] * 6 and now[6:] == lines[6:]
+    assert "bowed" not in answers.read_text() and not (folder / "partial").exists()
 
 
 def test_an_exported_stage_gives_the_same_answers_through_transformers_alone(run, tmp_path):
