@@ -246,6 +246,7 @@ def grpo(run: Run, adapter: Path | None, ours: bool) -> tuple[float, float]:
     rollout, head and batches, or TRL's trainer as it comes."""
     from pipeline import rl
     from pipeline.reward import correctness
+    from pipeline.samples import Task
 
     model, tokenizer = run.load(adapter, trainable=True)
     if adapter is None:
@@ -268,7 +269,7 @@ def grpo(run: Run, adapter: Path | None, ours: bool) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as work:
         if ours:
             pools = {"": problems}
-            rl.train(model, tokenizer, pools, {"": problems[:1]}, rl.Task(correctness), settings, 0, Path(work), "rl")
+            rl.train(model, tokenizer, pools, {"": problems[:1]}, Task(correctness), settings, 0, Path(work), "rl")
             step = [json.loads(line) for line in (Path(work) / "train.jsonl").read_text().splitlines()][-1]
             tokens, seconds = step["length"] * step["samples"], step["seconds"]
         else:

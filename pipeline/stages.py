@@ -254,7 +254,7 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     from pipeline import sft
     from pipeline.callbacks import seal, training_bar
     from pipeline.reward import correctness
-    from pipeline.rl import Task, dev_scores
+    from pipeline.samples import Task, dev_scores
 
     seed, parent = run.recipe.seed, parent_of(run, stage)
     torch.manual_seed(seed)  # the adapter's first weights
@@ -352,12 +352,13 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     """Stages 4 and 5; returns the folder of the best adapter on dev."""
     from pipeline import rl
     from pipeline.reward import reward_of
+    from pipeline.samples import Task
 
     # In stage 5 problems are answered at once and with a thought, so that neither way dies out and every problem shows
     # which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3); the thought before training where there is a
     # reference.
     prefixes = (DIRECT, f"{THINK}\n") if stage in ("adaptive", BUDGETED) else ()
-    task = rl.Task(reward_of(settings), prefixes, tuple(settings.budgets))
+    task = Task(reward_of(settings), prefixes, tuple(settings.budgets))
     pools = by_level(train_problems(run, settings.arithmetic, settings.logic, settings.levels))
     dev = by_level(dev_problems(settings.dev))
     model, tokenizer = run.load(adapter_of(run, str(parent_of(run, stage))), trainable=True)

@@ -11,6 +11,7 @@ from data.records import Problem
 from pipeline import base, check, export, generate, nano, prompts, rl, sft
 from pipeline.prompts import PLAIN_TEMPLATE
 from pipeline.recipe import Recipe, RlSettings, SftSettings
+from pipeline.samples import Task
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.5}
 GATED = {**SHAPE, "intermediate_size": 64, "num_key_value_heads": 2}
@@ -104,7 +105,7 @@ def test_it_is_trained_by_sft_and_then_by_rl_and_merging_leaves_no_trace(folder,
         eval_every=2,
         reward="mine.py:of_a_test",
     )
-    task = rl.Task(lambda problem, completion: float(zlib.crc32(completion.text.encode()) % 2))
+    task = Task(lambda problem, completion: float(zlib.crc32(completion.text.encode()) % 2))
     pools = {"sums 1": QUESTIONS}
     folder = rl.train(trained, tokenizer, pools, pools, task, rl_settings, 0, tmp_path / "rl", "rl")
     assert (folder / "adapter_model.safetensors").is_file()

@@ -10,6 +10,7 @@ from data.build import load
 from data.records import BadInput
 from pipeline import fit, rl, sft
 from pipeline.recipe import RlSettings, SftSettings
+from pipeline.samples import Task
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_rl_learns_the_same_in_parts(tiny, tmp_path, small_memory):
     for most in (100, 3):
         model, tokenizer = adapted(tiny)
         seen = small_memory(model, most)
-        rl.train(model, tokenizer, POOL, POOL, rl.Task(length_reward), settings, 0, tmp_path / str(most), "rl")
+        rl.train(model, tokenizer, POOL, POOL, Task(length_reward), settings, 0, tmp_path / str(most), "rl")
         logs.append([json.loads(line) for line in (tmp_path / str(most) / "train.jsonl").read_text().splitlines()])
         learnt.append(weights(model))
     assert seen[:3] == [8, 4, 2] and max(seen[3:]) == 2
@@ -81,4 +82,4 @@ def test_a_row_that_does_not_fit_is_refused(tiny, tmp_path, small_memory):
     small_memory(model, 0)
     settings = RlSettings(steps=1, prompts=2, samples=2, max_tokens=12, probe=0, micro_batch=0)
     with pytest.raises(BadInput, match="not even one row"):
-        rl.train(model, tokenizer, POOL, POOL, rl.Task(length_reward), settings, 0, tmp_path, "rl")
+        rl.train(model, tokenizer, POOL, POOL, Task(length_reward), settings, 0, tmp_path, "rl")

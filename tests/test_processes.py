@@ -118,6 +118,7 @@ def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch, capsys):
     from pipeline.__main__ import main
     from pipeline.recipe import RlSettings, SftSettings
     from pipeline.reward import correctness
+    from pipeline.samples import Task
 
     two = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True)
     monkeypatch.setattr(processes, "state", lambda: two)
@@ -125,7 +126,7 @@ def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch, capsys):
         sft.train(*tiny, [], SftSettings(batch_size=7), 0, tmp_path)
     odd, pools = RlSettings(prompts=3, samples=3, micro_batch=3), {"sums 1": [PROBLEM]}
     with pytest.raises(BadInput, match="2 processes cannot share 3 prompts of 3 samples"):
-        rl.train(*tiny, pools, {}, rl.Task(correctness), odd, 0, tmp_path, "rl")
+        rl.train(*tiny, pools, {}, Task(correctness), odd, 0, tmp_path, "rl")
     for rank, said in (("0", "error: ask runs in one process"), ("1", "")):
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", rank)
@@ -155,10 +156,11 @@ def test_rl_refuses_sharded_weights(tiny, tmp_path, monkeypatch):
     from pipeline import rl
     from pipeline.recipe import RlSettings
     from pipeline.reward import correctness
+    from pipeline.samples import Task
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(BadInput, match="sharded weights are for sft only"):
-        rl.train(*tiny, {"sums 1": [PROBLEM]}, {}, rl.Task(correctness), RlSettings(), 0, tmp_path, "rl")
+        rl.train(*tiny, {"sums 1": [PROBLEM]}, {}, Task(correctness), RlSettings(), 0, tmp_path, "rl")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "multi_gpu"), ("fsdp2", "use_fsdp")])

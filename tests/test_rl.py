@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from data.records import BadInput, Completion, Problem
-from pipeline import reward, rl, sft
+from pipeline import preflight, reward, rl, samples, sft
+from pipeline.generate import Sample
+from pipeline.prompts import encode
 from pipeline.recipe import RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.sampler import Sampler
+from pipeline.samples import Task
 from pipeline.watch import alarm
 
 SETTINGS = RlSettings(
@@ -69,7 +72,7 @@ def log_of(folder):
 
 def test_the_weights_move_and_the_best_adapter_is_kept(tiny, tmp_path):
     model, tokenizer = adapted(tiny)
-    task = rl.Task(length_reward)
+    task = Task(length_reward)
     settings = replace(SETTINGS, steps=3, eval_every=2)  # the last step is looked at, too
     best = train(model, tokenizer, task, settings, tmp_path)
     assert (best / "adapter_model.safetensors").is_file()
@@ -81,7 +84,7 @@ def test_the_weights_move_and_the_best_adapter_is_kept(tiny, tmp_path):
 def test_a_training_that_moves_no_weight_is_stopped_and_says_so(tiny, tmp_path):
     model, tokenizer = adapted(tiny)
     frozen = replace(SETTINGS, learning_rate=0.0, steps=6, eval_every=6)
-    assert train(model, tokenizer, rl.Task(length_reward), frozen, tmp_path) == tmp_path / "best"
+    assert train(model, tokenizer, Task(length_reward), frozen, tmp_path) == tmp_path / "best"
     assert (tmp_path / "alarm.txt").read_text() == "stopped at step 2: no weight has moved in 2 steps\n"
     assert len(log_of(tmp_path)) == 2
 
@@ -95,7 +98,7 @@ def test_a_planted_collapse_is_stopped_and_the_best_adapter_kept(tiny, tmp_path)
     """What pays here is to write one letter for ever, and it is learnt within some steps."""
     model, tokenizer = adapted(tiny)
     high = replace(SETTINGS, steps=40, eval_every=40, learning_rate=0.05, prompts=4, samples=8, micro_batch=32)
-    best = train(model, tokenizer, rl.Task(repetition), high, tmp_path)
+    best = train(model, tokenizer, Task(repetition), high, tmp_path)
     assert "the entropy fell from" in (tmp_path / "alarm.txt").read_text()
     assert len(log_of(tmp_path)) < 40
     from safetensors.torch import load_file
@@ -120,9 +123,9 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(tiny, tmp_path, mon
                     begin(self, args, state, control, **kwargs)
 
                 patch.setattr(rl.Watch, "on_step_begin", stop)
-                train(model, tokenizer, rl.Task(length_reward), settings, tmp_path / folder)
+                train(model, tokenizer, Task(length_reward), settings, tmp_path / folder)
             model, tokenizer = adapted(tiny)
-        train(model, tokenizer, rl.Task(length_reward), settings, tmp_path / folder)
+        train(model, tokenizer, Task(length_reward), settings, tmp_path / folder)
         ended.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
     logs = [[{k: v for k, v in s.items() if k != "seconds"} for s in log_of(tmp_path / f)] for f in ("whole", "broken")]
     assert logs[0] == logs[1] and all(torch.equal(p, ended[1][name]) for name, p in ended[0].items())
@@ -135,13 +138,13 @@ def test_samples_of_old_weights_are_noticed(tiny, tmp_path, monkeypatch):
     old, original = copy.deepcopy(model), rl.sample
     monkeypatch.setattr(rl, "sample", lambda policy, *rest: original(old, *rest))
     settings = replace(SETTINGS, steps=20, eval_every=20, learning_rate=3e-2)
-    train(model, tokenizer, rl.Task(length_reward), settings, tmp_path)
+    train(model, tokenizer, Task(length_reward), settings, tmp_path)
     assert "the samples are not the trained model's" in (tmp_path / "alarm.txt").read_text()
 
 
 def test_samples_of_the_trained_model_have_no_drift(tiny, tmp_path):
     model, tokenizer = adapted(tiny)
-    train(model, tokenizer, rl.Task(length_reward), replace(SETTINGS, learning_rate=3e-2, temperature=0.7), tmp_path)
+    train(model, tokenizer, Task(length_reward), replace(SETTINGS, learning_rate=3e-2, temperature=0.7), tmp_path)
     assert all(step["drift"] < 1e-4 for step in log_of(tmp_path))
 
 
@@ -150,31 +153,31 @@ def test_samples_of_the_trained_model_have_no_drift(tiny, tmp_path):
 )
 def test_where_no_group_is_mixed_the_preflight_refuses_with_the_reason(tiny, tmp_path, monkeypatch, right, says):
     model, tokenizer = adapted(tiny)
-    monkeypatch.setattr(rl, "correctness", lambda *_: right)
+    monkeypatch.setattr(preflight, "correctness", lambda *_: right)
     monkeypatch.setattr(
-        rl, "generate", lambda model, tokenizer, prompts, **_: [rl.Sample([1], finish="stop")] * len(prompts)
+        samples, "generate", lambda model, tokenizer, prompts, **_: [Sample([1], finish="stop")] * len(prompts)
     )
     with pytest.raises(NoSignal, match=f"cannot learn: no group is mixed: {says}"):
-        train(model, tokenizer, rl.Task(lambda *_: right), PAID, tmp_path)
+        train(model, tokenizer, Task(lambda *_: right), PAID, tmp_path)
     found = json.loads((tmp_path / "preflight.json").read_text())
     assert (found["pass_at_1"], found["pass_at_k"], found["mixed"]) == (right, right, 0)
 
 
 def test_the_preflight_says_what_the_samples_say(tiny, monkeypatch):
     """Three levels: one of two right in each group, none, all."""
-    monkeypatch.setattr(rl, "generate", lambda model, tokenizer, prompts, **_: [rl.Sample([1])] * len(prompts))
+    monkeypatch.setattr(samples, "generate", lambda model, tokenizer, prompts, **_: [Sample([1])] * len(prompts))
     count: dict[str, int] = {}
 
     def right(problem, completion):
         count[problem.id] = count.get(problem.id, -1) + 1
         return {1: float(count[problem.id] % 2), 2: 0.0, 3: 1.0}[problem.level]
 
-    monkeypatch.setattr(rl, "correctness", right)
-    task = rl.Task(lambda problem, completion: float(problem.level == 1 and count.get(problem.id, 0) % 2))
+    monkeypatch.setattr(preflight, "correctness", right)
+    task = Task(lambda problem, completion: float(problem.level == 1 and count.get(problem.id, 0) % 2))
     rows = [replace(p, level=1 + i // 2) for i, p in enumerate(PROBLEMS[:6])]
     dev = {f"sums {level}": [p for p in rows if p.level == level] for level in (1, 2, 3)}
     earned = iter([0.0, 1.0, 0.0, 1.0] * 2 + [0.0] * 8 + [1.0] * 8)
-    found = rl.preflight(*tiny, dev, rl.Task(lambda *_: next(earned)), SETTINGS, 0)
+    found = preflight.preflight(*tiny, dev, Task(lambda *_: next(earned)), SETTINGS, 0)
     assert task and found == {
         "problems": 6, "k": 4, "pass_at_1": 0.5, "pass_at_k": 4 / 6, "mixed": 2 / 6, "cut": 1.0,
         "rates": {"sums 1": (4, 8), "sums 2": (0, 8), "sums 3": (8, 8)}, "levels": ["sums 1"],
@@ -191,7 +194,7 @@ def test_groups_without_a_signal_are_replaced(tiny, tmp_path, losses):
         return 0.0 if problem.id in dull else float(len(completion.text) % 2)
 
     settings = replace(SETTINGS, steps=4, samples=8, prompts=2, tries=6, probe=0, micro_batch=16, eval_every=4)
-    train(model, tokenizer, rl.Task(reward), settings, tmp_path)
+    train(model, tokenizer, Task(reward), settings, tmp_path)
     log = log_of(tmp_path)
     assert len(losses) == 4 and all(len(i["advantages"].unique()) > 1 for i in losses)
     assert sum(step["samples"] for step in log) > 4 * 16 and any(step["mixed"] < 1 for step in log)
@@ -226,10 +229,10 @@ def test_a_level_is_drawn_as_often_as_its_samples_differ():
 
 def test_a_few_mixed_groups_are_little_to_learn_from():
     found = {"mixed": 0.04, "cut": 0.0, "pass_at_k": 0.99, "pass_at_1": 0.97, "levels": []}
-    assert rl.verdict(found) == (
+    assert preflight.verdict(found) == (
         "can hardly learn: only 4% of the groups are mixed: nearly all are solved already; take harder levels"
     )
-    assert rl.verdict(found | {"cut": 0.8}).endswith(
+    assert preflight.verdict(found | {"cut": 0.8}).endswith(
         "cut by the token limit; raise max_tokens or train sft on shorter traces"
     )
 
@@ -289,7 +292,7 @@ def test_the_alarm_hears_weights_that_stay_from_the_start_or_from_some_step_on()
     ],
 )
 def test_a_group_teaches_where_the_reward_differs_and_something_is_right(earned, right, pays, found):
-    assert rl.teaches(earned, right, replace(SETTINGS, reward=pays)) is found
+    assert samples.teaches(earned, right, replace(SETTINGS, reward=pays)) is found
 
 
 def answer(text: str, finish: str = "stop", tokens: int = 10) -> Completion:
@@ -340,8 +343,8 @@ def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch
     model, tokenizer = adapted(tiny)
 
     def blamed(text: str) -> str:
-        ids = rl.encode(tokenizer, text)
-        mask = rl.blamed(tokenizer, PROBLEMS[0], answer(text), ids)
+        ids = encode(tokenizer, text)
+        mask = samples.blamed(tokenizer, PROBLEMS[0], answer(text), ids)
         assert len(mask) == len(ids)
         return tokenizer.decode([token for token, one in zip(ids, mask, strict=True) if one])
 
@@ -352,7 +355,7 @@ def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch
     right, unclear = wrong.replace("15}", "12}"), "<think>\n6 + 1 = 7\n</think>\n\\boxed{7}"
     assert blamed(right) == right and blamed(unclear) == unclear
     monkeypatch.setattr(rl, "blamed", lambda tokenizer, problem, completion, ids: [i % 2 for i in range(len(ids))])
-    train(model, tokenizer, rl.Task(length_reward), replace(SETTINGS, blame="step"), tmp_path)
+    train(model, tokenizer, Task(length_reward), replace(SETTINGS, blame="step"), tmp_path)
     assert losses and all(i["tool_mask"][0].tolist()[:4] == [0, 1, 0, 1] for i in losses)
 
 
@@ -369,9 +372,9 @@ def test_the_reward_in_the_documents_works(tmp_path):
 
 def test_prefixes_are_taken_in_turn(tiny):
     model, tokenizer = adapted(tiny)
-    task = rl.Task(length_reward, PREFIXES)
-    samples = rl.sample(model, tokenizer, ["What is 1 + 1?", "What is 2 + 2?"] * 4, task, SETTINGS, seed=0)
-    starts = [tokenizer.decode(s.ids[:2]) for s in samples]
+    task = Task(length_reward, PREFIXES)
+    taken = samples.sample(model, tokenizer, ["What is 1 + 1?", "What is 2 + 2?"] * 4, task, SETTINGS, seed=0)
+    starts = [tokenizer.decode(s.ids[:2]) for s in taken]
     assert starts == ["<think></think>", "<think>\n"] * 4
 
 
@@ -385,7 +388,7 @@ def direct_pays(problem, completion):
 def test_with_prefixes_only_the_choice_is_trained(tiny, tmp_path, losses):
     """Nothing reaches TRL's loss after the token in which the prefixes differ, and its ratio is to a fair coin."""
     model, tokenizer = adapted(tiny)
-    task = rl.Task(direct_pays, PREFIXES)
+    task = Task(direct_pays, PREFIXES)
     train(model, tokenizer, task, SETTINGS, tmp_path, "adaptive")
     assert len(losses) == 4
     for inputs in losses:
@@ -395,11 +398,13 @@ def test_with_prefixes_only_the_choice_is_trained(tiny, tmp_path, losses):
 
 def test_the_choice_that_pays_is_learnt(tiny, tmp_path):
     model, tokenizer = adapted(tiny)
-    task = rl.Task(direct_pays, PREFIXES)
+    task = Task(direct_pays, PREFIXES)
 
     def preference() -> float:
-        logits = model(torch.tensor([rl.encode(tokenizer, rl.asked(tokenizer, PROBLEMS[0]) + "<think>")])).logits[0, -1]
-        direct, think = (rl.encode(tokenizer, prefix)[1] for prefix in PREFIXES)
+        logits = model(torch.tensor([encode(tokenizer, samples.asked(tokenizer, PROBLEMS[0]) + "<think>")])).logits[
+            0, -1
+        ]
+        direct, think = (encode(tokenizer, prefix)[1] for prefix in PREFIXES)
         return float(logits[direct] - logits[think])
 
     before = preference()
@@ -413,7 +418,7 @@ def test_a_choice_is_held_against_what_the_stage_before_earned(tiny, tmp_path, l
     a group's mean would take half of it away."""
     model, tokenizer = adapted(tiny)
     settings = replace(SETTINGS, reference=1, temperature=0.0, probe=0)
-    train(model, tokenizer, rl.Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
+    train(model, tokenizer, Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
     values = [value for inputs in losses for value in inputs["advantages"].tolist() if value]
     assert values == [1.0] * 8  # two steps' direct ones; what has no advantage is left out
     assert set(json.loads((tmp_path / "reference.json").read_text()).values()) == {0.0}
@@ -422,7 +427,7 @@ def test_a_choice_is_held_against_what_the_stage_before_earned(tiny, tmp_path, l
 def test_against_a_reference_one_sample_a_problem_at_once_will_do(tiny, tmp_path, losses):
     model, tokenizer = adapted(tiny)
     settings = replace(SETTINGS, reference=1, temperature=0.0, probe=0, samples=1, prompts=8, micro_batch=8, steps=1)
-    train(model, tokenizer, rl.Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
+    train(model, tokenizer, Task(direct_pays, PREFIXES), settings, tmp_path, "adaptive")
     [inputs] = losses
     assert inputs["advantages"].tolist() == [1.0] * 8
     # Each begins at once, and of what it went on to write nothing is trained.
@@ -433,9 +438,9 @@ def test_against_a_reference_one_sample_a_problem_at_once_will_do(tiny, tmp_path
 
 def test_the_reference_is_the_share_of_right_samples(tiny, monkeypatch):
     model, tokenizer = tiny
-    monkeypatch.setattr(rl, "correctness", lambda problem, completion: float(problem.id != "p6"))
-    found = rl.references(
-        model, tokenizer, PROBLEMS, rl.Task(length_reward, PREFIXES), replace(SETTINGS, reference=2), 0
+    monkeypatch.setattr(samples, "correctness", lambda problem, completion: float(problem.id != "p6"))
+    found = samples.references(
+        model, tokenizer, PROBLEMS, Task(length_reward, PREFIXES), replace(SETTINGS, reference=2), 0
     )
     assert found == {p.id: float(p.id != "p6") for p in PROBLEMS}
 
@@ -450,7 +455,7 @@ def test_budgets_are_asked_for_in_turn_and_going_beyond_costs(tiny, tmp_path, mo
         return original(model, tokenizer, prompts, *rest)
 
     monkeypatch.setattr(rl, "sample", note)
-    task = rl.Task(lambda problem, completion: 1.0, PREFIXES, (0, 8))
+    task = Task(lambda problem, completion: 1.0, PREFIXES, (0, 8))
     train(model, tokenizer, task, replace(SETTINGS, probe=0, tries=1), tmp_path, "adaptive_budget")
     found = [re.findall(r"at most (\d+) tokens", text) for text in texts]
     assert found == [["0"]] * 4 + [["8"]] * 4 + [["0"]] * 4 + [["8"]] * 4  # a group is asked for one
@@ -472,7 +477,7 @@ def test_not_thinking_gains_where_the_recipe_says_and_never_where_it_reasons_aft
 
 
 def test_what_is_kept_is_the_most_accurate_or_the_cheapest_within_the_loss():
-    content, choice = rl.Task(length_reward), rl.Task(length_reward, PREFIXES)
+    content, choice = Task(length_reward), Task(length_reward, PREFIXES)
     start = {"accuracy": 0.40, "tokens": 50.0, "reward": 0.40}
     longer = {"accuracy": 0.42, "tokens": 60.0, "reward": 0.42}
     shorter = {"accuracy": 0.39, "tokens": 30.0, "reward": 0.49}
@@ -510,7 +515,7 @@ def test_leaving_out_rows_and_columns_and_sharing_prompts_keeps_the_gradient(
             folder = tmp_path / str(ours)
             one = RlSettings(**{**SETTINGS.__dict__, "steps": 1, "prompts": 4, "micro_batch": 8, "variant": variant})
             one = replace(one, tries=1)  # so that groups without a signal are among them
-            train(model, tokenizer, rl.Task(sometimes), one, folder)
+            train(model, tokenizer, Task(sometimes), one, folder)
             gradients.append(seen)
     assert gradients[0] and gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
