@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def resolve(base: str) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadInput(f"base {base}: the folder has no config.json; give a folder that save_pretrained wrote")
+        check_weights(base, [file.name for file in path.iterdir()])
         return path
     if base.endswith(".gguf"):
         if not path.is_file():
@@ -84,6 +85,20 @@ def resolve(base: str) -> Path:
             base.replace("/", "--"), lambda folder: _fetch(Base(hub=base, licence="see its page"), base, folder)
         )
     raise BadInput(f"base {base!r} is unknown; {nearest(base, BASES)}, or a hub id, a folder or a .gguf file")
+
+
+def check_weights(base: str, files: Iterable[str]) -> None:
+    """Refuse a base none of whose files are safetensors: pickled weights are code."""
+    if not any(name.endswith(".safetensors") for name in files):
+        raise BadInput(
+            f"base {base}: it has no safetensors, and weights in a pickle are not loaded; take another, or load it in "
+            "transformers where that is safe and write it with save_pretrained"
+        )
+
+
+def gated(base: str) -> BadInput:
+    """What is wrong with a base whose page lets in only those who are known to have accepted its terms."""
+    return BadInput(f"base {base}: it is gated; accept its terms on its page and log in, or take another")
 
 
 def check_space(folder: Path, gib: float, remedy: str) -> None:
@@ -133,11 +148,14 @@ def _from_hub(repo: str, name: str, folder: Path) -> str | None:
         return "HF_HUB_OFFLINE is set"
     import httpx2
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
         info = HfApi().model_info(repo, timeout=10)
+        check_weights(name, [file.rfilename for file in info.siblings or ()])
         snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=WEIGHTS)
+    except GatedRepoError:
+        raise gated(name) from None
     except HfHubHTTPError as error:
         return str(error).splitlines()[0][:120]
     except (httpx2.TransportError, OSError) as error:

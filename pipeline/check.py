@@ -52,12 +52,13 @@ def _files(name: str, aside: Path) -> tuple[Path, list[Finding]]:
 
     try:
         info = HfApi().model_info(hub, timeout=10)
+        base.check_weights(name, [file.rfilename for file in info.siblings or ()])
         told = [Finding("licence", str(getattr(info.card_data, "license", None) or "not told"))]
         told.append(Finding("gated", str(info.gated or "no"), good=not info.gated))
         wanted = ["*.json", "*.jinja", "tokenizer*", "vocab*", "merges*"]
         snapshot_download(hub, revision=info.sha, local_dir=aside, allow_patterns=wanted)
     except GatedRepoError:
-        raise BadInput(f"base {name}: it is gated; accept its terms on its page and log in, or take another") from None
+        raise base.gated(name) from None
     except (HfHubHTTPError, httpx2.TransportError, OSError) as error:
         if name in base.BASES and base.BASES[name].wheel:
             return base.resolve(name), [Finding("licence", ours or "")]

@@ -97,6 +97,13 @@ def test_a_base_has_one_folder_below_runs_whatever_its_path(tmp_path, monkeypatc
     assert [base.folder_name(name) for name in names] == ["nano", "owner--name", "b", "model", "model", "model"]
 
 
+def test_a_folder_of_pickled_weights_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(BadInput, match="it has no safetensors, and weights in a pickle are not loaded"):
+        base.resolve(str(tmp_path))
+
+
 def test_a_base_is_made_once_however_many_ask_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
     made, both = [], threading.Barrier(2)
