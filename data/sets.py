@@ -42,12 +42,14 @@ KEYS = (*FIELDS, "config", "split", "revision", "after", "options", "kind", "fil
 @dataclass(frozen=True)
 class Benchmark:
     """Problems under a name that can be a file's. ``places`` says where each stands (id -> file and line); ``sha256``
-    is that of the file as it is, or of the problems where they came from the hub or by other names."""
+    is that of the file as it is, or of the problems where they came from the hub or by other names; ``source`` is the
+    hub's set at its commit."""
 
     name: str
     problems: list[Problem]
     places: dict[str, str]
     sha256: str
+    source: str = ""
 
 
 def read(spec: str) -> Benchmark:
@@ -64,11 +66,11 @@ def read(spec: str) -> Benchmark:
         name = mapping.pop("file", hub)
     elif "file" in mapping:
         raise BadInput(f"benchmark {spec}: file= goes with a built-in set ({', '.join(BUILT_IN)}); give FILE?… instead")
-    path = Path(name)
+    path, source = Path(name), ""
     if name.endswith(".jsonl") or path.is_file():
         rows, title = rows_of(path), title or path.stem
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        rows = _from_hub(name, mapping, spec)
+        rows, source = _from_hub(name, mapping, spec)
         title = title or "_".join([name.split("/")[1], *([mapping["config"]] if "config" in mapping else [])])
     else:
         raise BadInput(
@@ -83,7 +85,8 @@ def read(spec: str) -> Benchmark:
             raise BadInput(f"{where}: id {problem.id!r} is already at {places[problem.id]}; ids must be unique")
         places[problem.id] = where
         problems.append(problem)
-    return Benchmark(title, problems, places, _digest(problems) if mapping or not path.is_file() else sha256_of(path))
+    sha256 = _digest(problems) if mapping or not path.is_file() else sha256_of(path)
+    return Benchmark(title, problems, places, sha256, source)
 
 
 def _parsed(spec: str) -> tuple[str, dict[str, str]]:
@@ -123,8 +126,8 @@ def _mapped(row: Mapping[str, Any], mapping: Mapping[str, str], where: str, numb
     return mapped
 
 
-def _from_hub(repo: str, mapping: Mapping[str, str], spec: str) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Each row's place and its fields."""
+def _from_hub(repo: str, mapping: Mapping[str, str], spec: str) -> tuple[Iterable[tuple[str, dict[str, Any]]], str]:
+    """Each row's place and its fields; and the set at its commit."""
     import httpx2
     from datasets import load_dataset
     from huggingface_hub.errors import HfHubHTTPError
@@ -138,7 +141,10 @@ def _from_hub(repo: str, mapping: Mapping[str, str], spec: str) -> Iterable[tupl
             f"benchmark {spec}: the hub does not give it ({reason}); check the name, config=, split= and the network, "
             "or give a local copy as a .jsonl file"
         ) from None
-    return ((f"{repo} {split}, row {i}", {"id": str(i)} | row) for i, row in enumerate(rows))
+    # datasets keeps what it read in a folder named by the commit, which it tells nowhere else.
+    commits = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    source = " ".join([f"hub {repo} at", *sorted(commits)])
+    return ((f"{repo} {split}, row {i}", {"id": str(i)} | row) for i, row in enumerate(rows)), source
 
 
 def _digest(problems: Iterable[Problem]) -> str:

@@ -486,6 +486,7 @@ def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, given, 
     write_json(stage_dir / "scores.json", scores)
     seconds = time.monotonic() - start
     about = {"base": run.base, "source": base.source(run.folder), "files": runs.hashes(stage_dir, files)}
+    about |= {"benchmarks": {b.name: b.source for b in run.benchmarks if b.source}}
     runs.record(stage_dir, "scoring", inputs, seconds, **about)
     shutil.rmtree(stage_dir / "partial")
     say(f"{stage}: scored in {seconds:.0f} s")

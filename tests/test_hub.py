@@ -1,5 +1,5 @@
-"""A base of the hub, from a local server that speaks the hub's protocol: looked at before its weights are fetched,
-fetched once, pinned by its commit, and refused in a line where it cannot be had."""
+"""Bases and benchmarks of the hub, from a local server that speaks its protocol: a base is looked at before its weights
+are fetched, fetched once, pinned by its commit, and refused in a line where it cannot be had."""
 
 import json
 import os
@@ -18,7 +18,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """``files`` of each repository by name; ``gated`` ones are listed, but not given; ``got``: what was fetched."""
+    """``files`` of each repository by name, sets as datasets/OWNER/NAME; ``gated`` ones are listed, but not given;
+    ``got``: what was fetched."""
 
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -38,12 +39,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self, body=True):
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(rf"/([^/]+/[^/]+)/resolve/{COMMIT}/(.+)", path):
+        asked = re.match(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)", path)
+        if found := re.fullmatch(rf"/((?:datasets/)?[^/]+/[^/]+)/resolve/(?:{COMMIT}|main)/(.+)", path):
             self.file(*found.groups(), body)
-        elif (found := re.match(r"/api/models/([^/]+/[^/]+)", path)) and found[1] in self.server.files:
-            names = self.server.files[found[1]]
-            gated = "manual" if found[1] in self.server.gated else False
-            about = {"id": found[1], "sha": COMMIT, "gated": gated, "cardData": {"license": "mit"}, "tags": []}
+        elif asked and asked[1] in self.server.files:
+            names = self.server.files[asked[1]]
+            gated = "manual" if asked[1] in self.server.gated else False
+            about = {"id": asked[1], "sha": COMMIT, "gated": gated, "cardData": {"license": "mit"}, "tags": []}
             rows = [{"type": "file", "path": n, "size": len(text), "oid": "0"} for n, text in names.items()]
             tree = "/tree/" in path
             self.give(json.dumps(rows if tree else about | {"siblings": [{"rfilename": n} for n in names]}).encode())
@@ -82,7 +84,9 @@ def hub(tiny, tmp_path):
     files = {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
     files |= {"pytorch_model.bin": b"a pickle", "modeling_own.py": b"print('run')"}
     bare = {name: text for name, text in files.items() if not name.endswith(".safetensors")}
-    with Hub({"team/tiny": files, "team/bare": bare, "team/gated": files}) as server:
+    sums = b"".join(b'{"input": "What is %d + 1?", "target": "%d"}\n' % (n, n + 1) for n in range(3))
+    sets = {"datasets/team/sums": {"test.jsonl": sums}}
+    with Hub({"team/tiny": files, "team/bare": bare, "team/gated": files} | sets) as server:
         server.gated.add("team/gated")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -112,13 +116,16 @@ def test_a_base_of_the_hub_is_looked_at_then_fetched_once_and_pinned(hub, ladder
     assert hub.got["team/tiny config.json"] == 1 and not hub.got["team/tiny model.safetensors"]
     asking = ["plain", "--base", "team/tiny", "--runs", str(tmp_path / "runs"), "--limit", "2"]
     asking += ["--set", "plain.shots=[0]", "--set", "eval.max_tokens=8"]
+    asking += ["--benchmark", "team/sums?question=input&answer=target"]
     done = ladder(*asking)
     assert done.returncode == 0, done.stderr
     assert hub.got["team/tiny model.safetensors"] == 1
     assert not hub.got["team/tiny pytorch_model.bin"] and not hub.got["team/tiny modeling_own.py"]
     made = json.loads((tmp_path / "runs" / "team--tiny" / "plain" / "manifest.json").read_text())["scoring"]
     assert made["source"] == f"hub team/tiny at {COMMIT}"
-    hub.files.clear()  # what was fetched is not asked for again
+    assert made["benchmarks"] == {"sums": f"hub team/sums at {COMMIT}"}
+    assert "What is 0 + 1?" in (tmp_path / "runs" / "team--tiny" / "problems" / "sums.jsonl").read_text()
+    del hub.files["team/tiny"]  # what was fetched is not asked for again
     again = ladder(*asking)
     assert again.returncode == 0 and "plain: up to date" in again.stderr
 

@@ -49,7 +49,7 @@ def test_a_set_of_the_hub_is_asked_for_by_name_config_and_split(monkeypatch):
 
     def load_dataset(*args, **kwargs):
         asked.append((*args, kwargs))
-        return [GSM8K, GSM8K]
+        return datasets.Dataset.from_list([GSM8K, GSM8K])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     mapped = read("openai/gsm8k?config=main&split=train&after=####&revision=abc")
