@@ -1,5 +1,7 @@
 """One table over base models: the best row of every stage of each, on the same problems."""
 
+import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,18 @@ HEADINGS = ("benchmark", "stage", "base", "variant", "n", "accuracy", "tokens", 
 
 def rows(run_dirs: Mapping[str, Path]) -> list[dict[str, Any]]:
     """A row for each benchmark, stage and base, from what ``runs/BASE`` of each base holds; BadInput where the bases
-    were scored on different problems."""
+    were scored on different problems or by different rules."""
     found: list[dict[str, Any]] = []
     hits: dict[tuple[str, str, str], dict[str, bool]] = {}
+    rules: dict[str, dict[str, Any]] = {}
     for base, folder in run_dirs.items():
         for benchmark in dict.fromkeys(row["benchmark"] for row in table.rows(folder)):
             for stage in table.STAGES:
                 best = table.best_variant(folder, stage, benchmark)
                 if best is None:
                     continue
+                # The stages of a base have their rules in common: table.rows has seen to it.
+                rules[base] = table.rules_of(folder / stage, json.loads((folder / stage / "scores.json").read_text()))
                 graded = read_grades(folder / stage / best["grades"])
                 hits[benchmark, stage, base] = {grade.id: grade.correct for grade in graded}
                 row = {"benchmark": benchmark, "stage": stage, "base": base, "variant": best["variant"]}
@@ -36,6 +41,9 @@ def rows(run_dirs: Mapping[str, Path]) -> list[dict[str, Any]]:
         if len({(row[name], row["n"]) for row in found if row["benchmark"] == benchmark}) > 1:
             raise BadInput(f"{benchmark}: the bases were scored on different problems; rerun them with the same LIMIT")
     first = next(iter(run_dirs))
+    for base, rule in itertools.product(rules, (table.EXTRACTION, table.CAP)):
+        if (one := rules[first][rule]) != (other := rules[base][rule]):
+            raise BadInput(f"{first} and {base} were scored with another {rule} ({one} and {other}); rerun one of them")
     for row in found:
         key = (row["benchmark"], row["stage"])
         against, own = hits.get((*key, first)), hits[(*key, row["base"])]

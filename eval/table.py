@@ -62,7 +62,7 @@ def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
             continue
         try:
             scores = json.loads(path.read_text(encoding="utf-8"))
-            rules[stage] = _rules(path.parent, scores)
+            rules[stage] = rules_of(path.parent, scores)
             for variant in scores["variants"]:
                 for entry in variant["benchmarks"]:
                     if not any(guess["benchmark"] == entry["benchmark"] for guess in guesses):
@@ -129,12 +129,15 @@ def damaged(stage_dir: Path, part: str = "scoring") -> list[Path]:
     return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
 
 
-def _rules(stage_dir: Path, scores: dict[str, Any]) -> dict[str, Any]:
-    """What all rows of a table have in common."""
+EXTRACTION, CAP = "version of the extraction", "eval.max_tokens"
+
+
+def rules_of(stage_dir: Path, scores: dict[str, Any]) -> dict[str, Any]:
+    """What all rows of a table have in common; over several bases the extraction and the cap at least."""
     asked = manifest(stage_dir).get("scoring", {}).get("inputs", {})
     cap = asked.get("settings", {}).get("max_tokens")
-    about = {"base": asked.get("base"), "base.load": asked.get("load"), "eval.max_tokens": cap}
-    return {"version of the extraction": scores["extraction"]} | about
+    about = {"base": asked.get("base"), "base.load": asked.get("load"), CAP: cap}
+    return {EXTRACTION: scores["extraction"]} | about
 
 
 def _check(stage_dir: Path) -> None:

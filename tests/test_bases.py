@@ -10,7 +10,7 @@ from eval.score import score
 PROBLEMS = [Problem(f"p{i}", f"{i} + {i}?", str(2 * i), "number", level=1) for i in range(20)]
 
 
-def stage(folder, name, variants, digest="a"):
+def stage(folder, name, variants, digest="a", extraction=1):
     """Scores of a stage whose variants are right on so many problems."""
     told = []
     for variant, right in variants.items():
@@ -29,7 +29,7 @@ def stage(folder, name, variants, digest="a"):
                 "benchmarks": [about | score(PROBLEMS, texts, grades, 1.0)],
             }
         )
-    write_json(folder / name / "scores.json", {"stage": name, "extraction": 1, "variants": told})
+    write_json(folder / name / "scores.json", {"stage": name, "extraction": extraction, "variants": told})
 
 
 def test_the_best_variant_of_each_stage_is_held_to_the_first_base(tmp_path):
@@ -49,3 +49,16 @@ def test_bases_scored_on_different_problems_share_no_table(tmp_path):
     stage(tmp_path / "b", "plain", {"zero-shot": 4}, digest="b")
     with pytest.raises(BadInput, match="different problems"):
         bases.rows({"a": tmp_path / "a", "b": tmp_path / "b"})
+
+
+def test_bases_scored_by_different_rules_share_no_table(tmp_path):
+    stage(tmp_path / "a", "plain", {"zero-shot": 4})
+    both = {"a": tmp_path / "a", "b": tmp_path / "b"}
+    stage(tmp_path / "b", "plain", {"zero-shot": 4}, extraction=2)
+    with pytest.raises(BadInput, match=r"a and b were scored with another version of the extraction \(1 and 2\)"):
+        bases.rows(both)
+    stage(tmp_path / "b", "plain", {"zero-shot": 4})
+    asked = {"scoring": {"inputs": {"settings": {"max_tokens": 80}}}}
+    write_json(tmp_path / "b" / "plain" / "manifest.json", asked)
+    with pytest.raises(BadInput, match=r"a and b were scored with another eval.max_tokens \(None and 80\)"):
+        bases.rows(both)
