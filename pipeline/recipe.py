@@ -43,9 +43,9 @@ class SftSettings:
     level give a second one, which answers at once; a share ``direct_told`` of these trains that choice too, the others
     only what follows from it. ``traces`` are their sources, each a style of data/traces.py or a file that `make traces`
     wrote, with its weight after a colon (``short:2``; 1 where none is given). ``steps`` are kept, or for a control put
-    in another order or left out. In ``rounds`` after the first the adapter goes on from the one before, at
-    ``round_learning_rate``, on traces of its own. Every ``eval_every`` steps it answers ``dev`` dev problems of each
-    benchmark (0: never)."""
+    in another order or left out. In ``rounds`` after the first the traces of the adapter before join them, and a new
+    adapter is trained (STaR, arXiv 2203.14465, section 3.1). Every ``eval_every`` steps it answers ``dev`` dev problems
+    of each benchmark (0: never)."""
 
     arithmetic: int = 1000
     logic: int = 500
@@ -54,7 +54,6 @@ class SftSettings:
     direct_share: list[float] = field(default_factory=lambda: [0.2] * len(LEVELS))
     direct_told: float = 1.0
     rounds: int = 1
-    round_learning_rate: float = 3e-4
     eval_every: int = 0
     dev: int = 40
     lora_rank: int = 16

@@ -115,11 +115,10 @@ def training_inputs(run: Run, stage: str) -> dict[str, Any]:
     """What a stage's adapter is made from."""
     parent, settings = parent_of(run, stage), settings_of(run, stage)
     read: dict[str, Any] = {}
-    if isinstance(settings, SftSettings) and parent:
-        read["traces"] = runs.settings(run.recipe.traces)
-    elif isinstance(settings, SftSettings):
+    if isinstance(settings, SftSettings):
         told = [[t.question, t.rationale] for t in traces.mixture(sft_problems(settings), settings, run.recipe.seed)]
         read["traces"] = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        read |= {"own": runs.settings(run.recipe.traces)} if parent else {}
     elif Path(file := settings.reward.rpartition(":")[0]).is_file():
         read["reward"] = sha256_of(file)
     return {
@@ -257,17 +256,16 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     from pipeline.samples import Task, dev_scores
 
     seed, parent = run.recipe.seed, parent_of(run, stage)
-    torch.manual_seed(seed)  # the adapter's first weights
-    model, tokenizer = run.load(adapter_of(run, parent) if parent else None, trainable=True)
+    problems = traces.mixture(sft_problems(settings), settings, seed)
     if parent:
-        problems, account = own_traces(run, parent, model, tokenizer)
-        by_main(lambda: write_records(work / "traces.jsonl", problems))
+        own, account = own_traces(run, parent)
+        by_main(lambda: write_records(work / "traces.jsonl", own))
         by_main(lambda: write_json(work / "traces.json", account))
         by_main(lambda: seal(work, [work / "traces.jsonl", work / "traces.json"]))
         say(traces.told(account))
-        settings = dataclasses.replace(settings, learning_rate=settings.round_learning_rate)
-    else:
-        problems = traces.mixture(sft_problems(settings), settings, seed)
+        problems += own
+    torch.manual_seed(seed)  # the adapter's first weights
+    model, tokenizer = run.load(trainable=True)
     rows = sft.tokenized(tokenizer, sft.traces(problems, settings, seed), told=settings.direct_told, seed=seed)
     whole = [row for row in rows if sum(row["completion_mask"]) <= run.recipe.eval.max_tokens]
     if len(whole) < len(rows):
@@ -282,17 +280,17 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
         settings.eval_every,
         work,
     )
-    adapter = None if parent else sft.lora(settings)
     watching = [curve, training_bar(stage)]
-    model = sft.train(model, tokenizer, whole, settings, seed, work, adapter, watching, run.recipe.tracker)
+    model = sft.train(model, tokenizer, whole, settings, seed, work, sft.lora(settings), watching, run.recipe.tracker)
     weights = processes.trained_weights(model)
     by_main(lambda: model.save_pretrained(work / "final", state_dict=weights))
     return work / "final"
 
 
-def own_traces(run: Run, stage: str, model, tokenizer) -> tuple[list[Problem], dict[str, Any]]:
+def own_traces(run: Run, stage: str) -> tuple[list[Problem], dict[str, Any]]:
     """The traces among a stage's samples of train problems, and an account of the others."""
     settings = run.recipe.traces
+    model, tokenizer = run.load(adapter_of(run, stage))
     problems = trace_problems(run)
     texts = by_main(lambda: traces.Texts(run.root / "traces" / f"own_{stage}.raw.jsonl"))
     origin = str(runs.folder_hash(run.stage(stage) / "adapter"))
@@ -324,8 +322,7 @@ def make_traces(run: Run, source: str, stage: str) -> tuple[Path, dict[str, Any]
     if source == "own":
         if not (run.stage(stage) / "adapter").is_dir():
             raise BadInput(f"{run.stage(stage)}: no adapter to sample from; run `make {stage}` first, or name --stage")
-        model, tokenizer = run.load(adapter_of(run, stage))
-        kept, account = own_traces(run, stage, model, tokenizer)
+        kept, account = own_traces(run, stage)
     elif source == "teacher":
         from pipeline import teacher
 
