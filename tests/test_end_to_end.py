@@ -210,8 +210,7 @@ def test_traces_of_a_stage_are_sampled_checked_kept_and_trained_on(run, tmp_path
     assert both[0] != both[1] and (copy / "nano" / "sft" / "traces.jsonl").is_file()
     one, two = (json.loads((copy / "nano" / stage / "curve.json").read_text()) for stage in ("sft_round1", "sft"))
     assert [point["step"] for point in one][:7] == [0, 5, 10, 15, 20, 25, 30]  # and the last, of some answers at once
-    # The second begins where the first did, and has more to learn from.
-    assert one[0] == two[0] and two[-1]["step"] > one[-1]["step"]
+    assert one[0] == two[0], "the second begins where the first did; what it learns besides are its own traces"
 
 
 def test_a_file_of_traces_is_an_input_of_sft(run, tmp_path):
