@@ -35,6 +35,7 @@ against the stage it imitates.
 chance picks one of a problem's choices; majority gives each family's most common answer, by its text or its letter.
 """
 CHANGED = 0.2  # the share of problems with another verdict, for which the smallest detectable difference is given
+EXTRACTION, CAP = "version of the extraction", "eval.max_tokens"  # rules that the rows of a table share
 
 
 def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
@@ -127,9 +128,6 @@ def damaged(stage_dir: Path, part: str = "scoring") -> list[Path]:
     files = adapter | made.get("files", {})
     known = {stage_dir / name: sha for name, sha in files.items()}
     return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
-
-
-EXTRACTION, CAP = "version of the extraction", "eval.max_tokens"
 
 
 def rules_of(stage_dir: Path, scores: dict[str, Any]) -> dict[str, Any]:
