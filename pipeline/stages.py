@@ -89,7 +89,7 @@ def trained(stage: str) -> bool:
 
 
 def parent_of(run: Run, stage: str) -> str | None:
-    """The stage whose adapter this one trains on."""
+    """The stage whose adapter this one trains on or, a later round of sft, samples traces of."""
     real = CONTROLS.get(stage, (stage, {}))[0]
     if real in ("rl", "adaptive", BUDGETED):
         return {"rl": "sft", "adaptive": "rl", BUDGETED: "rl"}[real]
@@ -435,7 +435,7 @@ def answer(run: Run, stage: str) -> None:
 
 
 def unanswered(run: Run, stage: str, inputs: dict[str, Any]) -> Path | None:
-    """The folder for answers as they come; None where the stage was scored with these inputs."""
+    """The folder for answers as they come; None where the stage, or the tradeoff, was scored with these inputs."""
     stage_dir = run.stage(stage)
     for benchmark in run.benchmarks:
         write_records(run.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
@@ -444,7 +444,7 @@ def unanswered(run: Run, stage: str, inputs: dict[str, Any]) -> Path | None:
             runs.clear(stage_dir / "partial", inputs)
             console.print(f"{stage}: up to date")  # nothing happened, so the log says nothing
             return None
-        say(f"{stage}: {lost[0]} is not what it was scored with; answering again")
+        say(f"{stage}: {lost[0]} is not what was answered; answering again")
     return runs.work_folder(stage_dir, inputs, "partial")
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from data.records import Problem, write_json, write_records
-from eval import table, tradeoff
+from eval import tradeoff
 from eval.grade import grade
 from pipeline import answers, probe, runs, stages
-from pipeline.progress import bar, say
+from pipeline.progress import bar
 from pipeline.prompts import THINK, prompt_ids
 from pipeline.runs import Run
 from pipeline.stages import ARITHMETIC, BUDGETED, LOGIC
@@ -30,21 +30,17 @@ def run(opened: Run) -> Path:
     folder, budgets = opened.root / "tradeoff", opened.recipe.adaptive_budget.budgets
     inputs: dict[str, Any] = {stage: stages.scoring_inputs(opened, stage) for stage in ("rl", "adaptive", BUDGETED)}
     inputs |= {"budgets": budgets, "seed": opened.recipe.seed, "accuracy_loss": opened.recipe.adaptive.accuracy_loss}
-    if runs.up_to_date(folder, "scoring", inputs):
-        if not (lost := table.damaged(folder)):
-            runs.clear(folder / "partial", inputs)
-            say("tradeoff: up to date")
-            return folder
-        say(f"tradeoff: {lost[0]} is not what was answered; answering again")
+    partial = stages.unanswered(opened, "tradeoff", inputs)
+    if partial is None:
+        return folder
     (folder / "tradeoff.svg").unlink(missing_ok=True)  # of other answers
-    partial, start = runs.work_folder(folder, inputs, "partial"), time.monotonic()
+    start, said = time.monotonic(), folder / "ways.json"
     ways: list[dict[str, Any]] = []
-    files = [folder / "ways.json"]
+    files = [said]
 
     def asked(model, tokenizer, kind: str, limit: int | None = None, **how) -> None:
         name = kind.replace(" ", "-") + ("" if limit is None else f"-{limit}")
         for benchmark in opened.benchmarks:
-            write_records(opened.root / "problems" / f"{benchmark.name}.jsonl", benchmark.problems)
             kept = partial / name / benchmark.name
             texts = answered(opened, model, tokenizer, benchmark.problems, f"{name} {benchmark.name}", kept, **how)
             files.append(folder / name / f"{benchmark.name}.jsonl")
@@ -65,7 +61,7 @@ def run(opened: Run) -> Path:
         asked(model, tokenizer, tradeoff.LENGTH, limit, at_most=limit)
     about = {"base": opened.base, "seed": opened.recipe.seed, "benchmarks": [b.name for b in opened.benchmarks]}
     about |= {"n": {b.name: len(b.problems) for b in opened.benchmarks}, "probe": probed, "ways": ways}
-    write_json(files[0], about)
+    write_json(said, about)
     runs.record(folder, "scoring", inputs, time.monotonic() - start, files=runs.hashes(folder, files))
     shutil.rmtree(partial)
     return folder

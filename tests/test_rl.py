@@ -4,17 +4,14 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from data.records import BadInput, Completion, Problem
-from pipeline import preflight, reward, rl, samples, sft
-from pipeline.generate import Sample
+from data.records import Completion, Problem
+from pipeline import rl, samples, sft
 from pipeline.prompts import encode
 from pipeline.recipe import RlSettings, SftSettings
-from pipeline.reward import NoSignal
 from pipeline.sampler import Sampler
 from pipeline.samples import Task
 from pipeline.watch import alarm
@@ -148,43 +145,6 @@ def test_samples_of_the_trained_model_have_no_drift(tiny, tmp_path):
     assert all(step["drift"] < 1e-4 for step in log_of(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("right", "says"), [(1.0, "nearly all are solved already"), (0.0, "nearly none is ever solved")]
-)
-def test_where_no_group_is_mixed_the_preflight_refuses_with_the_reason(tiny, tmp_path, monkeypatch, right, says):
-    model, tokenizer = adapted(tiny)
-    monkeypatch.setattr(preflight, "correctness", lambda *_: right)
-    monkeypatch.setattr(
-        samples, "generate", lambda model, tokenizer, prompts, **_: [Sample([1], finish="stop")] * len(prompts)
-    )
-    with pytest.raises(NoSignal, match=f"cannot learn: no group is mixed: {says}"):
-        train(model, tokenizer, Task(lambda *_: right), PAID, tmp_path)
-    found = json.loads((tmp_path / "preflight.json").read_text())
-    assert (found["pass_at_1"], found["pass_at_k"], found["mixed"]) == (right, right, 0)
-
-
-def test_the_preflight_says_what_the_samples_say(tiny, monkeypatch):
-    """Three levels: one of two right in each group, none, all."""
-    monkeypatch.setattr(samples, "generate", lambda model, tokenizer, prompts, **_: [Sample([1])] * len(prompts))
-    count: dict[str, int] = {}
-
-    def right(problem, completion):
-        count[problem.id] = count.get(problem.id, -1) + 1
-        return {1: float(count[problem.id] % 2), 2: 0.0, 3: 1.0}[problem.level]
-
-    monkeypatch.setattr(preflight, "correctness", right)
-    task = Task(lambda problem, completion: float(problem.level == 1 and count.get(problem.id, 0) % 2))
-    rows = [replace(p, level=1 + i // 2) for i, p in enumerate(PROBLEMS[:6])]
-    dev = {f"sums {level}": [p for p in rows if p.level == level] for level in (1, 2, 3)}
-    earned = iter([0.0, 1.0, 0.0, 1.0] * 2 + [0.0] * 8 + [1.0] * 8)
-    found = preflight.preflight(*tiny, dev, Task(lambda *_: next(earned)), SETTINGS, 0)
-    assert task and found == {
-        "problems": 6, "k": 4, "pass_at_1": 0.5, "pass_at_k": 4 / 6, "mixed": 2 / 6, "cut": 1.0,
-        "rates": {"sums 1": (4, 8), "sums 2": (0, 8), "sums 3": (8, 8)}, "levels": ["sums 1"],
-        "verdict": "can learn: 33% of the groups are mixed, most on sums 1",
-    }  # fmt: skip
-
-
 def test_groups_without_a_signal_are_replaced(tiny, tmp_path, losses):
     """Half of the problems always earn the same; every group that is trained on is of the other half."""
     model, tokenizer = adapted(tiny)
@@ -225,16 +185,6 @@ def test_a_level_is_drawn_as_often_as_its_samples_differ():
     again = Sampler(pools, {})
     again.restore(json.loads(json.dumps(sampler.state())))
     assert again.draw(50, "1") == sampler.draw(50, "1")
-
-
-def test_a_few_mixed_groups_are_little_to_learn_from():
-    found = {"mixed": 0.04, "cut": 0.0, "pass_at_k": 0.99, "pass_at_1": 0.97, "levels": []}
-    assert preflight.verdict(found) == (
-        "can hardly learn: only 4% of the groups are mixed: nearly all are solved already; take harder levels"
-    )
-    assert preflight.verdict(found | {"cut": 0.8}).endswith(
-        "cut by the token limit; raise max_tokens or train sft on shorter traces"
-    )
 
 
 SEEN = {"reward": 0.5, "correct": 0.5, "boxed": 0.8, "length": 40.0}
@@ -281,62 +231,8 @@ def test_the_alarm_hears_weights_that_stay_from_the_start_or_from_some_step_on()
     assert alarm([step(i) for i in range(4)] + [step(i, **short) for i in (5, 6)], POINTS, content=False) is None
 
 
-@pytest.mark.parametrize(
-    ("earned", "right", "pays", "found"),
-    [
-        ([0.0, 1.0], [0.0, 1.0], "correctness", True),
-        ([1.0, 1.0], [1.0, 1.0], "correctness", False),
-        ([-0.2, 0.0], [0.0, 0.0], "correctness", False),  # all wrong, one of them too long
-        ([0.8, 1.0], [1.0, 1.0], "correctness", True),  # all right, one through a wrong step
-        ([0.1, 0.4], [0.0, 0.0], "mine.py:mine", True),
-    ],
-)
-def test_a_group_teaches_where_the_reward_differs_and_something_is_right(earned, right, pays, found):
-    assert samples.teaches(earned, right, replace(SETTINGS, reward=pays)) is found
-
-
 def answer(text: str, finish: str = "stop", tokens: int = 10) -> Completion:
     return Completion("p6", text, 0, 0, tokens, finish)
-
-
-def test_the_rewards_of_controls_do_not_look_at_the_answer():
-    texts = [answer(f"<think>{i}</think>\\boxed{{{i}}}") for i in range(200)]
-    coins = [reward.coin(PROBLEMS[0], text) for text in texts]
-    assert coins == [reward.coin(PROBLEMS[0], text) for text in texts] and 70 <= sum(coins) <= 130
-    for text, boxed in ((texts[3], 1.0), (answer("3"), 0.0), (answer("<think>\\boxed{3}"), 0.0)):
-        assert reward.form(PROBLEMS[0], text) == boxed
-
-
-def test_a_reward_is_shaped_by_what_the_recipe_adds_and_takes_away():
-    good, slip = "<think>\n6 + 6 = 12\n</think>\n\\boxed{12}", "<think>\n6 + 6 = 13\n</think>\n\\boxed{12}"
-    bare = "The answer is 12"
-
-    def earns(text, tokens=10, **settings):
-        return reward.reward_of(replace(PAID, max_tokens=100, **settings))(PROBLEMS[0], answer(text, tokens=tokens))
-
-    assert [earns(text) for text in (good, slip, bare)] == [1.0, 1.0, 1.0]
-    assert [earns(text, format_bonus=0.1) for text in (good, bare)] == [1.1, 1.0]
-    assert [earns(text, wrong_step_penalty=0.5) for text in (good, slip)] == [1.0, 0.5]
-    assert [earns(good, tokens, overlong=20) for tokens in (80, 90, 100)] == [1.0, 0.5, 0.0]
-
-
-def test_a_reward_of_ones_own(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "def short(problem, completion):\n    return 1 / len(completion.text)\n\ndef bad(p, c):\n    return None\n"
-    )
-    (tmp_path / "half.py").write_text("def half(:")
-    assert reward.reward_of(replace(SETTINGS, reward=f"{file}:short"))(PROBLEMS[0], answer("1234")) == 0.25
-    for spec, says in (
-        (f"{file}:shrt", "has no function 'shrt'"),
-        (f"{tmp_path}/none.py:short", "no file"),
-        ("corectness", "did you mean correctness"),
-        (f"{tmp_path}/half.py:half", "does not load"),
-    ):
-        with pytest.raises(BadInput, match=says):
-            reward.reward_of(replace(SETTINGS, reward=spec))
-    with pytest.raises(BadInput, match="it gave None for p6"):
-        reward.reward_of(replace(SETTINGS, reward=f"{file}:bad"))(PROBLEMS[0], answer("1"))
 
 
 def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch, losses):
@@ -357,25 +253,6 @@ def test_blame_falls_on_the_first_step_that_is_wrong(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(rl, "blamed", lambda tokenizer, problem, completion, ids: [i % 2 for i in range(len(ids))])
     train(model, tokenizer, Task(length_reward), replace(SETTINGS, blame="step"), tmp_path)
     assert losses and all(i["tool_mask"][0].tolist()[:4] == [0, 1, 0, 1] for i in losses)
-
-
-def test_the_reward_in_the_documents_works(tmp_path):
-    text = (Path(rl.__file__).parent.parent / "recipes" / "README.md").read_text()
-    [code] = re.findall(r"```python\n(# brief\.py.*?)```", text, re.S)
-    assert len(code.splitlines()) <= 15
-    (tmp_path / "brief.py").write_text(code)
-    brief = reward.own(f"{tmp_path / 'brief.py'}:brief")
-    right = "<think>\n6 + 6 = 12\n</think>\n\\boxed{12}"
-    assert brief(PROBLEMS[0], Completion("p6", right, 0, 50, 5, "stop")) == 0.9
-    assert brief(PROBLEMS[0], answer("\\boxed{13}")) == 0.0
-
-
-def test_prefixes_are_taken_in_turn(tiny):
-    model, tokenizer = adapted(tiny)
-    task = Task(length_reward, PREFIXES)
-    taken = samples.sample(model, tokenizer, ["What is 1 + 1?", "What is 2 + 2?"] * 4, task, SETTINGS, seed=0)
-    starts = [tokenizer.decode(s.ids[:2]) for s in taken]
-    assert starts == ["<think></think>", "<think>\n"] * 4
 
 
 PREFIXES = ("<think></think>\n", "<think>\n")
@@ -436,15 +313,6 @@ def test_against_a_reference_one_sample_a_problem_at_once_will_do(tiny, tmp_path
     assert len({tuple(ids.tolist()) for ids in inputs["prompt_ids"]}) > 1
 
 
-def test_the_reference_is_the_share_of_right_samples(tiny, monkeypatch):
-    model, tokenizer = tiny
-    monkeypatch.setattr(samples, "correctness", lambda problem, completion: float(problem.id != "p6"))
-    found = samples.references(
-        model, tokenizer, PROBLEMS, Task(length_reward, PREFIXES), replace(SETTINGS, reference=2), 0
-    )
-    assert found == {p.id: float(p.id != "p6") for p in PROBLEMS}
-
-
 def test_budgets_are_asked_for_in_turn_and_going_beyond_costs(tiny, tmp_path, monkeypatch):
     model, tokenizer = adapted(tiny)
     texts = []
@@ -465,27 +333,6 @@ def test_budgets_are_asked_for_in_turn_and_going_beyond_costs(tiny, tmp_path, mo
     assert task.earned(problem, thoughts[-1], None) == 1.0
     kept, point = {"reward": 0.4, "tokens": 30.0, "accuracy": 0.5}, {"reward": 0.5, "tokens": 40.0, "accuracy": 0.4}
     assert task.better(point, kept, kept, 0.0) and not task.better(kept, point, kept, 0.0)
-
-
-def test_not_thinking_gains_where_the_recipe_says_and_never_where_it_reasons_after_the_tag():
-    problem = Problem("x", "What is 2 + 2?", "4", "number")
-    right, wrong = answer("<think></think>\n\\boxed{4}"), answer("<think></think>\n\\boxed{5}")
-    after = answer("<think></think>\n2 + 1 = 3 and 3 + 1 = 4\n\\boxed{4}")
-    for bonus_for, gains in (("any", [1.25, 0.25, 1.0]), ("right", [1.25, 0.0, 1.0])):
-        earned = reward.reward_of(RlSettings(direct_bonus=0.25, bonus_for=bonus_for))
-        assert [earned(problem, text) for text in (right, wrong, after)] == gains
-
-
-def test_what_is_kept_is_the_most_accurate_or_the_cheapest_within_the_loss():
-    content, choice = Task(length_reward), Task(length_reward, PREFIXES)
-    start = {"accuracy": 0.40, "tokens": 50.0, "reward": 0.40}
-    longer = {"accuracy": 0.42, "tokens": 60.0, "reward": 0.42}
-    shorter = {"accuracy": 0.39, "tokens": 30.0, "reward": 0.49}
-    worse = {"accuracy": 0.30, "tokens": 20.0, "reward": 0.60}
-    assert [content.better(point, start, start, 0.02) for point in (longer, shorter, worse)] == [True, False, False]
-    assert [choice.better(point, start, start, 0.02) for point in (longer, shorter, worse)] == [False, True, False]
-    assert not choice.better(shorter, start, start, 0.0)
-    assert not choice.better(shorter, shorter, start, 0.02)
 
 
 def sometimes(problem, completion):
