@@ -5,11 +5,15 @@ python -m data.build --committed                 data/benchmarks/*.jsonl and the
 """
 
 import argparse
+import functools
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from data.overlap import overlaps
 from data.records import BadInput, Problem, read_problems, sha256_of, write_records, write_text
-from data.splits import BENCHMARKS, SPLITS, build
+from data.splits import BENCHMARKS, SPLITS, build, normalise
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SEED = 1
@@ -27,6 +31,30 @@ def load(benchmark: str, split: str) -> list[Problem]:
     if f"{sha256_of(path)}  {path.name}" not in sums.read_text(encoding="utf-8").splitlines():
         raise BadInput(f"{path}: does not match its checksum; {remedy}")
     return read_problems(path)
+
+
+def train(benchmark: str, count: int) -> list[Problem]:
+    """The first ``count`` train problems: the committed ones, then as many others as it takes, made on the spot and
+    always the same. None of them repeats a question, or gives a dev or test problem away."""
+    problems = load(benchmark, "train")
+    texts = {normalise(problem.question) for problem in problems}
+    seed = SEED
+    while len(problems) < count:
+        seed += 1
+        new = [problem for problem in _more(benchmark, seed) if normalise(problem.question) not in texts]
+        texts |= {normalise(problem.question) for problem in new}
+        problems += [replace(p, id=f"{benchmark}-train-{n:04d}") for n, p in enumerate(new, len(problems) + 1)]
+    return problems[:count]
+
+
+@functools.cache
+def _more(benchmark: str, seed: int) -> Sequence[Problem]:
+    # The same sum in other words is welcome here: drawing on for another is nearly all that a split's making costs.
+    made = build(benchmark, "train", PER_LEVEL["train"], seed, draws_for_a_new_key=0)
+    held = [problem for split in ("dev", "test") for problem in load(benchmark, split)]
+    while leaks := {problem.id for problem, _, _ in overlaps(made, held)}:
+        made = [problem for problem in made if problem.id not in leaks]
+    return made
 
 
 def write_committed(folder: Path = FOLDER) -> None:

@@ -50,7 +50,9 @@ def take(problems: Sequence[Problem], limit: int) -> list[Problem]:
     return [problem for problem in problems if problem.id in chosen]
 
 
-def build(benchmark: str, split: str, per_level: int, seed: int) -> list[Problem]:
+def build(
+    benchmark: str, split: str, per_level: int, seed: int, draws_for_a_new_key: int = DRAWS_FOR_A_NEW_KEY
+) -> list[Problem]:
     """A split of a benchmark; the same arguments always give the same problems."""
     rng = random.Random(f"{benchmark}/{split}/{seed}")
     source = BENCHMARKS[benchmark]
@@ -64,7 +66,7 @@ def build(benchmark: str, split: str, per_level: int, seed: int) -> list[Problem
             for draw in range(MOST_DRAWS):
                 problem = source.make(rng, level, family)
                 key, text = problem.extra["key"], normalise(problem.question)
-                if split_of(key) != split or text in texts or (key in keys and draw < DRAWS_FOR_A_NEW_KEY):
+                if split_of(key) != split or text in texts or (key in keys and draw < draws_for_a_new_key):
                     continue
                 choices = problem.choices or (problem.answer,)
                 counts = [places[level, family, problem.kind, place] for place in range(len(choices))]

@@ -174,11 +174,11 @@ def open_run(options: argparse.Namespace):
 
     for section in (recipe.rl, recipe.adaptive):
         reward_of(section)  # a wrong name is refused now, not after sft
-    problems = stages.sft_problems(recipe.sft)
-    questions = {problem.question for problem in problems}
-    mixed = traces.mixture(problems, recipe.sft, recipe.seed)
+    train = stages.every_train_problem(recipe)
+    questions = {problem.question for problem in train}
+    mixed = traces.mixture(stages.sft_problems(recipe.sft), recipe.sft, recipe.seed)
     others = [trace for trace in mixed if trace.question not in questions]
-    overlaps = runs.overlaps(benchmarks, options.allow_overlap, others)
+    overlaps = runs.overlaps(benchmarks, options.allow_overlap, train, others)
     from transformers import AutoConfig
 
     from pipeline import base

@@ -29,17 +29,25 @@ from pipeline.runs import Run, processor
 
 PROMPTS, SAMPLES, TOKENS = 8, 8, 64  # the shape of a rollout
 EVALUATED = 200  # problems of mixed length
-TRACES = 64
+TRACES = 8  # batches of them
 TRAINERS = "import transformers, trl; trl.SFTTrainer; trl.GRPOTrainer"  # the bare import loads next to nothing
 READY = "import pipeline.stages, pipeline.rl, pipeline.sft, pipeline.generate, trl; trl.SFTTrainer"
 STEPS = 2  # of GRPO, on PROMPTS / 2 x SAMPLES completions each, the first of which warms up
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """(seconds, result) of one call."""
+    """(seconds, result) of one call, to the end of what it asked a card to do."""
+    settled()
     begin = time.perf_counter()
     result = call()
+    settled()
     return time.perf_counter() - begin, result
+
+
+def settled() -> None:
+    """Wait until a card, where there is one, has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def turns(ours: Callable[[], int], theirs: Callable[[], int], repeats: int = 2) -> tuple[float, float]:
@@ -56,9 +64,12 @@ def bench(run: Run) -> str:
     """The table, in Markdown, for the base of a run and its sft adapter where there is one."""
     adapter = stages.adapter_of(run, "sft")
     model, tokenizer = run.load(adapter if adapter and adapter.is_dir() else None)
+    config, place = model.config, f"{processor()}, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        place = f"{torch.cuda.get_device_name()} (memory moves at {copied():.0f} GB/s); {place}"
     lines = [
-        f"{run.base}, {base.held_as(run.recipe.base.load)}, {processor()}, {torch.get_num_threads()} threads; matrix "
-        f"products of 512 x {model.config.hidden_size} x {model.config.vocab_size}: {gemm(model):.0f} GFLOP/s",
+        f"{run.base}, {base.held_as(run.recipe.base.load)}, {place}; matrix products of {rows_of_a_product()} x "
+        f"{config.hidden_size} x {config.vocab_size}: {gemm(model):.0f} GFLOP/s",
         "",
         "| work | ours | theirs | ratio | against |",
         "|---|--:|--:|--:|---|",
@@ -110,6 +121,8 @@ def bench(run: Run) -> str:
         )
     else:
         lines.append("| the same | | | | lm-evaluation-harness: not installed (`pip install lm-eval`) |")
+    if torch.cuda.is_available():
+        sft_rate(run, ours=True)  # a card loads its kernels when they are first asked for
     row(
         "sft", (sft_rate(run, ours=True), sft_rate(run, ours=False)), "tokens/s", "SFTTrainer's defaults, the same rows"
     )
@@ -142,36 +155,55 @@ def bench(run: Run) -> str:
 
 def profile(run: Run) -> list[str]:
     """Where the time of an sft step goes, as lines of Markdown: what it multiplies a second against the largest
-    product's rate, and the operations that take most."""
+    product's rate, and the operations that take most, on the card where there is one."""
     from torch.profiler import ProfilerActivity, profile
 
     model, tokenizer = run.load(trainable=True)
-    settings = dataclasses.replace(run.recipe.sft, warmup_steps=0)
+    settings = dataclasses.replace(run.recipe.sft, warmup_steps=0, epochs=1)
     rows = sft.tokenized(tokenizer, sft.traces(stages.sft_problems(settings)[: settings.batch_size * 2], settings, 0))
-    with tempfile.TemporaryDirectory() as work, profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:
-        sft.train(model, tokenizer, rows, settings, 0, Path(work), sft.lora(settings))
-    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    whole = sum(event.self_cpu_time_total for event in events)
+    on_card = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
+    with tempfile.TemporaryDirectory() as work, profile(activities=activities, with_flops=True) as found:
+        seconds, _ = timed(lambda: sft.train(model, tokenizer, rows, settings, 0, Path(work), sft.lora(settings)))
+    took = "self_device_time_total" if on_card else "self_cpu_time_total"
+    events = [e for e in found.key_averages() if e.key.startswith("aten::") or not on_card]  # not its kernels, too
+    events.sort(key=lambda event: -getattr(event, took))
+    busy = sum(getattr(event, took) for event in events)
+    whole = seconds * 1e6 if on_card else busy
     flops, products = (
         sum(getattr(event, name) for event in events if event.key in ("aten::mm", "aten::addmm", "aten::bmm"))
-        for name in ("flops", "self_cpu_time_total")
+        for name in ("flops", took)
     )
+    card = f"the card is at work in {busy / whole:.0%} of it, " if on_card else ""
     told = [
-        f"sft, {len(rows)} traces: {flops / whole / 1e3:.0f} GFLOP/s over all of its time; its matrix products take "
-        f"{products / whole:.0%} of it, at {flops / products / 1e3:.0f} GFLOP/s; the largest alone: {gemm(model):.0f}.",
+        f"sft, {len(rows)} traces: {flops / whole / 1e3:.0f} GFLOP/s over all of its time; {card}its matrix products "
+        f"take {products / whole:.0%} of it, at {flops / products / 1e3:.0f} GFLOP/s; the largest alone: "
+        f"{gemm(model):.0f}.",
         "",
         "| operation | share | calls |",
         "|---|--:|--:|",
     ]
-    return told + [f"| `{e.key}` | {e.self_cpu_time_total / whole:.1%} | {e.count} |" for e in events[:10]]
+    return told + [f"| `{e.key}` | {getattr(e, took) / whole:.1%} | {e.count} |" for e in events[:10]]
+
+
+def rows_of_a_product() -> int:
+    """Of the product whose rate is the measure: what fills the machine."""
+    return 16384 if torch.cuda.is_available() else 512
 
 
 def gemm(model) -> float:
-    """GFLOP/s of the largest product: 512 rows on the head."""
+    """GFLOP/s of the largest product: rows on the head."""
     weight = model.get_output_embeddings().weight
-    rows = torch.randn(512, weight.shape[1]).to(weight)
+    rows = torch.randn(rows_of_a_product(), weight.shape[1]).to(weight)
     seconds = min(timed(lambda: rows @ weight.T)[0] for _ in range(5))
     return 2 * rows.shape[0] * weight.numel() / seconds / 1e9
+
+
+def copied() -> float:
+    """GB/s that a copy on the card moves, what is read and what is written both counted."""
+    source = torch.randn(2**29, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(timed(lambda: target.copy_(source))[0] for _ in range(5)) / 1e9
 
 
 def made(samples: list[generate.Sample]) -> int:
@@ -278,7 +310,10 @@ def grpo(run: Run, adapter: Path | None, ours: bool) -> tuple[float, float]:
 
 
 def peak_memory() -> float:
-    """The most memory this process has held so far, GiB (what getrusage tells after a fork is the parent's, too)."""
+    """The most memory this process has held so far, on the card where there is one, GiB (what getrusage tells after a
+    fork is the parent's, too)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
@@ -342,7 +377,8 @@ def sft_rate(run: Run, ours: bool) -> float:
     torch.manual_seed(0)
     model, tokenizer = run.load(trainable=True)
     settings = run.recipe.sft
-    rows = sft.tokenized(tokenizer, sft.traces(stages.sft_problems(settings)[:TRACES], settings, 0))
+    problems = stages.sft_problems(settings)[: TRACES * settings.batch_size]
+    rows = sft.tokenized(tokenizer, sft.traces(problems, settings, 0))
     tokens = sum(len(row["input_ids"]) for row in rows)
     with tempfile.TemporaryDirectory() as work:
         if ours:

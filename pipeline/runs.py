@@ -91,9 +91,9 @@ def benchmarks(specs: list[str], limit: int) -> tuple[list[Benchmark], list[Prob
 
 
 def overlaps(
-    benchmarks: list[Benchmark], allowed: bool, traces: Sequence[Problem] = ()
+    benchmarks: list[Benchmark], allowed: bool, train: Sequence[Problem], traces: Sequence[Problem] = ()
 ) -> dict[str, list[tuple[str, str, str]]]:
-    """For each benchmark the (train id, its own id, why) of problems that the train split, or a file of traces, gives
+    """For each benchmark the (train id, its own id, why) of problems that train problems, or a file of traces, give
     away. Raises BadInput where there are any and ``allowed`` is False, or where traces give away dev problems."""
     dev = [problem for name in BENCHMARKS for problem in load(name, "dev")]
     for trace, problem, why in overlap.overlaps(traces, dev):
@@ -101,8 +101,8 @@ def overlaps(
             f"sft.traces: {trace.id} has {why} as {problem.id}, a dev problem, and dev is what adapters are chosen on; "
             "`make traces SOURCE=FILE` leaves such traces out"
         )
-    train = [problem for name in BENCHMARKS for problem in load(name, "train")] + list(traces)
-    found = {b.name: [(a.id, p.id, why) for a, p, why in overlap.overlaps(train, b.problems)] for b in benchmarks}
+    learnt = [*train, *traces]
+    found = {b.name: [(a.id, p.id, why) for a, p, why in overlap.overlaps(learnt, b.problems)] for b in benchmarks}
     for name, pairs in found.items():
         if pairs and not allowed:
             named = "; ".join(f"{mine} has {why} as {theirs}" for theirs, mine, why in pairs[:3])

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from data.build import load
+from data import build
 from data.records import (
     BadInput,
     Problem,
@@ -36,7 +36,7 @@ from pipeline import answers, base, processes, runs, traces
 from pipeline.processes import by_main
 from pipeline.progress import bar, console, logged, say
 from pipeline.prompts import DIRECT, THINK, wording_hash
-from pipeline.recipe import STAGES, RlSettings, SftSettings
+from pipeline.recipe import STAGES, Recipe, RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.runs import Run
 
@@ -369,7 +369,7 @@ def train_problems(run: Run, arithmetic: int, logic: int, levels: list[int]) -> 
     chosen = {}
     counts = {ARITHMETIC: (run.recipe.sft.arithmetic, arithmetic), LOGIC: (run.recipe.sft.logic, logic)}
     for name, (seen, count) in counts.items():
-        train = load(name, "train")
+        train = build.train(name, max(len(build.load(name, "train")), seen + count))
         chosen[name] = [p for p in train[seen:] + train[:seen] if not levels or p.level in levels][:count]
     return chosen
 
@@ -382,12 +382,22 @@ def trace_problems(run: Run) -> list[Problem]:
 
 def sft_problems(settings: SftSettings) -> list[Problem]:
     """The train problems that sft learns from."""
-    return load(ARITHMETIC, "train")[: settings.arithmetic] + load(LOGIC, "train")[: settings.logic]
+    return build.train(ARITHMETIC, settings.arithmetic) + build.train(LOGIC, settings.logic)
+
+
+def every_train_problem(recipe: Recipe) -> list[Problem]:
+    """All train problems that a stage of the recipe, or `make traces`, may take, and the rest of the committed ones."""
+    drawn = (recipe.rl, recipe.adaptive, recipe.adaptive_budget, recipe.traces)
+    found = []
+    for name, part in ((ARITHMETIC, "arithmetic"), (LOGIC, "logic")):
+        most = getattr(recipe.sft, part) + max(getattr(settings, part) for settings in drawn)
+        found += build.train(name, max(len(build.load(name, "train")), most))
+    return found
 
 
 def dev_problems(count: int) -> dict[str, list[Problem]]:
     """The first dev problems of each benchmark."""
-    return {name: load(name, "dev")[:count] for name in (ARITHMETIC, LOGIC)}
+    return {name: build.load(name, "dev")[:count] for name in (ARITHMETIC, LOGIC)}
 
 
 def by_level(problems: Mapping[str, list[Problem]]) -> dict[str, list[Problem]]:

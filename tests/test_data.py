@@ -18,7 +18,8 @@ import pytest
 
 from data import build as building
 from data import logic, splits
-from data.records import BadInput, Problem, read_problems
+from data.overlap import overlaps
+from data.records import BadInput, Problem, read_problems, split_of
 
 ROOT = Path(__file__).parent.parent
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
@@ -434,3 +435,17 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     with pytest.raises(BadInput, match=re.escape(message)) as caught:
         read_problems(file)
     assert str(caught.value).startswith(f"{file}:3: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("benchmark", splits.BENCHMARKS)
+def test_more_train_problems_than_are_committed_repeat_nothing_and_give_nothing_away(benchmark):
+    committed, many = FILES[benchmark, "train"], building.train(benchmark, 5000)
+    assert (
+        many[:2000] == committed == building.train(benchmark, 2000) and building.train(benchmark, 3000) == many[:3000]
+    )
+    assert len({p.id for p in many}) == len({splits.normalise(p.question) for p in many}) == len(many) == 5000
+    assert all(p.extra["key"] and split_of(p.extra["key"]) == "train" for p in many)
+    held = [p for split in ("dev", "test") for p in FILES[benchmark, split]]
+    assert splits.check_disjoint(many, held) == [] and overlaps(many, held) == []
+    levels = Counter(p.level for p in many[2000:])
+    assert set(levels) == set(splits.LEVELS) and min(levels.values()) > 400

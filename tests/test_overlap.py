@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,8 @@ from data.build import load
 from data.overlap import EXACT, NEAR, TEMPLATE, overlaps
 from data.records import BadInput, Problem, write_records
 from data.splits import BENCHMARKS
-from pipeline import runs
+from pipeline import recipe as recipes
+from pipeline import runs, stages
 
 WORD = "Ann has 12 red apples in her basket. Bob gives her 30 more apples. How many apples does Ann have now?"
 RULES = (
@@ -58,6 +60,22 @@ def test_a_planted_duplicate_stops_a_run_before_anything_is_written(tmp_path):
 def test_overlap_that_is_allowed_is_named(tmp_path):
     [known] = load("arithmetic_v1", "train")[:1]
     planted = runs.Benchmark("mine", [replace(known, id="planted")], {}, "sha")
+    train = load("arithmetic_v1", "train")
     with pytest.raises(BadInput, match="given away by the train split"):
-        runs.overlaps([planted], allowed=False)
-    assert runs.overlaps([planted], allowed=True) == {"mine": [(known.id, "planted", EXACT)]}
+        runs.overlaps([planted], False, train)
+    assert runs.overlaps([planted], True, train) == {"mine": [(known.id, "planted", EXACT)]}
+    assert runs.overlaps([planted], False, train[1:]) == {"mine": []}
+
+
+def test_problems_beyond_the_committed_ones_are_looked_for_too(tmp_path):
+    recipe = recipes.load("cpu", ["sft.logic=2100"])
+    learnt = stages.every_train_problem(recipe)
+    beyond = stages.sft_problems(recipe.sft)[-1]
+    assert beyond.id == "logic_v1-train-2100" and beyond in learnt
+    planted = runs.Benchmark("mine", [replace(beyond, id="planted")], {}, "sha")
+    with pytest.raises(BadInput, match=f"planted has the same text as {beyond.id}"):
+        runs.overlaps([planted], False, learnt)
+    # rl takes those that sft has not seen, and they are among those looked for
+    fresh = stages.train_problems(SimpleNamespace(recipe=recipe), 50, 60, [])["logic_v1"]
+    assert len(fresh) == 60 and not set(p.id for p in fresh) & set(p.id for p in stages.sft_problems(recipe.sft))
+    assert all(problem in learnt for problem in fresh)
