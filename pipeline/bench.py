@@ -23,6 +23,7 @@ import torch
 
 from data.records import Completion, Problem
 from pipeline import base, generate, sft, stages
+from pipeline.progress import say
 from pipeline.prompts import messages, prompt_ids
 from pipeline.recipe import RlSettings
 from pipeline.runs import Run, processor
@@ -30,6 +31,7 @@ from pipeline.runs import Run, processor
 PROMPTS, SAMPLES, TOKENS = 8, 8, 64  # the shape of a rollout
 EVALUATED = 200  # problems of mixed length
 TRACES = 8  # batches of them
+PLAIN = {"cpu": 16, "cuda": 64}  # rows at once where one decodes with the libraries alone
 TRAINERS = "import transformers, trl; trl.SFTTrainer; trl.GRPOTrainer"  # the bare import loads next to nothing
 READY = "import pipeline.stages, pipeline.rl, pipeline.sft, pipeline.generate, trl; trl.SFTTrainer"
 STEPS = 2  # of GRPO, on PROMPTS / 2 x SAMPLES completions each, the first of which warms up
@@ -66,18 +68,26 @@ def bench(run: Run) -> str:
     model, tokenizer = run.load(adapter if adapter and adapter.is_dir() else None)
     config, place = model.config, f"{processor()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
-        place = f"{torch.cuda.get_device_name()} (memory moves at {copied():.0f} GB/s); {place}"
-    lines = [
+        moved = copied()
+        place = f"{torch.cuda.get_device_name()} (copies move {moved:.0f} GB/s); {place}"
+    head = [
         f"{run.base}, {base.held_as(run.recipe.base.load)}, {place}; matrix products of {rows_of_a_product()} x "
         f"{config.hidden_size} x {config.vocab_size}: {gemm(model):.0f} GFLOP/s",
         "",
         "| work | ours | theirs | ratio | against |",
         "|---|--:|--:|--:|---|",
     ]
+    lines: list[str] = []
+
+    def line(text: str) -> None:
+        say(text)  # as it comes, for a bench takes minutes
+        lines.append(text)
 
     def row(work: str, found: tuple[float, float], unit: str, against: str) -> None:
-        lines.append(f"| {work} | {found[0]:.1f} {unit} | {found[1]:.1f} | {found[0] / found[1]:.2f} | {against} |")
+        line(f"| {work} | {found[0]:.1f} {unit} | {found[1]:.1f} | {found[0] / found[1]:.2f} | {against} |")
 
+    say(head[0])
+    few = PLAIN[model.device.type]
     problems = [p for of_it in stages.dev_problems(EVALUATED // 2).values() for p in of_it]
     asked = [prompt_ids(tokenizer, p, "think") for p in problems]
     shared = [prompt for prompt in asked[:PROMPTS] for _ in range(SAMPLES)]
@@ -101,26 +111,39 @@ def bench(run: Run) -> str:
         "tokens/s",
         "transformers' continuous batching",
     )
+    if torch.cuda.is_available():
+        seconds, samples = timed(
+            lambda: generate.generate(model, tokenizer, shared, max_tokens=TOKENS, temperature=1.0)
+        )
+        steps = max(len(sample.ids) for sample in samples)
+        weights = sum(p.nbytes for p in model.parameters())
+        ours, least = seconds / steps, weights / moved / 1e9
+        line(
+            f"| a step of it | {ours * 1e3:.1f} ms | {least * 1e3:.2f} | {least / ours:.3f} | reading the weights as "
+            "fast as the card copies; 1 is all of it |"
+        )
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "max_new_tokens": 160}
     row(
         f"evaluation of {len(asked)} problems, greedy",
         turns(
             lambda: made(generate.generate(model, tokenizer, asked, max_tokens=160)),
-            lambda: sum(with_generate(model, tokenizer, asked[i : i + 16], **greedy) for i in range(0, len(asked), 16)),
+            lambda: sum(
+                with_generate(model, tokenizer, asked[i : i + few], **greedy) for i in range(0, len(asked), few)
+            ),
             1,
         ),
         "tokens/s",
-        "`model.generate`, batches of 16 in the order of the file",
+        f"`model.generate`, batches of {few} in the order of the file",
     )
     if importlib.util.find_spec("lm_eval"):
         row(
             "the same",
-            with_harness(model, tokenizer, asked),
+            with_harness(model, tokenizer, asked, few),
             "tokens/s",
-            "lm-evaluation-harness, HF backend, batches of 16",
+            f"lm-evaluation-harness, HF backend, batches of {few}",
         )
     else:
-        lines.append("| the same | | | | lm-evaluation-harness: not installed (`pip install lm-eval`) |")
+        line("| the same | | | | lm-evaluation-harness: not installed (`pip install lm-eval`) |")
     if torch.cuda.is_available():
         sft_rate(run, ours=True)  # a card loads its kernels when they are first asked for
     row(
@@ -136,21 +159,20 @@ def bench(run: Run) -> str:
     )
     row("peak memory of it", (our_peak, their_peak), "GiB", "the same; below 1 is in our favour")
     worst = differences(model, tokenizer)
-    lines.append(
-        f"| a rollout's log-probabilities | {worst:.1e} nats | | | the largest difference from one whole pass |"
-    )
+    line(f"| a rollout's log-probabilities | {worst:.1e} nats | | | the largest difference from one whole pass |")
+    told = profile(run)
     help_seconds = started("-m", "pipeline", "--help")
     bare, trainers, ready = (started("-c", code) for code in ("import transformers, trl", TRAINERS, READY))
-    told = started("-m", "pipeline", "status", "--base", run.base, "--runs", str(run.root.parent))
+    status = started("-m", "pipeline", "status", "--base", run.base, "--runs", str(run.root.parent))
     for what, seconds, theirs, against in (
         ("`--help`", help_seconds, bare, "`import transformers, trl`"),
-        ("`status`, to its end", told, bare, "the same"),
-        ("the same", told, trainers, "`trl.SFTTrainer`, `trl.GRPOTrainer` imported"),
+        ("`status`, to its end", status, bare, "the same"),
+        ("the same", status, trainers, "`trl.SFTTrainer`, `trl.GRPOTrainer` imported"),
         ("all that training imports", ready, trainers, "the same"),
     ):
         ratio = f"{seconds / theirs:.2f} | {against}; below 1 is in our favour |"
-        lines.append(f"| {what} | {seconds:.2f} s | {theirs:.2f} | {ratio}")
-    return "\n".join([*lines, "", *profile(run)]) + "\n"
+        line(f"| {what} | {seconds:.2f} s | {theirs:.2f} | {ratio}")
+    return "\n".join([*head, *lines, "", *told]) + "\n"
 
 
 def profile(run: Run) -> list[str]:
@@ -243,13 +265,14 @@ def with_continuous_batching(model, tokenizer, prompts: list[list[int]]) -> int:
     return sum(len(output.generated_tokens) for output in found.values())
 
 
-def with_harness(model, tokenizer, prompts: list[list[int]]) -> tuple[float, float]:
-    """Useful tokens a second that we and lm-evaluation-harness make of the same prompts, greedily, to the same cap."""
+def with_harness(model, tokenizer, prompts: list[list[int]], few: int) -> tuple[float, float]:
+    """Useful tokens a second that we and lm-evaluation-harness, ``few`` rows at once, make of the same prompts,
+    greedily, to the same cap."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    harness = HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=16, add_bos_token=False)
+    harness = HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=few, add_bos_token=False)
     end = tokenizer.decode(sorted(generate.stop_ids(plain, tokenizer))[:1])
     asked = [
         Instance("generate_until", {}, (tokenizer.decode(prompt), {"until": [end], "max_gen_toks": 160}), i)

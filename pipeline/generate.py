@@ -21,6 +21,7 @@ from pipeline import processes
 from pipeline.prompts import DIRECT, END_THINK, THINK, encode
 
 BOX = "\\boxed{"
+AT_ONCE = {"cpu": 128, "cuda": 1024}  # rows: on a card a step takes as long for many as for few
 MORE = "Wait"  # what takes the place of the end of a thought that comes too soon (s1, arXiv 2501.19393, section 3.1)
 
 
@@ -169,7 +170,7 @@ def generate(
     budget: int | None = None,
     least: int = 0,
     prefixes: Sequence[Sequence[int]] | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     finished: Callable[[int, Sample], None] | None = None,
     grown: Callable[[int, Sample], None] | None = None,
@@ -181,9 +182,11 @@ def generate(
     ``progress(completions, tokens)`` is called as rows finish, ``finished(i, sample)`` with the i-th prompt's,
     ``grown(i, sample)`` after each of its tokens.
 
-    Several processes, all called with the same, decode a share each, ``batch_size`` rows at a time, and all return all
-    samples; ``finished`` and ``grown`` are told of a process's own share only.
+    Several processes, all called with the same, decode a share each, ``batch_size`` rows at a time (by default what
+    AT_ONCE says of the device), and all return all samples; ``finished`` and ``grown`` are told of a process's own
+    share only.
     """
+    batch_size = batch_size or AT_ONCE.get(model.device.type, AT_ONCE["cpu"])
     was_training = model.training
     model.eval()
     # One number a prompt and token, drawn beforehand: what a prompt gets does not depend on which share its batch.

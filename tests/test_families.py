@@ -90,7 +90,8 @@ def test_it_is_trained_by_sft_and_then_by_rl_and_merging_leaves_no_trace(folder,
     asked = [prompts.prompt_ids(tokenizer, problem, "think") for problem in QUESTIONS]
     given = generate.generate(trained, tokenizer, asked, max_tokens=8, temperature=1.0)
     for prompt, sample in zip(asked, given, strict=True):
-        logits = trained(torch.tensor([prompt + sample.ids])).logits[0, len(prompt) - 1 : -1]
+        whole = torch.tensor([prompt + sample.ids], device=trained.device)
+        logits = trained(whole).logits[0, len(prompt) - 1 : -1].cpu()
         own = torch.log_softmax(logits, -1).gather(1, torch.tensor(sample.ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(sample.logprobs), own, atol=1e-3, rtol=0)
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
@@ -140,12 +141,13 @@ def test_a_quantized_base_decodes_trains_an_adapter_and_keeps_its_weights(tiny, 
     moved = {name: value for name, value in trained.state_dict().items() if "lora_B" in name}
     assert moved and all(value.abs().sum() > 0 for value in moved.values())
     asked = [prompts.prompt_ids(tokenizer, problem, "think") for problem in QUESTIONS]
-    before = trained.eval()(torch.tensor(asked[:1])).logits
+    before = trained.eval()(torch.tensor(asked[:1], device=quantized.device)).logits
     samples = generate.generate(trained, tokenizer, asked, max_tokens=8)
     assert all(len(sample.ids) == 8 or sample.finish == "stop" for sample in samples)
     # Not to the bit: on a CPU decoding packs 4-bit weights for another kernel.
-    after = trained(torch.tensor(asked[:1])).logits
+    after = trained(torch.tensor(asked[:1], device=quantized.device)).logits
     assert (after - before).abs().mean() < 0.03 * before.std()
     trained.save_pretrained(tmp_path / "adapter")
-    merged = export.whole(tmp_path / "base", tmp_path / "adapter", setting)(torch.tensor(asked[:1])).logits
+    merged = export.whole(tmp_path / "base", tmp_path / "adapter", setting)
+    merged = merged(torch.tensor(asked[:1], device=merged.device)).logits.to(after)
     assert (merged - after).abs().mean() < 0.05 * before.std()
