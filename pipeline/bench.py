@@ -92,6 +92,9 @@ def bench(run: Run) -> str:
     asked = [prompt_ids(tokenizer, p, "think") for p in problems]
     shared = [prompt for prompt in asked[:PROMPTS] for _ in range(SAMPLES)]
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": TOKENS}
+    if torch.cuda.is_available():  # a card loads its kernels when they are first asked for
+        generate.generate(model, tokenizer, shared, max_tokens=TOKENS, temperature=1.0)
+        with_generate(model, tokenizer, shared, **sampling)
     row(
         "rollouts, 8 prompts x 8 samples",
         turns(
@@ -145,7 +148,7 @@ def bench(run: Run) -> str:
     else:
         line("| the same | | | | lm-evaluation-harness: not installed (`pip install lm-eval`) |")
     if torch.cuda.is_available():
-        sft_rate(run, ours=True)  # a card loads its kernels when they are first asked for
+        sft_rate(run, ours=True)
     row(
         "sft", (sft_rate(run, ours=True), sft_rate(run, ours=False)), "tokens/s", "SFTTrainer's defaults, the same rows"
     )

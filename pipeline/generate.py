@@ -268,7 +268,8 @@ def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torc
         logits_to_keep=torch.tensor([width - 1], device=device),
         **unrouted(model),
     )
-    rows = torch.tensor([unique.index(tuple(p)) for p in prompts], device=device)
+    place = {prompt: row for row, prompt in enumerate(unique)}
+    rows = torch.tensor([place[tuple(p)] for p in prompts], device=device)
     cache.batch_select_indices(rows)
     return cache, mask[rows], output.logits[rows, -1]
 
