@@ -117,8 +117,6 @@ def hush() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Huge pages for large tensors: less memory at the peak of sft on a CPU (4.3 GB against 5.0).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # On a card: every step of decoding asks for somewhat larger pieces than are free (docs/machines.md).
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
     # The terminal gets errors; what else the libraries say goes to a stage's log (pipeline/progress.py), where one is.

@@ -238,6 +238,8 @@ def load(folder: Path, adapter: Path | None = None, trainable: bool = False, set
 
     from pipeline import processes
 
+    # cuDNN's attention makes a plan for each new shape, and every step of decoding is one (docs/machines.md).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer, held = load_tokenizer(folder), held_as(setting)
     quantized: dict[str, dict[str, Any]] = {
         "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16},

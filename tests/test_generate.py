@@ -7,7 +7,7 @@ import torch
 
 from data.records import Problem
 from pipeline import prompts
-from pipeline.generate import common_prefix, count_tokens, generate, stop_ids, text_of
+from pipeline.generate import _choose, common_prefix, count_tokens, generate, stop_ids, text_of
 from pipeline.prompts import encode
 
 
@@ -83,6 +83,23 @@ def byte_tokenizer(**special):
 def half_special_tokenizer():
     """The opening tag is one token, as in Qwen3; the closing one is not."""
     return byte_tokenizer(additional_special_tokens=["<think>"])
+
+
+@pytest.mark.parametrize("vocabulary", [5, 128, 300, 49152])
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_a_token_is_that_at_which_the_cumulative_distribution_passes_the_number(vocabulary, temperature):
+    logits = torch.randn(200, vocabulary, generator=torch.Generator().manual_seed(0)) * 4
+    logits[:, ::3] = -1e4  # no weight at all
+    logits[0], logits[0, -1] = -1e4, 0.0  # all of it on the last
+    numbers = torch.rand(200, generator=torch.Generator().manual_seed(1))
+    numbers[1:4] = torch.tensor([0.0, 1 - 2**-24, 1 - 2**-24])
+    chosen, logprobs = _choose(logits, temperature, numbers)
+    exact = torch.log_softmax(logits.double() / temperature, -1)
+    torch.testing.assert_close(logprobs.double(), exact.gather(-1, chosen[:, None])[:, 0], atol=1e-5, rtol=0)
+    above = exact.exp().cumsum(-1).gather(-1, chosen[:, None])[:, 0]
+    below = above - exact.gather(-1, chosen[:, None])[:, 0].exp()
+    assert (below - 1e-6 <= numbers).all() and (numbers <= above + 1e-6).all() and logprobs.isfinite().all()
+    assert chosen[0] == vocabulary - 1 and len(set(chosen.tolist())) > min(vocabulary // 3, 20)
 
 
 @pytest.mark.parametrize("tags", ["special", "bytes", "half"])
