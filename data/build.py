@@ -35,26 +35,27 @@ def load(benchmark: str, split: str) -> list[Problem]:
 
 def train(benchmark: str, count: int) -> list[Problem]:
     """The first ``count`` train problems: the committed ones, then as many others as it takes, made on the spot and
-    always the same. None of them repeats a question, or gives a dev or test problem away."""
-    problems = load(benchmark, "train")
-    texts = {normalise(problem.question) for problem in problems}
-    seed = SEED
+    always the same. None of them repeats a question, or gives a dev or test problem away; so there are fewer of the
+    families that have few questions, such as the sums of level 1."""
+    problems, seed = load(benchmark, "train"), SEED
     while len(problems) < count:
         seed += 1
-        new = [problem for problem in _more(benchmark, seed) if normalise(problem.question) not in texts]
-        texts |= {normalise(problem.question) for problem in new}
-        problems += [replace(p, id=f"{benchmark}-train-{n:04d}") for n, p in enumerate(new, len(problems) + 1)]
+        problems += _more(benchmark, seed)
     return problems[:count]
 
 
 @functools.cache
 def _more(benchmark: str, seed: int) -> Sequence[Problem]:
+    """The problems of one seed that neither the committed ones nor those of the seeds before it have."""
+    before = load(benchmark, "train") + [p for earlier in range(SEED + 1, seed) for p in _more(benchmark, earlier)]
+    texts = {normalise(problem.question) for problem in before}
     # The same sum in other words is welcome here: drawing on for another is nearly all that a split's making costs.
     made = build(benchmark, "train", PER_LEVEL["train"], seed, draws_for_a_new_key=0)
+    made = [problem for problem in made if normalise(problem.question) not in texts]
     held = [problem for split in ("dev", "test") for problem in load(benchmark, split)]
     while leaks := {problem.id for problem, _, _ in overlaps(made, held)}:
         made = [problem for problem in made if problem.id not in leaks]
-    return made
+    return [replace(p, id=f"{benchmark}-train-{n:04d}") for n, p in enumerate(made, len(before) + 1)]
 
 
 def write_committed(folder: Path = FOLDER) -> None:

@@ -238,7 +238,7 @@ def load(folder: Path, adapter: Path | None = None, trainable: bool = False, set
 
     from pipeline import processes
 
-    # cuDNN's attention makes a plan for each new shape, and every step of decoding is one (docs/machines.md).
+    # With torch 2.11 cuDNN's attention made a plan for each new shape, as every step of decoding is (docs/machines.md).
     torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer, held = load_tokenizer(folder), held_as(setting)
     quantized: dict[str, dict[str, Any]] = {

@@ -21,8 +21,8 @@ from pipeline import processes
 from pipeline.prompts import DIRECT, END_THINK, THINK, encode
 
 BOX = "\\boxed{"
-BLOCK = 128  # tokens of the vocabulary, of which first one is drawn
-AT_ONCE = {"cpu": 128, "cuda": 1024}  # rows; on an H200 64 of them took 26 ms a step, 500 some 100
+BLOCK = 128  # tokens in a block of the vocabulary: a block is drawn first, then a token of it
+AT_ONCE = {"cpu": 128, "cuda": 512}  # rows; what a card does best with was not measured
 MORE = "Wait"  # what takes the place of the end of a thought that comes too soon (s1, arXiv 2501.19393, section 3.1)
 
 
@@ -187,7 +187,7 @@ def generate(
     AT_ONCE says of the device), and all return all samples; ``finished`` and ``grown`` are told of a process's own
     share only.
     """
-    batch_size = batch_size or AT_ONCE.get(model.device.type, AT_ONCE["cpu"])
+    batch_size = batch_size or AT_ONCE[model.device.type]
     was_training = model.training
     model.eval()
     # One number a prompt and token, drawn beforehand: what a prompt gets does not depend on which share its batch.
@@ -291,16 +291,16 @@ def _choose(
     blocks = padded.unflatten(-1, (-1, BLOCK))
     block, rest = _inverted(blocks.sum(-1), numbers)
     inside, _ = _inverted(blocks[torch.arange(len(block), device=block.device), block], rest)
-    chosen = block * BLOCK + inside
+    chosen = (block * BLOCK + inside).clamp(max=logits.shape[-1] - 1)  # what is no number is not drawn past the end
     return chosen, probabilities.gather(-1, chosen[:, None])[:, 0].log()
 
 
 def _inverted(weights: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each row's cumulative weights pass its number, a share of their sum, and how far into that place's weight,
-    as a share again; all of (rows,)."""
-    cumulative = weights.cumsum(-1)
-    point = numbers.clamp(max=1 - 2**-22)[:, None] * cumulative[:, -1:]  # below the sum, whatever is rounded
-    place = torch.searchsorted(cumulative, point, right=True)
+    """Where the cumulative weights (rows, n) of each row pass its number (rows,), a share of their sum, and how far
+    into that place's weight, as a share again; both (rows,)."""
+    cumulative = weights.cumsum(-1, dtype=torch.double)  # a card's sums run in any order: in float, up where nothing is
+    point = numbers.clamp(max=1 - 2**-22)[:, None] * cumulative[:, -1:]  # below the sum
+    place = torch.searchsorted(cumulative, point, right=True).clamp(max=weights.shape[-1] - 1)
     weight = weights.gather(-1, place)
     before = cumulative.gather(-1, place) - weight
     return place[:, 0], ((point - before) / weight).clamp(0, 1)[:, 0]

@@ -19,6 +19,7 @@ from data.splits import LEVELS
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
+MOST_PROBLEMS = 100_000  # of a benchmark's train split: making them takes minutes
 PROFILES = ("cpu", "gpu", "multi_gpu")
 
 
@@ -256,6 +257,10 @@ def build(tree: Mapping, where: str) -> Recipe:
         for key in keys:
             if getattr(settings, key) < 1:
                 raise BadInput(f"{where}: {section}.{key} must be at least 1")
+    for section in ("sft", "rl", "adaptive", "adaptive_budget", "traces"):
+        for part in ("arithmetic", "logic"):
+            if (count := getattr(getattr(recipe, section), part)) > MOST_PROBLEMS:
+                raise BadInput(f"{where}: {section}.{part} must be at most {MOST_PROBLEMS}, not {count}")
     if len(recipe.sft.direct_share) != len(LEVELS):
         raise BadInput(f"{where}: sft.direct_share must hold {len(LEVELS)} shares, one a level")
     return recipe

@@ -365,7 +365,8 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
 
 
 def train_problems(run: Run, arithmetic: int, logic: int, levels: list[int]) -> dict[str, list[Problem]]:
-    """So many train problems of each benchmark, of these levels where any are named, first those sft has not seen."""
+    """So many train problems of each benchmark, first those sft has not seen, of which as many are made; where levels
+    are named, only those of them."""
     chosen = {}
     counts = {ARITHMETIC: (run.recipe.sft.arithmetic, arithmetic), LOGIC: (run.recipe.sft.logic, logic)}
     for name, (seen, count) in counts.items():

@@ -100,6 +100,8 @@ def test_a_token_is_that_at_which_the_cumulative_distribution_passes_the_number(
     below = above - exact.gather(-1, chosen[:, None])[:, 0].exp()
     assert (below - 1e-6 <= numbers).all() and (numbers <= above + 1e-6).all() and logprobs.isfinite().all()
     assert chosen[0] == vocabulary - 1 and len(set(chosen.tolist())) > min(vocabulary // 3, 20)
+    broken, _ = _choose(torch.full((2, vocabulary), torch.nan), temperature, numbers[:2])
+    assert (broken >= 0).all() and (broken < vocabulary).all()  # nothing to draw from, and no crash
 
 
 @pytest.mark.parametrize("tags", ["special", "bytes", "half"])

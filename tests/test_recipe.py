@@ -50,6 +50,7 @@ def test_an_override_changes_one_value():
         ("rl.variant=gpso", "did you mean gspo?"),
         ("sft.traces=short", "sft.traces must be a list of texts"),
         ("sft.rounds=0", "sft.rounds must be at least 1"),
+        ("sft.logic=24000000", "sft.logic must be at most 100000, not 24000000"),
         ("traces.rationalise=2", "traces.rationalise must be true or false"),
         ("traces.teacher.url=7", "traces.teacher.url must be a text"),
         ("traces.teacher.price=1", "did you mean price_in?"),
