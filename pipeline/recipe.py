@@ -19,7 +19,6 @@ from data.splits import LEVELS
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 STAGES = ("plain", "cot", "sft", "rl", "adaptive")
-MOST_PROBLEMS = 100_000  # of a benchmark's train split: making them takes minutes
 PROFILES = ("cpu", "gpu", "multi_gpu")
 
 
@@ -181,6 +180,7 @@ class Recipe:
 
 FILES = {stage: f"{number}_{stage}.yaml" for number, stage in enumerate(STAGES, 1)}
 FILES |= {"adaptive_budget": "5_adaptive_budget.yaml", "traces": "traces.yaml"}
+MOST_PROBLEMS = 100_000  # of a benchmark's train split: making them takes minutes
 
 
 def load(profile: str, overrides: Iterable[str] = (), base: str = "") -> Recipe:
