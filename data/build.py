@@ -34,10 +34,11 @@ def load(benchmark: str, split: str) -> list[Problem]:
 
 
 def train(benchmark: str, count: int) -> list[Problem]:
-    """The first ``count`` train problems: the committed ones, then as many others as it takes, made on the spot and
-    always the same. None of them repeats a question, or gives a dev or test problem away; so there are fewer of the
-    families that have few questions, such as the sums of level 1."""
+    """The committed train problems and, up to ``count`` in all, others made on the spot, always the same. None of them
+    repeats a question, or gives a dev or test problem away; so there are fewer of the families that have few questions,
+    such as the sums of level 1."""
     problems, seed = load(benchmark, "train"), SEED
+    count = max(count, len(problems))
     while len(problems) < count:
         seed += 1
         problems += _more(benchmark, seed)

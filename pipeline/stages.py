@@ -370,7 +370,7 @@ def train_problems(run: Run, arithmetic: int, logic: int, levels: list[int]) -> 
     chosen = {}
     counts = {ARITHMETIC: (run.recipe.sft.arithmetic, arithmetic), LOGIC: (run.recipe.sft.logic, logic)}
     for name, (seen, count) in counts.items():
-        train = build.train(name, max(len(build.load(name, "train")), seen + count))
+        train = build.train(name, seen + count)
         chosen[name] = [p for p in train[seen:] + train[:seen] if not levels or p.level in levels][:count]
     return chosen
 
@@ -383,7 +383,8 @@ def trace_problems(run: Run) -> list[Problem]:
 
 def sft_problems(settings: SftSettings) -> list[Problem]:
     """The train problems that sft learns from."""
-    return build.train(ARITHMETIC, settings.arithmetic) + build.train(LOGIC, settings.logic)
+    counts = {ARITHMETIC: settings.arithmetic, LOGIC: settings.logic}
+    return [p for name, count in counts.items() for p in build.train(name, count)[:count]]
 
 
 def every_train_problem(recipe: Recipe) -> list[Problem]:
@@ -391,8 +392,7 @@ def every_train_problem(recipe: Recipe) -> list[Problem]:
     drawn = (recipe.rl, recipe.adaptive, recipe.adaptive_budget, recipe.traces)
     found = []
     for name, part in ((ARITHMETIC, "arithmetic"), (LOGIC, "logic")):
-        most = getattr(recipe.sft, part) + max(getattr(settings, part) for settings in drawn)
-        found += build.train(name, max(len(build.load(name, "train")), most))
+        found += build.train(name, getattr(recipe.sft, part) + max(getattr(settings, part) for settings in drawn))
     return found
 
 
