@@ -146,9 +146,9 @@ def _from_hub(repo: str, name: str, folder: Path) -> str | None:
     """Download a hub repository, safetensors only; the reason in a few words where the hub does not give it."""
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return "HF_HUB_OFFLINE is set"
-    import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.utils import httpx
 
     try:
         info = HfApi().model_info(repo, timeout=10)
@@ -158,7 +158,7 @@ def _from_hub(repo: str, name: str, folder: Path) -> str | None:
         raise gated(name) from None
     except HfHubHTTPError as error:
         return str(error).splitlines()[0][:120]
-    except (httpx2.TransportError, OSError) as error:
+    except (httpx.TransportError, OSError) as error:
         return type(error).__name__
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     (folder / "source.txt").write_text(f"hub {repo} at {info.sha}\n")

@@ -46,9 +46,9 @@ def _files(name: str, aside: Path) -> tuple[Path, list[Finding]]:
     local = cached.is_dir() or Path(name).exists() or os.environ.get("HF_HUB_OFFLINE") == "1"
     if hub is None or hub.count("/") != 1 or local:
         return base.resolve(name), [Finding("licence", ours or "not told by a local folder: see where it came from")]
-    import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.utils import httpx
 
     try:
         info = HfApi().model_info(hub, timeout=10)
@@ -59,7 +59,7 @@ def _files(name: str, aside: Path) -> tuple[Path, list[Finding]]:
         snapshot_download(hub, revision=info.sha, local_dir=aside, allow_patterns=wanted)
     except GatedRepoError:
         raise base.gated(name) from None
-    except (HfHubHTTPError, httpx2.TransportError, OSError) as error:
+    except (HfHubHTTPError, httpx.TransportError, OSError) as error:
         if name in base.BASES and base.BASES[name].wheel:
             return base.resolve(name), [Finding("licence", ours or "")]
         raise BadInput(f"base {name}: the hub does not give it ({type(error).__name__}); check the name") from None
