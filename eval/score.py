@@ -138,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
     parser.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest it may end with")
     parser.add_argument("--limit", type=int, metavar="N", help="problems, stratified by level")
+    parser.add_argument("--server", metavar="URL", help="where a server has --model (vLLM's /v1; docs/machines.md)")
     several = parser.add_mutually_exclusive_group()
     several.add_argument("--samples", type=int, metavar="K", help="K samples a problem: pass@k and maj@K")
     several.add_argument("--prompts", type=int, metavar="N", help="N wordings of the instruction: how far they spread")
@@ -163,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.append(files | score(problems, written, graded, seconds / len(completed)))
     about = {
         "model": options.model,
+        "server": options.server,
         "prompt": options.prompt,
         "shots": options.shots,
         "budget": options.budget,
@@ -207,7 +209,7 @@ def _complete(options: argparse.Namespace) -> tuple[int, Benchmark, list[Path], 
     completed = [options.out / "completions" / folder / f"{benchmark.name}.jsonl" for folder in inside]
     command = [sys.executable, "-m", "pipeline", "complete", "--model", options.model]
     command += ["--benchmark", options.benchmark, "--prompt", options.prompt, "--shots", str(options.shots)]
-    for key in ("budget", "min_thinking", "limit"):
+    for key in ("budget", "min_thinking", "limit", "server"):
         if getattr(options, key) is not None:
             command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
     if options.samples:

@@ -94,6 +94,7 @@ def parser() -> Parser:
     complete.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
     complete.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest it may end with")
     complete.add_argument("--limit", type=int, metavar="N", help="problems, stratified by level")
+    complete.add_argument("--server", metavar="URL", help="where a server has --model (vLLM's /v1; docs/machines.md)")
     complete.add_argument(
         "--after", type=Path, metavar="FILE", help="go on from these first answers and the feedback on them (JSONL)"
     )
@@ -256,6 +257,8 @@ def complete(options: argparse.Namespace) -> None:
             f"{len(options.out)} wordings of the {options.prompt} instruction are asked for, there are "
             f"{len(prompts.WORDINGS[options.prompt])} (pipeline/prompts.py)"
         )
+    if options.server and (options.budget is not None or options.min_thinking):
+        raise BadInput("--server: a server knows no --budget and no --min-thinking; leave them out, or the server")
     made = runs.manifest(Path(options.model)) if Path(options.model).is_dir() else {}
     adapter = Path(options.model) / "adapter" if "training" in made else None
     if adapter:
@@ -263,7 +266,13 @@ def complete(options: argparse.Namespace) -> None:
     name = next((made[part]["base"] for part in ("training", "scoring") if part in made), options.model)
     recipe = recipes.load(default_profile(), base=name)
     settings, asked = recipe.eval, made.get("scoring", {}).get("inputs", {})  # a stage is asked as it was scored
-    model, tokenizer = base.load(base.resolve(name), adapter, setting=asked.get("load", recipe.base.load))
+    if options.server:
+        from pipeline.served import Served
+
+        model = Served(options.server, base.resolve(name), os.environ.get("OPENAI_API_KEY", ""))
+        tokenizer = model.tokenizer
+    else:
+        model, tokenizer = base.load(base.resolve(name), adapter, setting=asked.get("load", recipe.base.load))
     for i, out in enumerate(options.out):
         completions = answers.complete(
             model,

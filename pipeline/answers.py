@@ -38,13 +38,15 @@ def complete(
     kept: Path | None = None,
     written: Callable[[str], None] | None = None,
 ) -> list[Completion]:
-    """One completion of every problem under one prompt, greedy unless there is a ``temperature``; ``budget`` caps the
+    """One completion of every problem under one prompt, by a model or a :class:`pipeline.served.Served` one (which has
+    no ``budget``, ``least`` or ``begin``), greedy unless there is a ``temperature``; ``budget`` caps the
     tokens of a thought, ``least`` is their floor, ``at_most`` what is asked for in words; ``begin`` is what every
     completion is made to begin with; ``wording`` chooses among the ways to put the instruction, and ``after``
     (id -> first answer, feedback) makes it a second answer. Where answers are ``kept`` in a folder as they come, in a
     file of each process, those in it are not asked for again. ``written`` is told the text so far after each token, in
     place of a bar."""
     from pipeline.generate import Sample, completion, generate, stop_ids, text_of
+    from pipeline.served import Served
 
     known = {c.id: c for c in by_main(lambda: so_far(kept))} if kept else {}
     earlier, begun = by_main(lambda: spent(kept)) if kept else 0.0, time.monotonic()
@@ -81,21 +83,22 @@ def complete(
             written(text_of(tokenizer, sample.ids, stops))
 
     with contextlib.nullcontext() if written else bar(label, len(problems)) as advance:
-        samples = generate(
-            model,
-            tokenizer,
-            prompts,
-            max_tokens=max_tokens,
-            budget=budget,
-            least=least,
-            prefixes=[encode(tokenizer, begin)] * len(prompts),
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            progress=advance,
-            finished=finished,
-            grown=grown if written else None,
-        )
+        sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        sampling |= {"progress": advance, "finished": finished}
+        if isinstance(model, Served):
+            samples = model.generate(prompts, **sampling)
+        else:
+            samples = generate(
+                model,
+                tokenizer,
+                prompts,
+                **sampling,
+                budget=budget,
+                least=least,
+                prefixes=[encode(tokenizer, begin)] * len(prompts),
+                batch_size=batch_size,
+                grown=grown if written else None,
+            )
     for i, sample in enumerate(samples):
         if problems[i].id not in known:  # another process answered it, and wrote it down
             known[problems[i].id] = answered(i, sample)
