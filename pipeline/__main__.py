@@ -170,14 +170,14 @@ def open_run(options: argparse.Namespace):
     benchmarks, held = runs.benchmarks(options.benchmark, recipe.eval.limit if options.limit is None else options.limit)
     if recipe.tracker != "none" and importlib.util.find_spec(recipe.tracker) is None:
         raise BadInput(f"tracker={recipe.tracker}: the package is not there; install it: pip install {recipe.tracker}")
-    from pipeline import stages, traces
+    from pipeline import problems, traces
     from pipeline.reward import reward_of
 
     for section in (recipe.rl, recipe.adaptive):
         reward_of(section)  # a wrong name is refused now, not after sft
-    train = stages.every_train_problem(recipe)
+    train = problems.every_train_problem(recipe)
     questions = {problem.question for problem in train}
-    mixed = traces.mixture(stages.sft_problems(recipe.sft), recipe.sft, recipe.seed)
+    mixed = traces.mixture(problems.sft_problems(recipe.sft), recipe.sft, recipe.seed)
     others = [trace for trace in mixed if trace.question not in questions]
     overlaps = runs.overlaps(benchmarks, options.allow_overlap, train, others)
     from transformers import AutoConfig
@@ -206,7 +206,7 @@ def make_or_show_traces(opened, options: argparse.Namespace) -> None:
     import random
 
     from data.sets import BUILT_IN
-    from pipeline import stages, traces
+    from pipeline import trace_sources, traces
 
     known = (*traces.STYLES, "own", "teacher", *BUILT_IN)
     if options.source.partition("?")[0] not in known and not re.search("[./]", options.source):
@@ -215,7 +215,7 @@ def make_or_show_traces(opened, options: argparse.Namespace) -> None:
         )
     file = opened.root / "traces" / f"{traces.file_name(options.source, options.stage)}.jsonl"
     if options.command == "traces" or not file.is_file():
-        file, account = stages.make_traces(opened, options.source, options.stage)
+        file, account = trace_sources.make_traces(opened, options.source, options.stage)
         print(f"{traces.told(account)}\nwritten to {file}")
     if options.command == "show-traces":
         found = read_problems(file) if file.stat().st_size else []

@@ -23,6 +23,7 @@ import torch
 
 from data.records import Completion, Problem
 from pipeline import base, generate, sft, stages
+from pipeline.problems import dev_problems, sft_problems
 from pipeline.progress import say
 from pipeline.prompts import messages, prompt_ids
 from pipeline.recipe import RlSettings
@@ -88,7 +89,7 @@ def bench(run: Run) -> str:
 
     say(head[0])
     few = PLAIN[model.device.type]
-    problems = [p for of_it in stages.dev_problems(EVALUATED // 2).values() for p in of_it]
+    problems = [p for of_it in dev_problems(EVALUATED // 2).values() for p in of_it]
     asked = [prompt_ids(tokenizer, p, "think") for p in problems]
     shared = [prompt for prompt in asked[:PROMPTS] for _ in range(SAMPLES)]
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": TOKENS}
@@ -187,7 +188,7 @@ def profile(run: Run) -> list[str]:
 
     model, tokenizer = run.load(trainable=True)
     settings = dataclasses.replace(run.recipe.sft, warmup_steps=0, epochs=1)
-    rows = sft.tokenized(tokenizer, sft.traces(stages.sft_problems(settings)[: settings.batch_size * 2], settings, 0))
+    rows = sft.tokenized(tokenizer, sft.traces(sft_problems(settings)[: settings.batch_size * 2], settings, 0))
     on_card = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
     with tempfile.TemporaryDirectory() as work, profile(activities=activities, with_flops=True) as found:
@@ -313,7 +314,7 @@ def grpo(run: Run, adapter: Path | None, ours: bool) -> tuple[float, float]:
         from peft import get_peft_model
 
         model = get_peft_model(model, sft.lora(run.recipe.sft))
-    problems = stages.dev_problems(PROMPTS * 2)["arithmetic_v1"]
+    problems = dev_problems(PROMPTS * 2)["arithmetic_v1"]
     settings = dataclasses.replace(
         run.recipe.rl,
         steps=STEPS,
@@ -405,7 +406,7 @@ def sft_rate(run: Run, ours: bool) -> float:
     torch.manual_seed(0)
     model, tokenizer = run.load(trainable=True)
     settings = dataclasses.replace(run.recipe.sft, epochs=1)
-    problems = stages.sft_problems(settings)[: TRACES * settings.batch_size]
+    problems = sft_problems(settings)[: TRACES * settings.batch_size]
     rows = sft.tokenized(tokenizer, sft.traces(problems, settings, 0))
     tokens = sum(len(row["input_ids"]) for row in rows)
     with tempfile.TemporaryDirectory() as work:
@@ -444,7 +445,7 @@ def started(*command: str) -> float:
 
 def differences(model, tokenizer) -> float:
     """The largest difference (nats) of a rollout's log-probabilities from the model's own, in one pass over it."""
-    problems = stages.dev_problems(4)["arithmetic_v1"]
+    problems = dev_problems(4)["arithmetic_v1"]
     prompts = [prompt_ids(tokenizer, p, "think") for p in problems for _ in range(4)]
     samples = generate.generate(model, tokenizer, prompts, max_tokens=TOKENS, temperature=1.0)
     with generate.merged(model):

@@ -18,6 +18,7 @@ from data.records import BadInput, Problem, write_text
 from eval import table
 from pipeline import base, runs, stages
 from pipeline.generate import given, merged, stop_ids
+from pipeline.problems import dev_problems
 from pipeline.prompts import INSTRUCTIONS, encode, prompt_ids, thinking_answer
 from pipeline.runs import Run
 
@@ -85,7 +86,7 @@ def export(opened: Run, stage: str, folder: Path) -> str:
     held = base.held_as(opened.recipe.base.load)
     setting = held if held in WHOLE else "bf16"
     exported = whole(opened.folder, adapter, held)
-    problems = [p for of_it in stages.dev_problems(COMPARED // 2).values() for p in of_it]
+    problems = [p for of_it in dev_problems(COMPARED // 2).values() for p in of_it]
     differences = [difference(scored, exported, tokenizer, problem) for problem in problems]
     exported.generation_config.update(
         do_sample=False,

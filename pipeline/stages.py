@@ -12,16 +12,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from data import build
 from data.records import (
     BadInput,
-    Problem,
     read_completions,
     sha256_of,
     write_json,
@@ -33,12 +30,14 @@ from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score
 from pipeline import answers, base, processes, runs, traces
+from pipeline.problems import by_level, dev_problems, sft_problems, train_problems
 from pipeline.processes import by_main
-from pipeline.progress import bar, console, logged, say
+from pipeline.progress import console, logged, say
 from pipeline.prompts import DIRECT, THINK, wording_hash
-from pipeline.recipe import STAGES, Recipe, RlSettings, SftSettings
+from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.runs import Run
+from pipeline.trace_sources import own_traces
 
 # Stages that differ from a real one in one setting, by which what they teach is taken away: a gain that stays is fake.
 CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -53,7 +52,6 @@ ROUND = "sft_round"  # and its number: the stages that come before sft where sft
 REFUSED = "refused.json"  # what the pre-flight saw of a training that it refused
 READ_AGAIN = ("curve.json", "train.jsonl", "preflight.json", "alarm.txt")
 LEFT_BEHIND = (*READ_AGAIN, "traces.jsonl", "traces.json", REFUSED)
-ARITHMETIC, LOGIC = "arithmetic_v1", "logic_v1"
 
 
 def run_stage(run: Run, stage: str) -> None:
@@ -287,64 +285,6 @@ def train_sft(run: Run, stage: str, settings: SftSettings, work: Path) -> Path:
     return work / "final"
 
 
-def own_traces(run: Run, stage: str) -> tuple[list[Problem], dict[str, Any]]:
-    """The traces among a stage's samples of train problems, and an account of the others."""
-    settings = run.recipe.traces
-    model, tokenizer = run.load(adapter_of(run, stage))
-    problems = trace_problems(run)
-    texts = by_main(lambda: traces.Texts(run.root / "traces" / f"own_{stage}.raw.jsonl"))
-    origin = str(runs.folder_hash(run.stage(stage) / "adapter"))
-    with bar(f"sampling {stage}", len(problems) * settings.samples) as advance:
-        found = traces.own(model, tokenizer, origin, problems, settings, run.recipe.seed, texts, advance)
-    return verified(run, f"own_{stage}", found, tokenizer, balanced=True)
-
-
-def verified(run: Run, source: str, found: list[traces.Candidate], tokenizer, balanced: bool = False):
-    """The traces among candidates, checked for this run, and an account of the others."""
-    return traces.verified(
-        found,
-        source,
-        length=traces.token_counter(tokenizer),
-        max_tokens=run.recipe.traces.max_tokens,
-        each=run.recipe.traces.each,
-        held=traces.held_out(run.held),
-        balanced=balanced,
-    )
-
-
-def make_traces(run: Run, source: str, stage: str) -> tuple[Path, dict[str, Any]]:
-    """Write the traces of a source, and its account beside them, to runs/BASE/traces; returns their file and account.
-
-    ``source`` is a style of data/traces.py, a data set or file (data/sets.py), ``own`` for the samples of ``stage``, or
-    ``teacher``."""
-    settings, tokenizer = run.recipe.traces, base.load_tokenizer(run.folder)
-    folder = run.root / "traces"
-    if source == "own":
-        if not (run.stage(stage) / "adapter").is_dir():
-            raise BadInput(f"{run.stage(stage)}: no adapter to sample from; run `make {stage}` first, or name --stage")
-        kept, account = own_traces(run, stage)
-    elif source == "teacher":
-        from pipeline import teacher
-
-        problems = trace_problems(run)
-        texts = traces.Texts(folder / "teacher.raw.jsonl")
-        one = teacher.Teacher(settings.teacher, os.environ.get("OPENAI_API_KEY", ""), texts)
-        with bar("asking the teacher", len(problems) * settings.samples, "texts") as advance:
-            found, paid = teacher.taught(one, problems, settings.samples, settings.temperature, advance)
-        kept, account = verified(run, source, found, tokenizer, balanced=True)
-        account |= paid
-    elif source in traces.STYLES:
-        found = traces.generated(sft_problems(run.recipe.sft), source)
-        kept, account = verified(run, source, found, tokenizer)
-    else:
-        named, found = traces.of_data_set(source)
-        kept, account = verified(run, named, found, tokenizer)
-    file = folder / f"{traces.file_name(source, stage)}.jsonl"
-    write_records(file, kept)
-    write_json(file.with_suffix(".json"), account)
-    return file, account
-
-
 def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     """Stages 4 and 5; returns the folder of the best adapter on dev."""
     from pipeline import rl
@@ -356,58 +296,12 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     # reference.
     prefixes = (DIRECT, f"{THINK}\n") if stage in ("adaptive", BUDGETED) else ()
     task = Task(reward_of(settings), prefixes, tuple(settings.budgets))
-    pools = by_level(train_problems(run, settings.arithmetic, settings.logic, settings.levels))
+    pools = by_level(train_problems(run.recipe, settings.arithmetic, settings.logic, settings.levels))
     dev = by_level(dev_problems(settings.dev))
     model, tokenizer = run.load(adapter_of(run, str(parent_of(run, stage))), trainable=True)
     return rl.train(
         model, tokenizer, pools, dev, task, settings, run.recipe.seed, work, stage, tracker=run.recipe.tracker
     )
-
-
-def train_problems(run: Run, arithmetic: int, logic: int, levels: list[int]) -> dict[str, list[Problem]]:
-    """So many train problems of each benchmark, first those sft has not seen, of which as many are made; where levels
-    are named, only those of them."""
-    chosen = {}
-    counts = {ARITHMETIC: (run.recipe.sft.arithmetic, arithmetic), LOGIC: (run.recipe.sft.logic, logic)}
-    for name, (seen, count) in counts.items():
-        train = build.train(name, seen + count)
-        chosen[name] = [p for p in train[seen:] + train[:seen] if not levels or p.level in levels][:count]
-    return chosen
-
-
-def trace_problems(run: Run) -> list[Problem]:
-    """The train problems that a model is asked to write traces of."""
-    asked = train_problems(run, run.recipe.traces.arithmetic, run.recipe.traces.logic, [])
-    return [p for of_it in asked.values() for p in of_it]
-
-
-def sft_problems(settings: SftSettings) -> list[Problem]:
-    """The train problems that sft learns from."""
-    counts = {ARITHMETIC: settings.arithmetic, LOGIC: settings.logic}
-    return [p for name, count in counts.items() for p in build.train(name, count)[:count]]
-
-
-def every_train_problem(recipe: Recipe) -> list[Problem]:
-    """All train problems that a stage of the recipe, or `make traces`, may take, and the rest of the committed ones."""
-    drawn = (recipe.rl, recipe.adaptive, recipe.adaptive_budget, recipe.traces)
-    found = []
-    for name, part in ((ARITHMETIC, "arithmetic"), (LOGIC, "logic")):
-        found += build.train(name, getattr(recipe.sft, part) + max(getattr(settings, part) for settings in drawn))
-    return found
-
-
-def dev_problems(count: int) -> dict[str, list[Problem]]:
-    """The first dev problems of each benchmark."""
-    return {name: build.load(name, "dev")[:count] for name in (ARITHMETIC, LOGIC)}
-
-
-def by_level(problems: Mapping[str, list[Problem]]) -> dict[str, list[Problem]]:
-    """Problems by benchmark and level ("arithmetic_v1 2"), levels in order."""
-    groups: dict[str, list[Problem]] = {}
-    for name, of_it in problems.items():
-        for problem in sorted(of_it, key=lambda p: p.level):
-            groups.setdefault(f"{name} {problem.level}", []).append(problem)
-    return groups
 
 
 def variants(run: Run, stage: str) -> list[tuple[str, str, int]]:

@@ -14,10 +14,11 @@ from data.records import Problem, write_json, write_records
 from eval import tradeoff
 from eval.grade import grade
 from pipeline import answers, probe, runs, stages
+from pipeline.problems import ARITHMETIC, LOGIC, dev_problems, train_problems
 from pipeline.progress import bar
 from pipeline.prompts import THINK, prompt_ids
 from pipeline.runs import Run
-from pipeline.stages import ARITHMETIC, BUDGETED, LOGIC
+from pipeline.stages import BUDGETED
 
 PROBED = (300, 150)  # train problems, arithmetic and logic, that the probe is fitted on
 CHOSEN_ON = 100  # dev problems of each, on which its layer and threshold are chosen
@@ -97,9 +98,9 @@ def fitted(opened: Run, model, tokenizer, partial: Path) -> dict[str, Any]:
         texts = answered(opened, model, tokenizer, problems, label, partial / label, **how)
         return torch.tensor([grade(p, c).correct for p, c in zip(problems, texts, strict=True)])
 
-    of_train = stages.train_problems(opened, *PROBED, [])
+    of_train = train_problems(opened.recipe, *PROBED, [])
     train = [*of_train[ARITHMETIC], *of_train[LOGIC]]
-    dev = [p for of_it in stages.dev_problems(CHOSEN_ON).values() for p in of_it]
+    dev = [p for of_it in dev_problems(CHOSEN_ON).values() for p in of_it]
     at_once = right(dev, "dev, at once", budget=0)
     thought = right(dev, "dev, thinking", begin=f"{THINK}\n")
     dev_hidden = hidden(dev)

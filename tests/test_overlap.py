@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +11,8 @@ from data.overlap import EXACT, NEAR, TEMPLATE, overlaps
 from data.records import BadInput, Problem, write_records
 from data.splits import BENCHMARKS
 from pipeline import recipe as recipes
-from pipeline import runs, stages
+from pipeline import runs
+from pipeline.problems import every_train_problem, sft_problems, train_problems
 
 WORD = "Ann has 12 red apples in her basket. Bob gives her 30 more apples. How many apples does Ann have now?"
 RULES = (
@@ -69,13 +69,13 @@ def test_overlap_that_is_allowed_is_named(tmp_path):
 
 def test_problems_beyond_the_committed_ones_are_looked_for_too(tmp_path):
     recipe = recipes.load("cpu", ["sft.logic=2100"])
-    learnt = stages.every_train_problem(recipe)
-    beyond = stages.sft_problems(recipe.sft)[-1]
+    learnt = every_train_problem(recipe)
+    beyond = sft_problems(recipe.sft)[-1]
     assert beyond.id == "logic_v1-train-2100" and beyond in learnt
     planted = runs.Benchmark("mine", [replace(beyond, id="planted")], {}, "sha")
     with pytest.raises(BadInput, match=f"planted has the same text as {beyond.id}"):
         runs.overlaps([planted], False, learnt)
     # rl takes those that sft has not seen, and they are among those looked for
-    fresh = stages.train_problems(SimpleNamespace(recipe=recipe), 50, 60, [])["logic_v1"]
-    assert len(fresh) == 60 and not set(p.id for p in fresh) & set(p.id for p in stages.sft_problems(recipe.sft))
+    fresh = train_problems(recipe, 50, 60, [])["logic_v1"]
+    assert len(fresh) == 60 and not set(p.id for p in fresh) & set(p.id for p in sft_problems(recipe.sft))
     assert all(problem in learnt for problem in fresh)

@@ -162,15 +162,13 @@ def test_groups_without_a_signal_are_replaced(tiny, tmp_path, losses):
 
 
 def test_levels_named_in_the_recipe_are_the_ones_drawn_from():
-    from types import SimpleNamespace
+    from pipeline.problems import by_level, train_problems
+    from pipeline.recipe import Recipe
 
-    from pipeline import recipe, stages
-
-    run = SimpleNamespace(recipe=recipe.Recipe())
-    some = stages.by_level(stages.train_problems(run, 40, 20, [2, 4]))
+    some = by_level(train_problems(Recipe(), 40, 20, [2, 4]))
     assert sorted(some) == ["arithmetic_v1 2", "arithmetic_v1 4", "logic_v1 2", "logic_v1 4"]
     assert sum(map(len, some.values())) == 60
-    assert len(stages.by_level(stages.train_problems(run, 40, 20, []))) == 10
+    assert len(by_level(train_problems(Recipe(), 40, 20, []))) == 10
 
 
 def test_a_level_is_drawn_as_often_as_its_samples_differ():
