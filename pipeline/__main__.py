@@ -144,24 +144,25 @@ def quiet() -> None:
 
 def default_profile() -> str:
     """cpu, gpu or multi_gpu by how many cards there are."""
-    import torch
+    from pipeline import processes
 
-    return {0: "cpu", 1: "gpu"}.get(torch.cuda.device_count(), "multi_gpu")
+    return {0: "cpu", 1: "gpu"}.get(processes.cards(), "multi_gpu")
 
 
 def check_cards() -> None:
     """Refuse one process where there are several cards, as TRL does, but before anything is run."""
-    import torch
+    from pipeline import processes
 
-    if (cards := torch.cuda.device_count()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
+    if (cards := processes.cards()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
         raise BadInput(
             f"there are {cards} cards and one process; start one for each (docs/machines.md), or show it one card: "
             "CUDA_VISIBLE_DEVICES=0"
         )
 
 
-def open_run(options: argparse.Namespace):
-    """Everything the options name, checked before anything is written: recipe, benchmarks, base."""
+def open_run(options: argparse.Namespace, run_next: bool = True):
+    """Everything the options name: recipe, benchmarks, base. What only matters to a run that comes next, whether train
+    gives test problems away and whether the base will do, is checked for one, before anything is written."""
     from pipeline import runs
 
     recipe = recipes.load(options.profile or default_profile(), options.overrides, options.base)
@@ -175,19 +176,22 @@ def open_run(options: argparse.Namespace):
 
     for section in (recipe.rl, recipe.adaptive):
         reward_of(section)  # a wrong name is refused now, not after sft
-    train = problems.every_train_problem(recipe)
-    questions = {problem.question for problem in train}
-    mixed = traces.mixture(problems.sft_problems(recipe.sft), recipe.sft, recipe.seed)
-    others = [trace for trace in mixed if trace.question not in questions]
-    overlaps = runs.overlaps(benchmarks, options.allow_overlap, train, others)
-    from transformers import AutoConfig
-
+    overlaps = {}
+    if run_next:
+        train = problems.every_train_problem(recipe)
+        questions = {problem.question for problem in train}
+        mixed = traces.mixture(problems.sft_problems(recipe.sft), recipe.sft, recipe.seed)
+        others = [trace for trace in mixed if trace.question not in questions]
+        overlaps = runs.overlaps(benchmarks, options.allow_overlap, train, others)
     from pipeline import base
 
     folder = base.resolve(options.base)
-    config = AutoConfig.from_pretrained(folder).get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    base.preflight(base.load_tokenizer(folder), context, recipe.eval.max_tokens + 512, options.base)
+    if run_next:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder).get_text_config()
+        context = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        base.preflight(base.load_tokenizer(folder), context, recipe.eval.max_tokens + 512, options.base)
     return runs.Run(
         base=options.base,
         folder=folder,
@@ -324,6 +328,10 @@ def run(options: argparse.Namespace) -> None:
         return ask(opened, options.question, *how) if options.question else chat(opened, *how)
     from pipeline import processes, runs, stages
 
+    if options.command == "status":
+        for stage, state in stages.status(open_run(options, run_next=False)).items():
+            print(f"{stage:8}  {state}")
+        return None
     if options.command == "check":
         quiet()
         from pipeline import check
@@ -348,10 +356,6 @@ def run(options: argparse.Namespace) -> None:
         return print(bases.write(folders, options.runs))
     quiet()
     opened = processes.by_main(lambda: open_run(options))
-    if options.command == "status":
-        for stage, state in stages.status(opened).items():
-            print(f"{stage:8}  {state}")
-        return None
     if options.command == "bench":
         from pipeline.bench import bench
 

@@ -168,13 +168,15 @@ def bench(run: Run) -> str:
     line(f"| a rollout's log-probabilities | {worst:.1e} nats | | | the largest difference from one whole pass |")
     told = profile(run)
     help_seconds = started("-m", "pipeline", "--help")
-    bare, trainers, ready = (started("-c", code) for code in ("import transformers, trl", TRAINERS, READY))
+    bare, torch_alone, trainers, ready = (
+        started("-c", code) for code in ("import transformers, trl", "import torch", TRAINERS, READY)
+    )
     status = started("-m", "pipeline", "status", "--base", run.base, "--runs", str(run.root.parent))
     for what, seconds, theirs, against in (
         ("`--help`", help_seconds, bare, "`import transformers, trl`"),
         ("`status`, to its end", status, bare, "the same"),
-        ("the same", status, trainers, "`trl.SFTTrainer`, `trl.GRPOTrainer` imported"),
-        ("all that training imports", ready, trainers, "the same"),
+        ("`import torch`, for comparison", torch_alone, bare, "the same"),
+        ("all that training imports", ready, trainers, "`trl.SFTTrainer`, `trl.GRPOTrainer` imported"),
     ):
         ratio = f"{seconds / theirs:.2f} | {against}; below 1 is in our favour |"
         line(f"| {what} | {seconds:.2f} s | {theirs:.2f} | {ratio}")

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -23,6 +24,16 @@ def state() -> Any:
 
     # The others wait while the main one fetches a base or hashes it.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(hours=6))
+
+
+def cards() -> int:
+    """How many cards torch sees. Where the system has none of any maker (NVIDIA; AMD; either under WSL) torch, which
+    takes longer to import than most commands to run, is not asked."""
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def end() -> None:

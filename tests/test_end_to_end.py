@@ -21,7 +21,7 @@ from data.records import Problem, read_completions, read_grades, read_problems, 
 from eval.errors import wrong_step
 from eval.table import rows
 from pipeline import __main__ as command_line
-from pipeline import prompts, stages
+from pipeline import processes, prompts, stages
 from pipeline.answers import checked
 from pipeline.recipe import STAGES, load
 from pipeline.runs import folder_hash
@@ -337,7 +337,10 @@ def test_another_recipe_makes_the_stage_and_what_stands_on_it_stale(run, tmp_pat
     assert "rl, which it stands on, is not up to date" in states["adaptive"]
     assert "adapter/adapter_model.safetensors is not what was written" in states["adaptive"]
     assert len(json.loads((copy / "nano" / "plain" / "scores.json").read_text())["variants"]) == 1
-    done = subprocess.run([*command, "--set", "eval.max_tokens=90"], cwd=ROOT, capture_output=True, text=True)
+    timed = [sys.executable, "-X", "importtime", *command[1:], "--set", "eval.max_tokens=90"]
+    done = subprocess.run(timed, cwd=ROOT, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "yaml" in imported and (processes.cards() or not imported & {"torch", "transformers"})
     states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert states["sft"].startswith("training: max_tokens was 160, is 90; scoring: settings.max_tokens was 160")
     (copy / "nano" / "sft" / "curve.json").unlink()  # what nothing is made from may be deleted
