@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.command import Parser, one_line_errors
 from data.overlap import overlaps
 from data.records import BadInput, Problem, read_problems, sha256_of, write_records, write_text
 from data.splits import BENCHMARKS, SPLITS, build, normalise
@@ -70,11 +71,12 @@ def write_committed(folder: Path = FOLDER) -> None:
     write_text(folder / "SHA256SUMS", "".join(sums))
 
 
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     assert __doc__ is not None
     summary, examples = __doc__.split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.build",
         description=summary,
         epilog=examples,
@@ -87,21 +89,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.committed == bool(options.split or options.out or options.benchmark):
         parser.error("give --split and --out, or --committed alone")
-    try:
-        if options.committed:
-            write_committed()
-            return 0
-        if not (options.split and options.out):
-            parser.error("--split and --out go together")
-        benchmarks = [options.benchmark] if options.benchmark else list(BENCHMARKS)
-        problems = [p for name in benchmarks for p in build(name, options.split, PER_LEVEL[options.split], SEED)]
-        try:
-            write_records(options.out, problems)
-        except OSError as error:
-            raise BadInput(f"{options.out}: cannot be written ({error.strerror}); name another --out") from None
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
+    if options.committed:
+        write_committed()
+        return 0
+    if not (options.split and options.out):
+        parser.error("--split and --out go together")
+    benchmarks = [options.benchmark] if options.benchmark else list(BENCHMARKS)
+    problems = [p for name in benchmarks for p in build(name, options.split, PER_LEVEL[options.split], SEED)]
+    write_records(options.out, problems)
     return 0
 
 

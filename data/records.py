@@ -6,6 +6,7 @@ there whole or not at all.
 """
 
 import difflib
+import errno
 import hashlib
 import json
 import math
@@ -207,10 +208,22 @@ def split_of(key: str) -> str:
     return "train" if place < 60 else "dev" if place < 75 else "test"
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are not there; BadInput where that, or writing into it, cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise BadInput(f"{path}: cannot be written to ({error.strerror}); name another place") from None
+
+
 def write_text(path: Path | str, text: str) -> None:
-    """Write a file atomically: aside, synced, renamed. Parent folders are made."""
+    """Write a file atomically: aside, synced, renamed. Parent folders are made. Raises BadInput where it cannot be."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise BadInput(f"{path}: cannot be written (it is a folder); name another place")
+    make_folder(path.parent)
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         # A lone surrogate, which JSON can smuggle in and UTF-8 cannot write, is written as its escape.

@@ -9,7 +9,6 @@ answers and their grades are left in runs/BASE/dialogue. That models often break
 J. Huang et al. 2023, arXiv 2310.01798.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.command import Parser, one_line_errors
 from data.records import (
     BadInput,
     Completion,
@@ -52,7 +52,8 @@ def second_answers(
     write_text(turns, "".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "pipeline", "complete", "--model", str(model), "--benchmark", benchmark]
     command += ["--prompt", variant["prompt"], "--shots", str(variant["shots"]), "--after", str(turns)]
-    subprocess.run([*command, "--out", str(out)], check=True)
+    if status := subprocess.run([*command, "--out", str(out)], check=False).returncode:
+        sys.exit(max(status, -status))  # and it has said why
     return read_completions(out)
 
 
@@ -109,33 +110,28 @@ def lines(rows: Sequence[dict[str, Any]]) -> str:
     return "".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() + "\n" for line in cells)
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.dialogue", description="One turn of feedback to every answer."
-    )
+    parser = Parser(prog="python -m eval.dialogue", description="One turn of feedback to every answer.")
     parser.add_argument("--run", required=True, type=Path, metavar="runs/BASE")
     parser.add_argument("--benchmark", action="append", metavar="FILE|NAME", help="repeatable (default: ours)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N answers of each benchmark")
     options = parser.parse_args(arguments)
-    try:
-        if options.limit is not None and options.limit < 1:
-            raise BadInput(f"--limit is {options.limit}; it must be 1 or more")
-        file = options.run / "dialogue" / "dialogue.json"
-        before = read_rows(file)
-        rows = [
-            row
-            for spec in options.benchmark or BENCHMARKS
-            for stage in STAGES
-            for row in dialogue(options.run, stage, spec, options.limit)
-        ]
-        if not rows:
-            raise BadInput(f"{options.run}: no stage was scored on these benchmarks; run `make` first")
-        asked = {row["benchmark"] for row in rows}
-        write_json(file, [row for row in before if row["benchmark"] not in asked] + rows)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.limit is not None and options.limit < 1:
+        raise BadInput(f"--limit is {options.limit}; it must be 1 or more")
+    file = options.run / "dialogue" / "dialogue.json"
+    before = read_rows(file)
+    rows = [
+        row
+        for spec in options.benchmark or BENCHMARKS
+        for stage in STAGES
+        for row in dialogue(options.run, stage, spec, options.limit)
+    ]
+    if not rows:
+        raise BadInput(f"{options.run}: no stage was scored on these benchmarks; run `make` first")
+    asked = {row["benchmark"] for row in rows}
+    write_json(file, [row for row in before if row["benchmark"] not in asked] + rows)
     print(lines(rows), end="")
     return 0
 

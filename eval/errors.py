@@ -21,7 +21,6 @@ unknown               none of these for sure
 ====================  =================================================================================================
 """
 
-import argparse
 import re
 import sys
 from collections import Counter, defaultdict
@@ -29,6 +28,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from data.command import Parser, one_line_errors
 from data.records import BadInput, Completion, Grade, Problem, read_completions
 from data.splits import normalise
 from eval.extract import split_thought
@@ -206,30 +206,25 @@ def tabulate(columns: dict[str, list[tuple[Problem, Completion, Grade]]]) -> str
     )
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m eval.errors", description="Tell the errors of completions apart.")
+    parser = Parser(prog="python -m eval.errors", description="Tell the errors of completions apart.")
     parser.add_argument("--benchmark", required=True, metavar="FILE|NAME")
     parser.add_argument("--completions", required=True, type=Path, metavar="FILE", action="extend", nargs="+")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="texts to show of each kind, a file")
     options = parser.parse_args(arguments)
-    try:
-        by_id = {problem.id: problem for problem in read_benchmark(options.benchmark).problems}
-        columns = {}
-        names = [_name(path) for path in options.completions]
-        for path, name in zip(options.completions, names, strict=True):
-            completions = read_completions(path)
-            unknown = next((c.id for c in completions if c.id not in by_id), None)
-            if unknown is not None:
-                raise BadInput(
-                    f"{path}: {unknown!r} is no problem of {options.benchmark}; give the file it was made from"
-                )
-            problems = [by_id[c.id] for c in completions]
-            column = name if names.count(name) == 1 else str(path)
-            columns[column] = list(zip(problems, completions, grade_all(problems, completions), strict=True))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    by_id = {problem.id: problem for problem in read_benchmark(options.benchmark).problems}
+    columns = {}
+    names = [_name(path) for path in options.completions]
+    for path, name in zip(options.completions, names, strict=True):
+        completions = read_completions(path)
+        unknown = next((c.id for c in completions if c.id not in by_id), None)
+        if unknown is not None:
+            raise BadInput(f"{path}: {unknown!r} is no problem of {options.benchmark}; give the file it was made from")
+        problems = [by_id[c.id] for c in completions]
+        column = name if names.count(name) == 1 else str(path)
+        columns[column] = list(zip(problems, completions, grade_all(problems, completions), strict=True))
     print(tabulate(columns), end="")
     for name, rows in columns.items():
         shown: dict[str, int] = defaultdict(int)

@@ -8,7 +8,6 @@ as the kind asked for); ``unclosed`` (the model stopped within its thought); ``t
 thought, or cut the text before a complete answer).
 """
 
-import argparse
 import re
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data import sets
+from data.command import Parser, one_line_errors
 from data.records import BadInput, Completion, Grade, Problem, read_completions, write_records
 from data.sets import Benchmark
 from eval.extract import MAX_NUMBER, clean, extract, number, plain, split_thought, value
@@ -135,18 +135,15 @@ def grade_all(problems: Sequence[Problem], completions: Sequence[Completion]) ->
     return [grade(problem, by_id[problem.id]) for problem in problems]
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m eval.grade", description="Grade the completions of one benchmark.")
+    parser = Parser(prog="python -m eval.grade", description="Grade the completions of one benchmark.")
     parser.add_argument("--benchmark", required=True, metavar="FILE|NAME")
     for name in ("completions", "out"):
         parser.add_argument(f"--{name}", required=True, metavar="FILE")
     options = parser.parse_args(arguments)
-    try:
-        grades = grade_all(read_benchmark(options.benchmark).problems, read_completions(options.completions))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    grades = grade_all(read_benchmark(options.benchmark).problems, read_completions(options.completions))
     write_records(options.out, grades)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(g.verdict for g in grades).most_common())
     print(f"{options.out}: {sum(g.correct for g in grades)} of {len(grades)} correct ({counts})")

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from data.command import Parser, one_line_errors
 from data.records import (
     VERDICTS,
     BadInput,
@@ -128,9 +129,10 @@ def sampled(problems: Sequence[Problem], samples: Sequence[Sequence[Grade]]) -> 
     }
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 on bad input, or that of the model's process where not 0."""
-    parser = argparse.ArgumentParser(prog="python -m eval.score", description="Score one model on one benchmark.")
+    parser = Parser(prog="python -m eval.score", description="Score one model on one benchmark.")
     parser.add_argument("--model", required=True, metavar="FOLDER|BASE", help="a stage's folder, or a base model")
     parser.add_argument("--benchmark", required=True, metavar="FILE|NAME", help="see data/sets.py")
     parser.add_argument("--prompt", required=True, choices=("plain", "cot", "think"))
@@ -146,16 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of --samples")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    try:
-        status, benchmark, completed, seconds = _complete(options)
-        if status != 0:
-            return status
-        problems = benchmark.problems
-        completions = [read_completions(path) for path in completed]
-        grades = [grade_all(problems, one) for one in completions]
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    status, benchmark, completed, seconds = _complete(options)
+    if status != 0:
+        return status
+    problems = benchmark.problems
+    completions = [read_completions(path) for path in completed]
+    grades = [grade_all(problems, one) for one in completions]
     results = []
     for path, written, graded in zip(completed, completions, grades, strict=True):
         inside = path.relative_to(options.out / "completions")

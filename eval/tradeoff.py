@@ -9,7 +9,6 @@ A way is asked once or at several budgets; with never and always thinking, the e
 a curve. What lies between two points is had by tossing a coin between them, so curves are straight there.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from data.command import Parser, one_line_errors
 from data.records import BadInput, Completion, Grade, Problem, read_completions, read_problems, write_json, write_text
 from eval.extract import thinks
 from eval.grade import grade_all
@@ -374,16 +374,13 @@ def write(run_dir: Path) -> str:
     return text
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m eval.tradeoff", description="Accuracy against tokens, from disk.")
+    parser = Parser(prog="python -m eval.tradeoff", description="Accuracy against tokens, from disk.")
     parser.add_argument("--run", required=True, type=Path, metavar="FOLDER", help="runs/BASE")
     options = parser.parse_args(arguments)
-    try:
-        print(write(options.run))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(write(options.run))
     return 0
 
 

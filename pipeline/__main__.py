@@ -1,7 +1,6 @@
 """The command line: ``python -m pipeline STAGE [options]``. Nothing heavy is imported before it is needed."""
 
 import argparse
-import errno
 import importlib.util
 import logging
 import math
@@ -9,9 +8,10 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from data.command import Parser, one_line_errors
 from data.records import BadInput, nearest, read_problems, rows_of, write_records
 from pipeline import recipe as recipes
 
@@ -22,13 +22,6 @@ COMMANDS = (
 )
 SHARED = (*STAGES, "adaptive_budget", "all", "controls")  # what several processes can do together
 PROGRAM = "python -m pipeline"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with its errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see {self.prog} --help")
 
 
 def parser() -> Parser:
@@ -155,8 +148,8 @@ def check_cards() -> None:
 
     if (cards := processes.cards()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
         raise BadInput(
-            f"there are {cards} cards and one process; start one for each (docs/machines.md), or show it one card: "
-            "CUDA_VISIBLE_DEVICES=0"
+            f"there are {cards} cards and one process; start one for each (make PROCESSES={cards}; docs/machines.md), or "
+            "show it one card: CUDA_VISIBLE_DEVICES=0"
         )
 
 
@@ -408,34 +401,14 @@ def variables(options: argparse.Namespace) -> str:
     return " ".join(f"{variable}={shlex.quote(value)}" for variable, value in given.items())
 
 
-def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or the one that it came from, is that of a full disk, a quota or a limit on files. What writes
-    weights tells it in words: safetensors as the system's, torch as that a file did not become as long as it should."""
-    if error is None:
-        return False
-    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    told = told or bool(re.search(r"os error (28|122|27)\)|file write failed|unexpected pos \d+ vs", str(error)))
-    return told or disk_full(error.__cause__ or error.__context__)
-
-
-def main(arguments: list[str] | None = None) -> int:
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 on success, 2 on bad input; anything else that fails is a traceback and 1."""
     hush()
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-            raise BadInput(f"stage or command {arguments[0]!r} is unknown; {nearest(arguments[0], COMMANDS)}")
-        run(parser().parse_args(arguments))
-    except BadInput as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        if not disk_full(error):
-            raise
-        place = getattr(error, "filename", None) or "the disk"
-        print(f"error: {place}: no space left on the disk; free some and rerun", file=sys.stderr)
-        return 2
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise BadInput(f"stage or command {arguments[0]!r} is unknown; {nearest(arguments[0], COMMANDS)}")
+    run(parser().parse_args(arguments))
     return 0
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.records import BadInput, nearest, sha256_of, write_text
+from data.records import BadInput, make_folder, nearest, sha256_of, write_text
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def gated(base: str) -> BadInput:
 
 def check_space(folder: Path, gib: float, remedy: str) -> None:
     """Refuse to begin where the disk could not hold the outcome; makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     free = shutil.disk_usage(folder).free / 2**30
     if free < gib:
         raise BadInput(f"{folder}: {free:.1f} GiB free on this disk, {gib} are needed; free some, or {remedy}")

@@ -79,8 +79,8 @@ def export(opened: Run, stage: str, folder: Path) -> str:
     made = runs.manifest(opened.stage(stage))["training"]
     if changed := runs.differences(made["inputs"], json.loads(json.dumps(stages.training_inputs(opened, stage)))):
         raise BadInput(f"{opened.stage(stage)}: {changed[0]}; give the SET= it was made with, or run `make {stage}`")
-    if folder.exists() and any(folder.iterdir()):
-        raise BadInput(f"--to {folder}: the folder is there and not empty; name another or remove it")
+    if folder.is_file() or folder.exists() and any(folder.iterdir()):
+        raise BadInput(f"--to {folder}: it is there, and no empty folder; name another or remove it")
     base.check_space(folder.parent, 2.0, "name another folder")
     scored, tokenizer = opened.load(adapter)
     held = base.held_as(opened.recipe.base.load)

@@ -21,7 +21,7 @@ from typing import Any
 
 from data import overlap
 from data.build import load
-from data.records import BadInput, Problem, sha256_of, write_json
+from data.records import BadInput, Problem, make_folder, sha256_of, write_json
 from data.sets import Benchmark
 from data.splits import BENCHMARKS, take
 from eval.grade import read_benchmark
@@ -67,7 +67,7 @@ def alone(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hold(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     with open(root / ".lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,7 @@
 """Bad input gets one line and exit status 2, and leaves nothing behind; every --help works."""
 
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -88,7 +89,8 @@ def test_bad_input_is_one_line_with_status_2(tmp_path, options, words):
 def test_a_tracker_that_is_not_installed_stops_a_run_before_it_begins(tmp_path, monkeypatch, capsys):
     from pipeline import __main__ as command_line
 
-    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda _: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else found(name))
     assert command_line.main(["sft", "--runs", str(tmp_path / "runs"), "--set", "tracker=wandb", "--limit", "1"]) == 2
     said = capsys.readouterr().err
     assert said == "error: tracker=wandb: the package is not there; install it: pip install wandb\n"
@@ -113,6 +115,28 @@ COMPLETE = ["complete", "--model", "nano", "--benchmark", "logic_v1", "--prompt"
 def test_a_wrong_command_line_is_one_line_too(options, words):
     done = call("pipeline", *options)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "words"),
+    [
+        ("eval.score", ["--model", "nano", "--benchmark", "logic_v1", "--prompt", "foo", "--out", "x"], "'foo'"),
+        ("eval.grade", ["--benchmark", "logic_v1"], "--completions, --out"),
+        ("eval.errors", ["--examples", "many"], "invalid int value: 'many'"),
+        ("eval.dialogue", ["--run", "absent"], "no stage was scored"),
+        ("eval.tradeoff", [], "--run"),
+        ("data.build", ["--split", "dev", "--out", "/proc/no/such/place"], "/proc/no/such: cannot be written to"),
+        (
+            "pipeline",
+            ["plain", "--base", "nano", "--runs", "/proc/no/such"],
+            "/proc/no/such/nano: cannot be written to",
+        ),
+    ],
+)
+def test_every_command_line_refuses_in_one_line(module, options, words):
+    done = call(module, *options)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize(
