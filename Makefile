@@ -2,6 +2,7 @@
 
 BASE    ?= smollm2-135m
 PROFILE ?=
+PROCESSES ?=
 RUNS    ?= runs
 LIMIT   ?=
 BENCHMARK ?=
@@ -25,6 +26,8 @@ READY  := .venv/ready
 endif
 
 LADDER  = $(PYTHON) -m pipeline
+# What several processes do together, one a card (docs/machines.md).
+SHARED  = $(PYTHON)$(if $(PROCESSES), -m torch.distributed.run --nproc-per-node "$(PROCESSES)") -m pipeline
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE)") \
           $(if $(LIMIT),--limit "$(LIMIT)") $(foreach item,$(BENCHMARK),--benchmark "$(item)") \
           $(foreach item,$(SET),--set "$(item)") $(if $(ALLOW_OVERLAP),--allow-overlap)
@@ -33,25 +36,25 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(if $(PROFILE),--profile "$(PROFILE
 .PHONY: help env all plain cot sft rl adaptive controls tradeoff traces show-traces table status report ask bench compare export smoke test faults check clean
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
-	@$(LADDER) all $(OPTIONS)
+	@$(SHARED) all $(OPTIONS)
 
 plain: $(READY)     ## 1: the base answers at once
-	@$(LADDER) plain $(OPTIONS)
+	@$(SHARED) plain $(OPTIONS)
 
 cot: $(READY)       ## 2: the base thinks step by step
-	@$(LADDER) cot $(OPTIONS)
+	@$(SHARED) cot $(OPTIONS)
 
 sft: $(READY)       ## 3: fine-tuned on verified reasoning traces
-	@$(LADDER) sft $(OPTIONS)
+	@$(SHARED) sft $(OPTIONS)
 
 rl: $(READY)        ## 4: reinforced with the grader as reward (after sft)
-	@$(LADDER) rl $(OPTIONS)
+	@$(SHARED) rl $(OPTIONS)
 
 adaptive: $(READY)  ## 5: learns when to think (after rl)
-	@$(LADDER) adaptive $(OPTIONS)
+	@$(SHARED) adaptive $(OPTIONS)
 
 controls: $(READY)  ## what must not help: random or format reward, shuffled or no steps; in the table
-	@$(LADDER) controls $(OPTIONS)
+	@$(SHARED) controls $(OPTIONS)
 
 traces: $(READY)    ## write verified traces of SOURCE: short, long, prose, own (of STAGE), teacher, a set or file
 	@$(LADDER) traces $(OPTIONS) --source "$(SOURCE)" --stage "$(STAGE)"
@@ -68,7 +71,7 @@ status: $(READY)    ## which stages are up to date, and why the others are not
 report: $(READY)    ## one HTML page: table, levels, costs, curves, errors, every answer; BASES="…" for several runs
 	@$(LADDER) report $(OPTIONS) $(if $(filter-out file,$(origin BASES)),--bases $(BASES))
 
-tradeoff: $(READY)  ## accuracy against tokens: never, always, budgets, a probe, both stages 5; table and plot
+tradeoff: $(READY)  ## accuracy against tokens: never, always, budgets, a probe, adaptive; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)
 
 bench: $(READY)     ## how fast this is: ratios against the same libraries used plainly
@@ -85,7 +88,7 @@ ask: $(READY)       ## chat with all STAGES; or they answer Q="…", side by sid
 	  $(if $(Q),"$(Q)") $(if $(STAGES),--stages $(STAGES))
 
 smoke: $(READY)     ## all five stages on nano, in minutes
-	@$(LADDER) all $(OPTIONS) --base nano
+	@$(SHARED) all $(OPTIONS) --base nano
 
 test: $(READY)      ## the tests, one of them all five stages on nano
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile
@@ -109,12 +112,15 @@ help:               ## this list
 	@echo
 	@echo 'BASE=$(BASE)    a name, a hub id, a folder or a GGUF file'
 	@echo 'PROFILE=             cpu, gpu or multi_gpu; by what is there'
+	@echo 'PROCESSES=N          the stages by N processes, one a card (docs/machines.md)'
 	@echo 'RUNS=$(RUNS)            where results go'
 	@echo 'LIMIT=               problems a benchmark, stratified by level'
 	@echo 'BENCHMARK=           files, names or hub sets in place of ours: "gsm8k mine.jsonl" (data/sets.py)'
 	@echo 'ALLOW_OVERLAP=1      score problems that the train split gives away, and say so in the table'
-	@echo 'SOURCE=, STAGE=      of traces, STAGE= of export, too'
+	@echo 'SOURCE=, STAGE=      for traces; STAGE= (sft) and TO= (exported) for export'
+	@echo 'BASES=               for compare and report'
 	@echo 'SET=                 "sft.learning_rate=1e-4 rl.steps=20"'
+	@echo 'TORCH=               what pip is given for torch where there is no card (README)'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
 
 .venv/ready: constraints.txt pyproject.toml

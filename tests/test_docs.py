@@ -40,6 +40,7 @@ OTHERS = {
     "pre-commit": "install",
     "git": "checkout",
     ".": ".venv/bin/activate",
+    "vllm": "serve",
 }
 
 
