@@ -45,7 +45,11 @@ class SftSettings:
     wrote, with its weight after a colon (``short:2``; 1 where none is given). ``steps`` are kept, or for a control put
     in another order or left out. In ``rounds`` after the first the traces of the adapter before join them, and a new
     adapter is trained (STaR, arXiv 2203.14465, section 3.1). Every ``eval_every`` steps it answers ``dev`` dev problems
-    of each benchmark (0: never)."""
+    of each benchmark (0: never).
+
+    ``epochs`` passes over the traces in steps of ``batch_size``, by LoRA of rank ``lora_rank`` scaled by ``lora_alpha``
+    and AdamW with ``adam_beta2``; ``learning_rate`` is reached after ``warmup_steps`` and then falls to nought. A
+    checkpoint is written every ``save_steps``."""
 
     arithmetic: int = 1000
     logic: int = 500
@@ -154,7 +158,8 @@ class RlSettings:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Scoring: the same for every stage."""
+    """Scoring, the same for every stage: ``limit`` problems of each benchmark, stratified by level, answers of at most
+    ``max_tokens`` tokens, ``batch_size`` of them decoded at once."""
 
     limit: int = 120
     max_tokens: int = 160

@@ -292,8 +292,8 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     from pipeline.samples import Task
 
     # In stage 5 problems are answered at once and with a thought, so that neither way dies out and every problem shows
-    # which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3); the thought before training where there is a
-    # reference.
+    # which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3); where there is a reference, what the parent earned
+    # by itself stands for the second way.
     prefixes = (DIRECT, f"{THINK}\n") if stage in ("adaptive", BUDGETED) else ()
     task = Task(reward_of(settings), prefixes, tuple(settings.budgets))
     pools = by_level(train_problems(run.recipe, settings.arithmetic, settings.logic, settings.levels))
@@ -388,7 +388,7 @@ def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, given, 
     write_json(stage_dir / "scores.json", scores)
     seconds = time.monotonic() - start
     about = {"base": run.base, "source": base.source(run.folder), "files": runs.hashes(stage_dir, files)}
-    about |= {"benchmarks": {b.name: b.source for b in run.benchmarks if b.source}}
+    about |= {"benchmarks": {b.name: b.source for b in run.benchmarks if b.source}, "seed": run.recipe.seed}
     runs.record(stage_dir, "scoring", inputs, seconds, **about)
     shutil.rmtree(stage_dir / "partial")
     say(f"{stage}: scored in {seconds:.0f} s")
