@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
 
 # Bounds on the work, in characters; the last two: a power of ten, and boxes that are written differently.
 MAX_NUMBER = 200
@@ -64,12 +64,14 @@ def split_thought(text: str) -> tuple[str | None, str, bool]:
 
 def thinks(text: str) -> bool:
     """Whether a completion reasons: in a thought that is not blank, or after an empty one, in more than ``A_FEW`` words
-    beside the boxed answer. A text without tags does not think, whatever its length."""
+    beside the boxed answer or within a box, or by an equation in a box. A text without tags does not think, whatever
+    its length."""
     thought, rest, _ = split_thought(text)
     if thought is None:
         return False
     beside = re.sub(r"\\boxed\s*\{[^{}]*\}", " ", rest)
-    return bool(thought.strip()) or len(beside.split()) > A_FEW
+    worked = any(len(box.split()) > A_FEW or re.search(r"\d[^=]{0,99}=", box) for box in boxes(rest))
+    return bool(thought.strip()) or len(beside.split()) > A_FEW or worked
 
 
 def boxes(text: str) -> list[str]:
@@ -98,6 +100,8 @@ _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9
 # Words that make "5 WORD" another number, or no number, so they are no units.
 _NO_UNIT = {*_WORDS, *_SCALES, "or", "not", "half", "halves", "third", "thirds", "squared", "cubed", "factorial"}
 _NO_UNIT |= {"plus", "minus", "point", "pi", "x", "y", "z", "n", "i", "e", "k"}
+_NO_UNIT |= {f"{word}s" for word in _SCALES} | {"dozen", "dozens"}
+_NO_UNIT |= {f"{part}{s}" for part in ("fourth", "fifth", "sixth", "eighth", "tenth", "hundredth") for s in ("", "s")}
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)"
@@ -124,6 +128,7 @@ _CANDIDATE = re.compile(
 )
 
 
+_LIST = re.compile(r"\b(?:or|and)\b|;|\d,\s", re.IGNORECASE)  # before an "=", what makes a list of guesses
 _DRESS = re.compile(r"[\\~^$*_`{(]")  # without one of these an ASCII text has nothing to drop
 
 
@@ -181,14 +186,16 @@ def number(text: str) -> Fraction | None:
 
     Read: signs, decimals, thousands separators (comma, narrow space), a/b and mixed fractions, scientific notation,
     currency signs, number words to ninety-nine, "hundred" to "trillion" after a number, units after it ("108 apples"),
-    ``\frac``, ``\text``. Of "a = b" the part after the last "=" counts. The percent sign is a unit: 50% is 50, not 1/2.
+    ``\frac``, ``\text``. Of "a = b" the part after the last "=" counts, unless what stands before it is a list. The
+    percent sign is a unit: 50% is 50, not 1/2.
     An expression to be worked out ("3 + 4", "6/2", "5!", "2^3") is no number: copying the question earns nothing.
     """
     if len(text) > MAX_NUMBER:
         return None
     text = clean(text)
-    match = _NUMBER.fullmatch(text.rpartition("=")[2].strip().rstrip(".,;: ").lower())
-    if not match or (match["sign"] and match["inner"]) or re.search("[<>!]=", text):
+    before, _, last = text.rpartition("=")
+    match = _NUMBER.fullmatch(last.strip().rstrip(".,;: ").lower())
+    if not match or (match["sign"] and match["inner"]) or re.search("[<>!]=", text) or _LIST.search(before):
         return None
     unit = match["unit"]
     if set(re.findall(r"[^\W\d_]+", unit)) & _NO_UNIT or any(c.isnumeric() and c not in "23" for c in unit):
@@ -260,12 +267,20 @@ def _mentions(text: str, kind: str, choices: Sequence[str] | None) -> list[tuple
 _LETTER = re.compile(
     r"(?:(?:option|choice)\s)?(?:\(([a-z])\)|([a-z])[).:,]?$|([a-z])[).:](?=\s))", re.ASCII | re.IGNORECASE
 )
+# The letters of choices in a text, however many.
+_LETTERS = re.compile(r"\(([a-z])\)|(?<!\w)([a-z])(?:[).:](?=\s|$)|$)", re.ASCII | re.IGNORECASE)
+
+
+def _lettered(text: str) -> set[str]:
+    """The letters by which a text names choices."""
+    return {(match[1] or match[2]).lower() for match in _LETTERS.finditer(text)}
 
 
 def value(answer: str, kind: str, choices: Sequence[str] | None) -> Value:
     """What an answer stands for: a Fraction, or the plain form of a choice or text; None where it cannot be read.
 
-    With choices that are not themselves single letters, the choice's letter ("B", "(B)", "B. wolf") stands for it.
+    With choices that are not themselves single letters, the choice's letter stands for it, alone or with its own text
+    ("B", "(B)", "B. wolf"); several letters, or a letter with another text ("(B) is wrong"), stand for nothing.
     For labels yes and true are one value, and so are no and false, where one of the four is a choice.
     """
     if kind == "number":
@@ -285,7 +300,9 @@ def value(answer: str, kind: str, choices: Sequence[str] | None) -> Value:
     named = {mention for mention, _, _ in _mentions(answer, kind, choices)}
     if choices and letter:
         index = ord((letter[1] or letter[2] or letter[3]).lower()) - ord("a")
-        named.add(values[plain(choices[index])] if index < len(choices) else None)
+        chosen = values[plain(choices[index])] if index < len(choices) else None
+        alone = not raw[letter.end() :].strip(" .:,)")
+        return chosen if len(_lettered(raw)) == 1 and (alone or named == {chosen}) else None
     if not named and not choices:
         return whole or None  # a label outside the usual vocabulary
     return named.pop() if len(named) == 1 else None
@@ -301,7 +318,7 @@ def _several(text: str, kind: str, choices: Sequence[str] | None) -> bool:
     """Whether a text that has no one value names several candidates."""
     if kind == "number":
         return len(_CANDIDATE.findall(clean(text[:MAX_SENTENCE]))) > 1
-    return len(_mentions(text, kind, choices)) > 1
+    return len(_mentions(text, kind, choices)) > 1 or (choices is not None and len(_lettered(clean(text))) > 1)
 
 
 def _from_boxes(contents: list[str], kind: str, choices: Sequence[str] | None) -> Extraction:

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from eval.extract import Extraction, boxes, extract, number, plain, split_thought, value
+from eval.extract import Extraction, boxes, extract, number, plain, split_thought, thinks, value
 
 TRUTH = ("True", "False")
 ANIMALS = ("wolf", "cat", "grey wolf")
@@ -235,3 +235,39 @@ def test_a_cut_text_counts_only_what_was_complete():
     assert extract("The answer is 7.\nThe answer is 12", "number", finished=False).answer == "7"
     assert extract("It is 12. Next", "number", finished=False).answer is None
     assert extract(r"\boxed{12} and on", "number", finished=False) == Extraction("12", boxed=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("(A)", "wolf"),
+        ("A. wolf", "wolf"),
+        ("option A: the wolf", "wolf"),
+        ("(A) or (B)", None),
+        ("(A) (B) (C)", None),
+        ("A) B) C)", None),
+        ("(A) is wrong", None),
+        ("(B) wolf", None),
+        ("(B) or (A) wolf", None),
+    ],
+)
+def test_letters_that_list_choices_stand_for_nothing(text, answer):
+    assert value(text, "text", ("wolf", "cat", "dog")) == answer
+
+
+def test_several_letters_in_a_box_are_several_guesses():
+    assert extract(r"\boxed{(A) or (B)}", "text", ("wolf", "cat")).ambiguous
+    assert not extract(r"\boxed{(A)}", "text", ("wolf", "cat")).ambiguous
+
+
+@pytest.mark.parametrize(
+    "text", ["12 or 13 = 13", "12, 13 = 13", "it is 12 and 1 = 13", "2 dozen", "5 millions", "3 fifths"]
+)
+def test_a_list_before_an_equals_sign_and_a_number_of_something_else_are_no_number(text):
+    assert number(text) is None
+
+
+def test_what_is_worked_out_in_the_box_is_thought():
+    assert thinks("<think></think>\n\\boxed{25 * 4 = 100, 100 + 8 = 108}")
+    assert thinks("<think></think>\n\\boxed{first take four of the apples}")
+    assert not thinks("<think></think>\n\\boxed{x = 108}") and not thinks("<think></think>\n\\boxed{108 red apples}")
