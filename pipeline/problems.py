@@ -4,20 +4,26 @@ from collections.abc import Mapping
 
 from data import build
 from data.records import Problem
+from data.splits import LEVELS
 from pipeline.recipe import Recipe, SftSettings
 
 ARITHMETIC, LOGIC = "arithmetic_v1", "logic_v1"
 
 
 def train_problems(recipe: Recipe, arithmetic: int, logic: int, levels: list[int]) -> dict[str, list[Problem]]:
-    """So many train problems of each benchmark, first those sft has not seen, of which as many are made; where levels
-    are named, only those of them."""
+    """So many train problems of each benchmark, first those sft has not seen, which are made as far as they go; where
+    levels are named, only those of them."""
     chosen = {}
     counts = {ARITHMETIC: (recipe.sft.arithmetic, arithmetic), LOGIC: (recipe.sft.logic, logic)}
     for name, (seen, count) in counts.items():
-        train = build.train(name, seen + count)
+        train = build.train(name, seen + _drawn(count, levels))
         chosen[name] = [p for p in train[seen:] + train[:seen] if not levels or p.level in levels][:count]
     return chosen
+
+
+def _drawn(count: int, levels: list[int]) -> int:
+    """How many problems have ``count`` of these levels among them."""
+    return count * len(LEVELS) // len(set(levels)) if levels else count
 
 
 def trace_problems(recipe: Recipe) -> list[Problem]:
@@ -37,7 +43,8 @@ def every_train_problem(recipe: Recipe) -> list[Problem]:
     drawn = (recipe.rl, recipe.adaptive, recipe.adaptive_budget, recipe.traces)
     found = []
     for name, part in ((ARITHMETIC, "arithmetic"), (LOGIC, "logic")):
-        found += build.train(name, getattr(recipe.sft, part) + max(getattr(settings, part) for settings in drawn))
+        most = max(_drawn(getattr(settings, part), getattr(settings, "levels", [])) for settings in drawn)
+        found += build.train(name, getattr(recipe.sft, part) + most)
     return found
 
 

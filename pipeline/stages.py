@@ -25,6 +25,7 @@ from data.records import (
     write_records,
     write_text,
 )
+from data.sets import Benchmark
 from eval import table
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
@@ -33,7 +34,7 @@ from pipeline import answers, base, processes, runs, traces
 from pipeline.problems import by_level, dev_problems, sft_problems, train_problems
 from pipeline.processes import by_main
 from pipeline.progress import console, logged, say
-from pipeline.prompts import DIRECT, THINK, wording_hash
+from pipeline.prompts import DIRECT, THINK, exemplars, wording_hash
 from pipeline.recipe import STAGES, RlSettings, SftSettings
 from pipeline.reward import NoSignal
 from pipeline.runs import Run
@@ -292,8 +293,8 @@ def train_rl(run: Run, stage: str, settings: RlSettings, work: Path) -> Path:
     from pipeline.samples import Task
 
     # In stage 5 problems are answered at once and with a thought, so that neither way dies out and every problem shows
-    # which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3); where there is a reference, what the parent earned
-    # by itself stands for the second way.
+    # which of the two pays (AdaptThink, arXiv 2505.13417, section 3.3); where there is a reference, what the parent
+    # earned by itself stands for the second way.
     prefixes = (DIRECT, f"{THINK}\n") if stage in ("adaptive", BUDGETED) else ()
     task = Task(reward_of(settings), prefixes, tuple(settings.budgets))
     pools = by_level(train_problems(run.recipe, settings.arithmetic, settings.logic, settings.levels))
@@ -374,7 +375,7 @@ def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, given, 
                 "problems_sha256": sha256_of(run.root / "problems" / f"{benchmark.name}.jsonl"),
                 "completions": str(completions_file),
                 "grades": str(grades_file),
-                "overlaps": len(run.overlaps[benchmark.name]) if trained(stage) else 0,
+                "overlaps": overlapping(run, stage, benchmark, shots),
             }
             entries.append(about | score(benchmark.problems, completions, grades, seconds))
         scored.append({"variant": variant, "prompt": prompt, "shots": shots, "benchmarks": entries})
@@ -392,6 +393,15 @@ def grade_and_score(run: Run, stage: str, inputs: dict[str, Any], asked, given, 
     runs.record(stage_dir, "scoring", inputs, seconds, **about)
     shutil.rmtree(stage_dir / "partial")
     say(f"{stage}: scored in {seconds:.0f} s")
+
+
+def overlapping(run: Run, stage: str, benchmark: Benchmark, shots: int) -> int:
+    """How many problems of a benchmark are given away by what a stage has seen: all of train, or its exemplars."""
+    pairs = run.overlaps[benchmark.name]
+    if trained(stage):
+        return len(pairs)
+    shown = {exemplar.id for problem in benchmark.problems for exemplar in exemplars(problem, shots)}
+    return sum(train in shown for train, _, _ in pairs)
 
 
 def done(run_dir: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,6 +66,16 @@ def test_overlap_that_is_allowed_is_named(tmp_path):
         runs.overlaps([planted], False, train)
     assert runs.overlaps([planted], True, train) == {"mine": [(known.id, "planted", EXACT)]}
     assert runs.overlaps([planted], False, train[1:]) == {"mine": []}
+
+
+def test_a_prompted_row_says_what_its_exemplars_give_away():
+    from pipeline import stages
+
+    shown, other = (load("arithmetic_v1", "train")[i] for i in (0, 50))
+    mine = runs.Benchmark("mine", [replace(shown, id="a"), replace(other, id="b")], {}, "sha")
+    run = SimpleNamespace(overlaps=runs.overlaps([mine], True, load("arithmetic_v1", "train")))
+    assert [stages.overlapping(run, "plain", mine, shots) for shots in (0, 4)] == [0, 1]
+    assert stages.overlapping(run, "sft", mine, 0) == 2
 
 
 def test_problems_beyond_the_committed_ones_are_looked_for_too(tmp_path):

@@ -171,6 +171,17 @@ def test_levels_named_in_the_recipe_are_the_ones_drawn_from():
     assert len(by_level(train_problems(Recipe(), 40, 20, []))) == 10
 
 
+def test_levels_named_in_the_recipe_are_drawn_from_what_sft_has_not_seen():
+    from pipeline.problems import every_train_problem, sft_problems, train_problems
+    from pipeline.recipe import load
+
+    recipe = load("cpu", ["rl.levels=[5]", "rl.arithmetic=300"])
+    hard = train_problems(recipe, 300, 0, [5])["arithmetic_v1"]
+    seen = {problem.id for problem in sft_problems(recipe.sft)}
+    assert len(hard) > 280 and not seen & {problem.id for problem in hard}
+    assert {p.id for p in hard} <= {p.id for p in every_train_problem(recipe)}
+
+
 def test_a_level_is_drawn_as_often_as_its_samples_differ():
     pools = {name: [Problem(f"{name} {i}", "?", "1", "number") for i in range(100)] for name in ("easy", "mid", "hard")}
     drawn = Sampler(pools, {"easy": (98, 100), "mid": (50, 100), "hard": (1, 100)}).draw(300, "0")
