@@ -74,7 +74,8 @@ def steps(text: str) -> list[tuple[str, str, bool]]:
             if op:
                 value = (value and right == "True") if op == "and" else (value or right == "True")
             found.append((truth[0], result, str(value) == result))
-        for match in _SUM.finditer(line.replace(",", "").replace("$", "")):
+        # One space at most, or a sum that never comes would be looked for from each of many.
+        for match in _SUM.finditer(re.sub(r"\s+", " ", line.replace(",", "").replace("$", ""))):
             found.append((match[0], match[2], _work_out(match[1]) == Fraction(match[2])))
     return found
 

@@ -9,6 +9,7 @@ A way is asked once or at several budgets; with never and always thinking, the e
 a curve. What lies between two points is had by tossing a coin between them, so curves are straight there.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -195,6 +196,8 @@ def measure(run_dir: Path) -> dict[str, Any]:
     ways: dict[str, list[Way]] = {}
     for benchmark in said["benchmarks"]:
         of_it = read_problems(run_dir / "problems" / f"{benchmark}.jsonl")[: said["n"][benchmark]]
+        if said.get("problems", {}).get(benchmark) not in (None, problems_key(of_it)):  # None: of an earlier version
+            raise BadInput(f"{file}: {benchmark} has other problems now than were asked; run `make tradeoff` again")
         parts[benchmark] = list(range(len(problems), len(problems) + len(of_it)))
         for each in said["ways"]:
             completions = read_completions(folder / each["folder"] / f"{benchmark}.jsonl")
@@ -372,6 +375,12 @@ def write(run_dir: Path) -> str:
     write_text(folder / "tradeoff.md", text)
     draw(found, folder)
     return text
+
+
+def problems_key(problems: Sequence[Problem]) -> str:
+    """One sha256 over what problems ask and what is right."""
+    told = [[p.id, p.question, p.answer, p.kind, p.choices] for p in problems]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 @one_line_errors

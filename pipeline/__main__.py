@@ -148,8 +148,8 @@ def check_cards() -> None:
 
     if (cards := processes.cards()) > 1 and os.environ.get("WORLD_SIZE", "1") == "1":
         raise BadInput(
-            f"there are {cards} cards and one process; start one for each (make PROCESSES={cards}; docs/machines.md), or "
-            "show it one card: CUDA_VISIBLE_DEVICES=0"
+            f"there are {cards} cards and one process; start one for each (make PROCESSES={cards}), or show it one "
+            "card: CUDA_VISIBLE_DEVICES=0"
         )
 
 
@@ -184,7 +184,7 @@ def open_run(options: argparse.Namespace, run_next: bool = True):
 
         config = AutoConfig.from_pretrained(folder).get_text_config()
         context = getattr(config, "max_position_embeddings", None) or sys.maxsize
-        base.preflight(base.load_tokenizer(folder), context, recipe.eval.max_tokens + 512, options.base)
+        base.preflight(base.load_tokenizer(folder), context, recipes.longest(recipe), options.base)
     return runs.Run(
         base=options.base,
         folder=folder,
@@ -204,6 +204,7 @@ def make_or_show_traces(opened, options: argparse.Namespace) -> None:
 
     from data.sets import BUILT_IN
     from pipeline import trace_sources, traces
+    from pipeline.progress import printable
 
     known = (*traces.STYLES, "own", "teacher", *BUILT_IN)
     if options.source.partition("?")[0] not in known and not re.search("[./]", options.source):
@@ -217,7 +218,8 @@ def make_or_show_traces(opened, options: argparse.Namespace) -> None:
     if options.command == "show-traces":
         found = read_problems(file) if file.stat().st_size else []
         for trace in random.Random().sample(found, min(max(options.count, 0), len(found))):
-            print(f"\n{trace.id}, level {trace.level}: {trace.question}\n{trace.rationale}\n-> {trace.answer}")
+            told = f"{trace.id}, level {trace.level}: {trace.question}\n{trace.rationale}\n-> {trace.answer}"
+            print(f"\n{printable(told)}")
 
 
 def first_turns(path: Path) -> dict[str, tuple[str, str]]:
@@ -257,6 +259,8 @@ def complete(options: argparse.Namespace) -> None:
     if options.server and (options.budget is not None or options.min_thinking):
         raise BadInput("--server: a server knows no --budget and no --min-thinking; leave them out, or the server")
     made = runs.manifest(Path(options.model)) if Path(options.model).is_dir() else {}
+    if options.server and made:
+        raise BadInput(f"--model {options.model}: a server has no stages; export it and serve that")
     adapter = Path(options.model) / "adapter" if "training" in made else None
     if adapter:
         runs.check_adapter(adapter)
@@ -315,9 +319,10 @@ def run(options: argparse.Namespace) -> None:
         return print(out)
     if options.command == "ask":
         recipes.check_thinking(options.budget, options.min_thinking)
+        quiet()
         from pipeline.ask import ask, chat
 
-        opened, how = open_run(options), (options.stages, options.budget, options.min_thinking)
+        opened, how = open_run(options, run_next=False), (options.stages, options.budget, options.min_thinking)
         return ask(opened, options.question, *how) if options.question else chat(opened, *how)
     from pipeline import processes, runs, stages
 
@@ -333,6 +338,7 @@ def run(options: argparse.Namespace) -> None:
         if not check.show(options.base, check.check(options.base, recipe)):
             raise BadInput(f"base {options.base} will not do: see the lines that say NO; take another base or recipe")
         return None
+    quiet()
     if options.command == "compare":
         from eval import bases
         from pipeline.base import folder_name
@@ -347,7 +353,6 @@ def run(options: argparse.Namespace) -> None:
                     stages.run_stage(opened, stage)
         folders = {name: options.runs / folder_name(name) for name in dict.fromkeys(options.bases)}
         return print(bases.write(folders, options.runs))
-    quiet()
     opened = processes.by_main(lambda: open_run(options))
     if options.command == "bench":
         from pipeline.bench import bench

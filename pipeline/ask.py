@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.text import Text
 from data.records import BadInput, Completion, Problem, nearest
 from eval.extract import Extraction, extract, split_thought
 from pipeline import answers, runs, stages
+from pipeline.progress import printable
 from pipeline.prompts import END_THINK, THINK
 from pipeline.recipe import check_thinking
 from pipeline.runs import Run
@@ -98,14 +98,6 @@ def ask(run: Run, question: str, names: Sequence[str], budget: int | None, least
     console.print(Columns(panels, equal=True, expand=True, width=max(30, console.width // len(panels) - 1)))
 
 
-def printable(text: str) -> str:
-    """A text that a terminal shows and never obeys: control, format and unassigned characters (escape sequences, and
-    marks that turn the direction of writing) as their escapes, lines and tabs as they are."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text
-    )
-
-
 def panel(stage: str, completion: Completion) -> Panel:
     """A completion as a panel; model text is shown as text, never as markup."""
     thought, rest, closed = split_thought(completion.text)
@@ -119,7 +111,8 @@ def panel(stage: str, completion: Completion) -> Panel:
 def outcome(completion: Completion) -> Text:
     """The answer that would be graded, and the tokens it took."""
     thought, rest, closed = split_thought(completion.text)
-    found = extract(rest, "number") if closed or thought is None else Extraction(None)
+    finished = completion.finish == "stop"
+    found = extract(rest, "number", finished=finished) if closed or thought is None else Extraction(None)
     guesses = " (of several guesses, which earn nothing)" if found.ambiguous else ""
     total = completion.thinking_tokens + completion.answer_tokens
     cut = ", cut by the limit" if completion.finish == "length" else ""

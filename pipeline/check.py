@@ -16,7 +16,7 @@ from data.build import load
 from data.records import BadInput
 from pipeline import base
 from pipeline.prompts import DIRECT, END_THINK, PLAIN_TEMPLATE, THINK, encode, messages, prompt_ids, thinking_answer
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, longest
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.1, "nf4": 0.6}  # a weight, with the scales of a quantized one
 SPARE = 1.0  # GiB for the libraries themselves
@@ -75,7 +75,7 @@ def findings(folder: Path, recipe: Recipe) -> list[Finding]:
     except BadInput as error:
         return [Finding("end of turn", str(error), good=False)]
     config = AutoConfig.from_pretrained(folder)
-    return [*_tokens(tokenizer), *_context(config, recipe), *_model(config, tokenizer, recipe)]
+    return [*_tokens(tokenizer), *_context(config, recipe), *_model(config, recipe)]
 
 
 def _tokens(tokenizer) -> Iterator[Finding]:
@@ -93,7 +93,7 @@ def _tokens(tokenizer) -> Iterator[Finding]:
     chat = [*messages(problem, "think"), {"role": "assistant", "content": answer}]
     try:
         whole = tokenizer.apply_chat_template(chat, tokenize=False)
-        same = encode(tokenizer, whole)[: len(before) + 1][: len(before)] == before
+        same = encode(tokenizer, whole)[: len(before)] == before
         said = "the template's, token for token" if same else "not what its template writes of a whole chat; ours holds"
     except Exception as error:  # whatever a template raises
         said = f"its template takes no system role ({type(error).__name__}); the instruction goes into the question"
@@ -106,11 +106,11 @@ def _tokens(tokenizer) -> Iterator[Finding]:
 
 def _context(config, recipe: Recipe) -> Iterator[Finding]:
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    need = recipe.eval.max_tokens + 512
+    need = longest(recipe)
     yield Finding("context", f"{context or 'not limited'} tokens, {need} needed", context is None or context >= need)
 
 
-def _model(config, tokenizer, recipe: Recipe) -> Iterator[Finding]:
+def _model(config, recipe: Recipe) -> Iterator[Finding]:
     import torch
     from transformers import AutoModelForCausalLM, Conv1D
 

@@ -98,10 +98,15 @@ def export(opened: Run, stage: str, folder: Path) -> str:
         setattr(exported.generation_config, name, None)
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    exported.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
     flat = [value for each in differences for value in each]
-    write_text(aside / "README.md", card(opened, stage, folder.name, fmean(flat), max(flat)))
+    told = card(opened, stage, folder.name, fmean(flat), max(flat))
+    try:
+        exported.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        write_text(aside / "README.md", told)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     if folder.exists():
         folder.rmdir()
     aside.rename(folder)

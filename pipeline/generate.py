@@ -6,6 +6,7 @@ the same logits, but reserves room for the cache, computes what prompts share on
 It also enforces the thinking budget (s1, arXiv 2501.19393, section 3), which no library hook gives per row.
 """
 
+import bisect
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -80,8 +81,8 @@ def _thinking(tokenizer, ids: Sequence[int], closing: str) -> int:
     Only whole decoded pieces are looked at, never offsets: a token may end in the middle of a character, and may hold
     the end of one tag and the start of another.
     """
-    opened = next((n for n in range(1, len(ids) + 1) if THINK in tokenizer.decode(ids[:n])), None)
-    if opened is None:
+    opened = _holding(tokenizer, ids, THINK)
+    if opened > len(ids):
         return 0
     start = opened if tokenizer.decode(ids[:opened]).endswith(THINK) else opened - 1
     between = tokenizer.decode(ids).split(THINK, 1)[1]
@@ -90,9 +91,14 @@ def _thinking(tokenizer, ids: Sequence[int], closing: str) -> int:
     if between.startswith(closing):
         return 0
     rest = ids[start:]
-    closed = next(n for n in range(1, len(rest) + 1) if closing in tokenizer.decode(rest[:n]))
+    closed = _holding(tokenizer, rest, closing)
     end = next(n for n in range(closed - 1, -1, -1) if closing in tokenizer.decode(rest[n:closed]))
     return end if tokenizer.decode(rest[end:closed]).startswith(closing) else end + 1
+
+
+def _holding(tokenizer, ids: Sequence[int], tag: str) -> int:
+    """How many of the first tokens it takes to hold a tag; more than there are where they do not."""
+    return bisect.bisect_left(range(len(ids) + 1), True, key=lambda n: tag in tokenizer.decode(ids[:n]))
 
 
 def _closing(tokenizer, ids: Sequence[int], budget: int) -> list[int]:

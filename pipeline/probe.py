@@ -83,6 +83,7 @@ def fit(hidden: torch.Tensor, right: torch.Tensor, layer: int) -> Probe:
 def best(
     hidden: torch.Tensor, right: torch.Tensor, dev_hidden: torch.Tensor, dev_right: torch.Tensor, each: int = 3
 ) -> Probe:
-    """The probe, of every ``each``-th layer, that orders dev best."""
-    probes = [fit(hidden, right, layer) for layer in range(each, hidden.shape[1], each)]
+    """The probe, of every ``each``-th layer and the last, that orders dev best."""
+    last = hidden.shape[1] - 1
+    probes = [fit(hidden, right, layer) for layer in sorted({*range(each, last, each), last})]
     return max(probes, key=lambda probe: auroc(probe(dev_hidden).tolist(), dev_right.tolist()) or 0.0)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def duration(seconds: float) -> str:
 class _Throughput(ProgressColumn):
     def render(self, task) -> Text:
         return Text(rate(task.fields["units"], task.elapsed or 0.0, task.fields["unit"]))
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows and never obeys: control, format and unassigned characters (escape sequences, and
+    marks that turn the direction of writing) as their escapes, lines and tabs as they are."""
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 class Bar:

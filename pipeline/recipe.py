@@ -197,8 +197,9 @@ def load(profile: str, overrides: Iterable[str] = (), base: str = "") -> Recipe:
     for section, file in FILES.items():
         tree[section] = _read(RECIPES / file)
     _merge(tree, _read(RECIPES / "profiles" / f"{profile}.yaml"))
-    if (RECIPES / "bases" / f"{base}.yaml").is_file():
-        _merge(tree, _read(RECIPES / "bases" / f"{base}.yaml"))
+    needed = RECIPES / "bases" / f"{base}.yaml"
+    if "/" not in base and needed.is_file():
+        _merge(tree, _read(needed))
     recipe = build(tree, str(RECIPES))
     for item in overrides:
         recipe = override(recipe, item)
@@ -242,6 +243,8 @@ def build(tree: Mapping, where: str) -> Recipe:
             least = 2 if key == "samples" and not settings.reference else 1
             if getattr(settings, key) < least:
                 raise BadInput(f"{where}: {stage}.{key} must be at least {least}, not {getattr(settings, key)}")
+        if settings.probe and settings.reference:
+            raise BadInput(f"{where}: {stage}.probe must be 0 beside {stage}.reference, by which every group teaches")
         if settings.probe == 1:
             raise BadInput(f"{where}: {stage}.probe must be 0 or at least 2: one sample is never mixed")
         if wrong := [level for level in settings.levels if level not in LEVELS]:
@@ -266,6 +269,12 @@ def build(tree: Mapping, where: str) -> Recipe:
         for part in ("arithmetic", "logic"):
             if (count := getattr(getattr(recipe, section), part)) > MOST_PROBLEMS:
                 raise BadInput(f"{where}: {section}.{part} must be at most {MOST_PROBLEMS}, not {count}")
+    for stage in ("plain", "cot"):
+        shots = getattr(recipe, stage).shots
+        if not shots or len(set(shots)) < len(shots):
+            raise BadInput(f"{where}: {stage}.shots must name at least one number, none twice")
+    if max(recipe.sft.direct_share, default=0) > 1:
+        raise BadInput(f"{where}: sft.direct_share holds shares, none above 1")
     if len(recipe.sft.direct_share) != len(LEVELS):
         raise BadInput(f"{where}: sft.direct_share must hold {len(LEVELS)} shares, one a level")
     return recipe
@@ -328,6 +337,12 @@ def _read(path: Path) -> dict:
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: must hold keys and values")
     return tree
+
+
+def longest(recipe: Recipe) -> int:
+    """The tokens of context that a run needs: the longest answer of any stage after a prompt of 512."""
+    parts = (recipe.eval, recipe.rl, recipe.adaptive, recipe.adaptive_budget, recipe.traces)
+    return 512 + max(settings.max_tokens for settings in parts)
 
 
 def check_thinking(budget: int | None, least: int) -> None:

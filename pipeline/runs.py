@@ -132,7 +132,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 def record(stage_dir: Path, part: str, inputs: dict[str, Any], seconds: float, **more: object) -> None:
     """Write a part of the manifest, with what it was made on. A new adapter makes older scores void."""
     kept = {} if part == "training" else manifest(stage_dir)
-    finished = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     about = {"inputs": inputs, "finished": finished, "seconds": round(seconds, 1), **more, **surroundings()}
     write_json(stage_dir / "manifest.json", kept | {part: about})
 

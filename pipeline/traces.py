@@ -136,8 +136,11 @@ def verified(
 
 
 def file_name(source: str, stage: str) -> str:
-    """The name, without its ending, of the files that a source's traces go to."""
-    return f"own_{stage}" if source == "own" else re.sub(r"[^\w.-]+", "_", source.removesuffix(".jsonl"))
+    """The name, without its ending, of the files that a source's traces go to; that of a file tells its path apart."""
+    if source == "own":
+        return f"own_{stage}"
+    name = re.sub(r"[^\w.-]+", "_", source.removesuffix(".jsonl"))
+    return name if re.fullmatch(r"[\w-]+", source) else f"{name}-{key_of(source)[:6]}"
 
 
 def told(account: Mapping[str, Any]) -> str:

@@ -62,6 +62,7 @@ def run(opened: Run) -> Path:
         asked(model, tokenizer, tradeoff.LENGTH, limit, at_most=limit)
     about = {"base": opened.base, "seed": opened.recipe.seed, "benchmarks": [b.name for b in opened.benchmarks]}
     about |= {"n": {b.name: len(b.problems) for b in opened.benchmarks}, "probe": probed, "ways": ways}
+    about |= {"problems": {b.name: tradeoff.problems_key(b.problems) for b in opened.benchmarks}}
     write_json(said, about)
     runs.record(folder, "scoring", inputs, time.monotonic() - start, files=runs.hashes(folder, files))
     shutil.rmtree(partial)

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,6 +100,12 @@ def test_bounds_hold_as_they_do_in_scoring(chatty, monkeypatch, budget, least, s
     writes(monkeypatch, models.tokenizer, "<think>\n1 + 1 = 2\n</think>\n\\boxed{2}")
     assert streamed == graded(opened, "sft", "What is 1 + 1?", budget=budget, least=least)
     assert streamed.thinking_tokens >= spent and (budget is None or streamed.thinking_tokens == budget)
+
+
+def test_an_answer_that_was_cut_counts_as_it_does_in_scoring():
+    cut = Completion("ask", "So the answer is 12", 1, 0, 6, "length")
+    assert "answer: None" in ask.outcome(cut).plain and "cut by the limit" in ask.outcome(cut).plain
+    assert "answer: 12" in ask.outcome(replace(cut, finish="stop")).plain
 
 
 def test_the_thought_is_dim_and_the_answer_is_not():

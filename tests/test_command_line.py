@@ -128,8 +128,8 @@ def test_a_wrong_command_line_is_one_line_too(options, words):
         ("data.build", ["--split", "dev", "--out", "/proc/no/such/place"], "/proc/no/such: cannot be written to"),
         (
             "pipeline",
-            ["plain", "--base", "nano", "--runs", "/proc/no/such"],
-            "/proc/no/such/nano: cannot be written to",
+            ["plain", "--base", "nano", "--runs", "/proc/no"],
+            "/proc/no/nano: cannot be written to",
         ),
     ],
 )

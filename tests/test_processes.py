@@ -178,6 +178,6 @@ def test_accelerate_takes_the_profiles(name, kind):
 def test_one_process_on_several_cards_is_refused(tmp_path, monkeypatch, capsys):
     from pipeline.__main__ import main
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("pipeline.processes.cards", lambda: 4)
     assert main(["plain", "--base", "nano", "--runs", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: there are 4 cards and one process; start one for each")

@@ -51,6 +51,10 @@ def test_an_override_changes_one_value():
         ("sft.traces=short", "sft.traces must be a list of texts"),
         ("sft.rounds=0", "sft.rounds must be at least 1"),
         ("sft.logic=24000000", "sft.logic must be at most 100000, not 24000000"),
+        ("plain.shots=[]", "plain.shots must name at least one number, none twice"),
+        ("cot.shots=[4, 4]", "cot.shots must name at least one number, none twice"),
+        ("sft.direct_share=[9, 0, 0, 0, 0]", "sft.direct_share holds shares, none above 1"),
+        ("adaptive.probe=4", "adaptive.probe must be 0 beside adaptive.reference"),
         ("traces.rationalise=2", "traces.rationalise must be true or false"),
         ("traces.teacher.url=7", "traces.teacher.url must be a text"),
         ("traces.teacher.price=1", "did you mean price_in?"),
@@ -60,6 +64,16 @@ def test_a_bad_override_is_refused_in_one_line(item, words):
     with pytest.raises(BadInput) as refusal:
         recipe.load("cpu", [item])
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_the_context_is_that_of_the_longest_answer_of_any_stage():
+    assert recipe.longest(recipe.load("cpu", ["rl.max_tokens=1000"])) == 1512
+    assert recipe.longest(recipe.load("cpu", ["eval.max_tokens=900", "traces.max_tokens=20"])) == 1412
+
+
+def test_a_file_beside_a_base_that_is_a_folder_is_no_recipe(tmp_path):
+    (tmp_path / "model.yaml").write_text("sequence_len: 5\n")
+    assert recipe.load("cpu", base=str(tmp_path / "model")) == recipe.load("cpu")
 
 
 def test_an_unknown_profile_names_the_nearest():

@@ -101,6 +101,7 @@ def test_steps_before_a_box_on_the_same_line_are_kept():
 
 def test_a_file_of_traces_has_a_name_of_its_own():
     named = ["short", "own", "gsm8k?split=test", "gsm8k", "a/short.jsonl", "a/teacher.jsonl", "teacher"]
+    named += ["teacher.jsonl", "short.jsonl", "own_sft.jsonl", "a/b.jsonl", "a_b.jsonl", "a/b"]
     assert len({traces.file_name(source, "sft") for source in named}) == len(named)
 
 

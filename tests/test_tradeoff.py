@@ -1,6 +1,7 @@
 """Accuracy against tokens: the curves, what a choice costs, and the probe."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,13 @@ def test_everything_is_written_from_what_is_on_disk(tmp_path, capsys):
     assert found["parts"]["sums"]["compared"]["learnt choice"]["above_forced"]["value"] > 0
     assert (tmp_path / "tradeoff" / "tradeoff.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "tradeoff" / "tradeoff.md").read_text() == text.removesuffix("\n")
+    # Another scoring of other problems under the same name and ids
+    said["problems"] = {name: tradeoff.problems_key(problems) for name in ("sums", "more")}
+    write_json(tmp_path / "tradeoff" / "ways.json", said)
+    assert tradeoff.main(["--run", str(tmp_path)]) == 0
+    write_records(tmp_path / "problems" / "more.jsonl", [replace(p, answer="7") for p in problems])
+    assert tradeoff.main(["--run", str(tmp_path)]) == 2
+    assert "more has other problems now than were asked" in capsys.readouterr().err
 
 
 def test_without_answers_on_disk_it_says_what_to_run(tmp_path, capsys):
