@@ -126,11 +126,6 @@ def test_a_wrong_command_line_is_one_line_too(options, words):
         ("eval.dialogue", ["--run", "absent"], "no stage was scored"),
         ("eval.tradeoff", [], "--run"),
         ("data.build", ["--split", "dev", "--out", "/proc/no/such/place"], "/proc/no/such: cannot be written to"),
-        (
-            "pipeline",
-            ["plain", "--base", "nano", "--runs", "/proc/no"],
-            "/proc/no/nano: cannot be written to",
-        ),
     ],
 )
 def test_every_command_line_refuses_in_one_line(module, options, words):

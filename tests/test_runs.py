@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,12 @@ def test_a_second_run_on_one_folder_refuses_and_the_hold_ends_with_the_first(tmp
         with runs.alone(tmp_path / "other"):
             pass
     with runs.alone(tmp_path / "base"):
+        pass
+
+
+@pytest.mark.parametrize("place", ["/proc/no/runs", "/etc/hostname/runs"])
+def test_a_folder_that_cannot_be_made_is_refused(place):
+    with pytest.raises(BadInput, match=f"{place}.*: cannot be written to"), runs.alone(Path(place)):
         pass
 
 
