@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -204,3 +205,14 @@ def test_a_trace_record_is_a_problem_with_its_rationale_and_its_source(tmp_path)
         {"source": "test"},
     )
     assert wrong_step(back, thinking_answer(back.rationale or "", back.answer)) is None
+
+
+def test_what_a_model_wrote_does_not_reach_the_terminal_as_it_is(tmp_path, capsys):
+    from pipeline import __main__ as command_line
+
+    hostile = Problem("a", "9 + 3?", "12", "number", rationale="9 + 3 = 12 \x1b]0;owned\x07\x1b[2J")
+    write_records(tmp_path / "traces" / "short.jsonl", [hostile])
+    options = SimpleNamespace(command="show-traces", source="short", stage="sft", count=1)
+    command_line.make_or_show_traces(SimpleNamespace(root=tmp_path), options)
+    shown = capsys.readouterr().out
+    assert "9 + 3 = 12 \\x1b]0;owned\\x07\\x1b[2J" in shown and not set(shown) & {"\x1b", "\x07"}
