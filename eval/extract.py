@@ -301,7 +301,10 @@ def value(answer: str, kind: str, choices: Sequence[str] | None) -> Value:
     if choices and letter:
         index = ord((letter[1] or letter[2] or letter[3]).lower()) - ord("a")
         chosen = values[plain(choices[index])] if index < len(choices) else None
-        alone = not raw[letter.end() :].strip(" .:,)")
+        rest = raw[letter.end() :].strip(" .:,)")
+        if chosen is not None and plain(rest) == chosen:  # whose own text may hold a letter, too: "(B) vitamin A"
+            return chosen
+        alone = not rest
         return chosen if len(_lettered(raw)) == 1 and (alone or named == {chosen}) else None
     if not named and not choices:
         return whole or None  # a label outside the usual vocabulary

@@ -37,11 +37,11 @@ class Served:
         file = folder / "generation_config.json"
         self.generation_config = GenerationConfig.from_pretrained(folder) if file.is_file() else GenerationConfig()
         self.tokenizer = base.load_tokenizer(folder)
-        names = [model.get("id") for model in self._call("GET", "models", None).get("data", ())]
+        listed = self._call("GET", "models", None).get("data")
+        models = listed if isinstance(listed, list) else []
+        names = [model["id"] for model in models if isinstance(model, dict) and "id" in model]
         if len(names) != 1:
-            raise BadInput(
-                f"--server {url}: it serves {len(names)} models ({names}); start it with the one to be asked"
-            )
+            raise BadInput(f"--server {url}: it serves {len(names)} models ({names}); start it with one")
         self.name = names[0]
 
     def generate(
@@ -81,9 +81,7 @@ class Served:
             if len(ids) != len(logprobs) or not all(isinstance(i, int) for i in ids):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise BadInput(
-                f"--server {self.url}: its answer has no token_ids and logprobs; vLLM gives them from 0.10.2 on"
-            ) from None
+            raise BadInput(f"--server {self.url}: its answer has no token_ids and logprobs; serve with vLLM") from None
         finish = "stop" if choice.get("finish_reason") == "stop" else "length"
         return Sample(ids, [False] * len(ids), logprobs, finish)
 

@@ -255,6 +255,10 @@ def test_letters_that_list_choices_stand_for_nothing(text, answer):
     assert value(text, "text", ("wolf", "cat", "dog")) == answer
 
 
+def test_a_choice_whose_text_ends_in_a_letter_is_named_by_both():
+    assert value("(B) vitamin C", "text", ("iron", "vitamin C", "zinc")) == plain("vitamin C")
+
+
 def test_several_letters_in_a_box_are_several_guesses():
     assert extract(r"\boxed{(A) or (B)}", "text", ("wolf", "cat")).ambiguous
     assert not extract(r"\boxed{(A)}", "text", ("wolf", "cat")).ambiguous

@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        self.say(200, {"data": [{"id": name} for name in self.server.names]})
+        self.say(200, {"data": self.server.models or [{"id": name} for name in self.server.names]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -74,7 +74,7 @@ def nano():
 def server(nano):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.model, running.lock, running.asked = nano[0], threading.Lock(), []
-        running.names, running.change = ["nano"], lambda answer: answer
+        running.names, running.models, running.change = ["nano"], None, lambda answer: answer
         running.url = REAL or f"http://127.0.0.1:{running.server_port}/v1"
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running
@@ -128,6 +128,8 @@ def text_only(answer):
     [
         ({"names": ["a", "b"]}, "it serves 2 models"),
         ({"names": []}, "it serves 0 models"),
+        ({"models": [1]}, "it serves 0 models"),
+        ({"models": "nano"}, "it serves 0 models"),
         ({"change": text_only}, "its answer has no token_ids and logprobs"),
         ({"change": lambda _: b"<html>"}, r"no answer to completions \(JSONDecodeError\)"),
         ({"change": lambda _: b"[]"}, "completions is refused"),
