@@ -65,6 +65,10 @@ class Handler(BaseHTTPRequestHandler):
         self.say(200, self.server.change({"choices": [choice]}))
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256  # as many as are asked at once; beyond it connections are dropped
+
+
 @pytest.fixture(scope="module")
 def nano():
     return base.load(base.resolve("nano"), setting="fp32")
@@ -72,7 +76,7 @@ def nano():
 
 @pytest.fixture
 def server(nano):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+    with Server(("127.0.0.1", 0), Handler) as running:
         running.model, running.lock, running.asked = nano[0], threading.Lock(), []
         running.names, running.models, running.change = ["nano"], None, lambda answer: answer
         running.url = REAL or f"http://127.0.0.1:{running.server_port}/v1"
