@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.build import load, train
-from data.records import Completion, Problem
-from data.traces import STYLES, restyled
+from data.datasets import load
+from data.problem import Completion, Problem
+from data.solutions import STYLES, render_solution
 from eval.grade import grade
-from pipeline.prompts import exemplars, messages
+from pipeline.prompts import build_messages
 
 BENCHMARKS = ("arithmetic_v1", "logic_v1")
 SPLITS = ("train", "dev", "test")
@@ -70,7 +70,7 @@ def wrong_answer(rng: random.Random, problem: Problem) -> str:
 def graded_rows() -> Iterator[dict[str, object]]:
     """Texts of many forms on committed problems, with the verdict of the grader."""
     rng = random.Random(1)
-    problems = [problem for name in BENCHMARKS for problem in load(name, "test")]
+    problems = [problem for name in BENCHMARKS for problem in load(name, "test").problems]
 
     for number in range(GRADES):
         problem = problems[number * 7 % len(problems)]
@@ -94,8 +94,8 @@ def checksums() -> dict[str, str]:
     found = {}
     for name in BENCHMARKS:
         for split in SPLITS:
-            found[f"{name} {split}"] = sha256_of_json([fields_of(problem) for problem in load(name, split)])
-        found[f"{name} train, 3000"] = sha256_of_json([fields_of(problem) for problem in train(name, 3000)])
+            found[f"{name} {split}"] = sha256_of_json([fields_of(problem) for problem in load(name, split).problems])
+        found[f"{name} train, 3000"] = sha256_of_json([fields_of(problem) for problem in load(name, "train", 3000).problems])
     return found
 
 
@@ -107,14 +107,17 @@ def fields_of(problem: Problem) -> list[object]:
 
 def prompt_rows() -> Iterator[dict[str, object]]:
     """The chats that ask test problems, with and without worked examples."""
-    tests = {name: load(name, "test") for name in BENCHMARKS}
+    tests = {name: load(name, "test").problems for name in BENCHMARKS}
+
+    # Problems whose answer is a number were shown arithmetic, all others logic.
+    examples = {True: load("arithmetic_v1", "train").problems, False: load("logic_v1", "train").problems}
 
     for prompt in ("plain", "cot", "think"):
         for shots in (0, 4):
             for number in range(PROMPTS):
                 name = BENCHMARKS[number % 2]
                 problem = tests[name][number]
-                chat = messages(problem, prompt, exemplars(problem, shots))
+                chat = build_messages(problem, prompt, examples[problem.kind == "number"][:shots])
                 yield {"id": problem.id, "prompt": prompt, "shots": shots, "sha256": sha256_of_json(chat)}
 
 
@@ -122,8 +125,8 @@ def solution_rows() -> Iterator[dict[str, object]]:
     """The solutions of train problems, in every style."""
     for style in STYLES:
         for name in BENCHMARKS:
-            for problem in load(name, "train")[: SOLUTIONS // 2]:
-                yield {"id": problem.id, "style": style, "text": restyled(problem, style)}
+            for problem in load(name, "train").problems[: SOLUTIONS // 2]:
+                yield {"id": problem.id, "style": style, "text": render_solution(problem, style)}
 
 
 def write_jsonl(path: Path, rows: Iterator[dict[str, object]]) -> None:

@@ -1,0 +1,75 @@
+"""Word problems: parts of a story put together, each with the operation that it stands for."""
+
+import random
+from typing import Any
+
+from data.arithmetic.forms import OPERATIONS, Draw, count_operations, draw_tree
+from data.arithmetic.stories import Part, World, draw_slots, read_worlds
+from data.arithmetic.trees import make_problem
+from data.problem import Problem
+from data.words import capitalize_first
+
+# More parts than this have more operations than level 5.
+MAX_MIDDLE = 4
+
+
+def draw_word(rng: random.Random, level: int) -> Problem | None:
+    """One word problem; None where the draw leads nowhere."""
+    world = rng.choice(read_worlds())
+    middle = rng.sample(world.middle, rng.randint(0, min(MAX_MIDDLE, len(world.middle))))
+    parts = [rng.choice(world.begin), *middle, rng.choice(world.ask)]
+
+    # Only a part that asks may have no operation of its own: "How many does she have?"
+    forms = [part.form for part in parts if part.form]
+    if sum(map(count_operations, forms)) != OPERATIONS[level]:
+        return None
+
+    draw = draw_tree(rng, forms, level)
+    # With 1, the plural would be wrong: "1 apples".
+    if draw is None or any(1 in numbers for numbers in draw.numbers):
+        return None
+
+    story = _Story(rng)
+    for index, part in enumerate(parts):
+        numbers = draw.numbers[index] if part.form else ()
+        story.add_part(part, numbers, in_middle=part in middle)
+
+    question = " ".join(story.sentences)
+    return make_problem("word", level, question, draw.tree, _make_key(world, parts, draw), story.labels)
+
+
+class _Story:
+    """The sentences so far, and the people and things that the next one may name."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.slots: dict[str, Any] = draw_slots(rng)
+        self.sentences: list[str] = []
+        self.labels: list[str] = []
+
+    def add_part(self, part: Part, numbers: tuple[int, ...], in_middle: bool) -> None:
+        slots = self.slots
+        slots.update(zip("ab", numbers, strict=False))
+        slots["times"] = "twice" if numbers[:1] == (2,) else f"{slots['a']} times"
+
+        text = self.rng.choice(part.texts)
+        self.sentences.append(text.format(**slots))
+        for label in part.labels:
+            self.labels.append(capitalize_first(label.format(**slots)))
+
+        slots["now"] = part.now
+        slots["has"] = "now has" if in_middle else "has"
+        if part.passes_on:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Go on with the other person, by name, since "she" could be either."""
+        for pronoun in ("name", "he", "He", "him"):
+            self.slots[pronoun] = self.slots["other"]
+        self.slots["his"] = self.slots["other_his"]
+
+
+def _make_key(world: World, parts: list[Part], draw: Draw) -> str:
+    names = ",".join(part.id for part in parts)
+    numbers = ",".join(str(number) for group in draw.numbers for number in group)
+    return f"word:{world.id}/{names}:{numbers}"

@@ -1,0 +1,66 @@
+"""What the command lines of all three packages do alike: bad input is one line and exit status 2."""
+
+import argparse
+import errno
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from data.files import UserError
+
+# A full disk, a quota, a limit on files.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# What writes weights says it in words: safetensors as the system does, torch that a file is too short.
+FULL_IN_WORDS = re.compile(r"os error (28|122|27)\)|file write failed|unexpected pos \d+ vs")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, with its errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def exit_on_user_error(main: Main) -> Callable[..., int]:
+    """Make a command end with status 2 and one line where the input is bad or the disk is full.
+
+    A command takes its arguments, or None for those of the process, and returns its exit status. Anything else that
+    fails is a traceback and status 1.
+    """
+
+    @functools.wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except UserError as error:
+            _print_error(str(error))
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            place = getattr(error, "filename", None) or "the disk"
+            _print_error(f"{place}: no space left on the disk; free some and rerun")
+        return 2
+
+    return run
+
+
+def _print_error(message: str) -> None:
+    # Of several processes one says it.
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it came from, is that of a full disk, a quota or a limit on files."""
+    if error is None:
+        return False
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    return bool(FULL_IN_WORDS.search(str(error))) or is_disk_full(error.__cause__ or error.__context__)

@@ -1,0 +1,111 @@
+"""Train problems that contaminate a benchmark: exact and near duplicates.
+
+Source: Brown et al. 2020, arXiv 2005.14165, appendix C (word n-grams); three words suit short problems.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from data.problem import Problem
+from data.splits import normalize_text
+
+Gram = tuple[str, ...]
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+GRAM_WORDS = 3
+
+# Shares of common n-grams (Jaccard) from which two questions count as one. Between our own train and test, sums with
+# the same numbers share about 0.3 at most, questions without numbers 0.79 (boolean expressions of few words).
+SAME_NUMBERS = 0.7
+NO_NUMBERS = 0.85
+
+EXACT = "the same text"
+TEMPLATE = "the same numbers in the same template"
+NEAR = "nearly the same text"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A benchmark's problem and a train problem that gives it away, and how it does."""
+
+    train_problem: Problem
+    problem: Problem
+    reason: str
+
+
+def find_overlaps(train: Sequence[Problem], benchmark: Iterable[Problem]) -> list[Overlap]:
+    """The problems of a benchmark that train gives away, each with the surest reason and one train problem."""
+    index = _Index(train)
+
+    overlaps = []
+    for problem in benchmark:
+        overlap = index.find_overlap(problem)
+        if overlap:
+            overlaps.append(overlap)
+    return overlaps
+
+
+class _Index:
+    """Train problems by text, by template and by n-gram."""
+
+    def __init__(self, train: Sequence[Problem]):
+        self.train = train
+        self.by_text = {normalize_text(problem.question): problem for problem in train}
+        self.by_template = {_make_template(problem.question): problem for problem in train}
+
+        self.grams = [_list_grams(problem.question) for problem in train]
+        # Which train problems have an n-gram, so that few of them need to be compared.
+        self.holders: dict[Gram, list[int]] = defaultdict(list)
+        for place, grams in enumerate(self.grams):
+            for gram in grams:
+                self.holders[gram].append(place)
+
+    def find_overlap(self, problem: Problem) -> Overlap | None:
+        same = self.by_text.get(normalize_text(problem.question))
+        if same:
+            return Overlap(same, problem, EXACT)
+
+        # With a single number, a template alone says too little.
+        same = self.by_template.get(_make_template(problem.question))
+        if same and len(_list_numbers(problem.question)) > 1:
+            return Overlap(same, problem, TEMPLATE)
+
+        same = self._find_near(problem.question)
+        return Overlap(same, problem, NEAR) if same else None
+
+    def _find_near(self, question: str) -> Problem | None:
+        grams = _list_grams(question)
+        numbers = _list_numbers(question)
+        threshold = SAME_NUMBERS if len(numbers) > 1 else NO_NUMBERS
+
+        # Whoever shares that much shares one of the rarest n-grams: fewer than (1 - threshold) of all may be missing.
+        rarest_first = sorted(grams, key=lambda gram: len(self.holders.get(gram, ())))
+        candidates: set[int] = set()
+        for gram in rarest_first[: int((1 - threshold) * len(grams)) + 1]:
+            candidates.update(self.holders.get(gram, ()))
+
+        for place in sorted(candidates):
+            other = self.grams[place]
+            similarity = len(grams & other) / len(grams | other)
+            candidate = self.train[place]
+            if similarity >= threshold and sorted(_list_numbers(candidate.question)) == sorted(numbers):
+                return candidate
+        return None
+
+
+def _list_numbers(text: str) -> tuple[str, ...]:
+    return tuple(NUMBER.findall(text))
+
+
+def _make_template(text: str) -> tuple[str, tuple[str, ...]]:
+    """A question without its numbers and its capitalized words; and its numbers."""
+    nameless = re.sub(r"\b[A-Z]\w*", "name", text)
+    return normalize_text(NUMBER.sub("0", nameless)), _list_numbers(text)
+
+
+def _list_grams(text: str) -> set[Gram]:
+    words = normalize_text(text).split()
+    count = max(1, len(words) - GRAM_WORDS + 1)
+    return {tuple(words[start : start + GRAM_WORDS]) for start in range(count)}

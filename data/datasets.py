@@ -1,0 +1,427 @@
+"""Data sets: our own by name, sets of the hub, and files; each becomes problems in the same way.
+
+    arithmetic_v1                                               one of our own
+    mine.jsonl                                                  a file with id, question, answer
+    mine.jsonl?question=input&answer=target                     the same with other field names
+    openai/gsm8k?config=main&split=train&answer_after=####      a set of the hub
+    gsm8k?take=200                                              a set of the hub whose fields are known here
+    gsm8k?file=copy.jsonl                                       the same from a local copy
+
+A recipe writes the same as ``{set: gsm8k, split: train, take: 200}``; :class:`DatasetSpec` lists the keys.
+
+    python -m data.datasets --set logic_v1 --split dev --out FILE
+    python -m data.datasets --committed [FOLDER]                build data/benchmarks again
+"""
+
+import argparse
+import dataclasses
+import functools
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from data import generated
+from data.command_line import ArgumentParser, exit_on_user_error
+from data.files import UserError, read_jsonl, sha256_file, sha256_json, suggest
+from data.problem import Problem, parse_problem, record_to_json, write_records
+from data.splits import LEVELS, SPLITS, normalize_text, split_of, take_stratified
+
+BENCHMARKS = tuple(generated.GENERATORS)
+
+DEV_NAMES = ("dev", "validation", "valid", "val")
+MAPPED_FIELDS = ("id", "question", "answer", "choices", "rationale", "family", "level")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
+class DatasetSpec:
+    """Which problems: an entry of ``problems:`` in a recipe, or ``SET?key=value&…`` on the command line.
+
+    Without a ``split``, training takes the train split, and a benchmark the test split, or the whole of a file.
+    ``question`` to ``level`` name the fields of a row, two of them joined as "passage,question". ``answer_after`` is
+    what the answer stands behind in its field, the rest being the rationale. ``options`` are the choices of every
+    problem ("yes,no"), ``kind`` is the kind of every answer. ``file`` is a local copy of a set of the hub.
+    """
+
+    set: str
+    split: str | None = None
+    take: Annotated[int, pydantic.Field(ge=1, le=100_000)] | None = None
+    config: str | None = None
+    revision: str | None = None
+    file: str | None = None
+    id: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    choices: str | None = None
+    rationale: str | None = None
+    level: str | None = None
+    family: str | None = None
+    answer_after: str | None = None
+    options: str | None = None
+    kind: Literal["number", "label", "text"] | None = None
+
+
+KEYS = tuple(field.name for field in dataclasses.fields(DatasetSpec))
+
+# Names and fields as lm-evaluation-harness 0.4.13 reads gsm8k and bbh, and as the page of ChilleD/SVAMP gives them.
+BUILT_IN = {
+    "gsm8k": "openai/gsm8k?config=main&answer_after=####&kind=number",
+    "svamp": "ChilleD/SVAMP?id=ID&question=question_concat&answer=Answer&kind=number",
+    "bbh_boolean_expressions": (
+        "SaylorTwift/bbh?config=boolean_expressions&question=input&answer=target&options=True,False&kind=label"
+    ),
+    "bbh_formal_fallacies": (
+        "SaylorTwift/bbh?config=formal_fallacies&question=input&answer=target&options=valid,invalid&kind=label"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Problems under a name that can be a file's.
+
+    ``places`` says where each stands (id -> file and line). ``sha256`` is that of the file as it is, or of the problems
+    where they are a part of it, go by other names or come from the hub. ``source`` is the hub's set at its commit.
+    """
+
+    name: str
+    problems: list[Problem]
+    places: dict[str, str]
+    sha256: str
+    source: str
+    spec: DatasetSpec
+
+
+def parse_spec(text: str) -> DatasetSpec:
+    """The data set that a text such as "gsm8k?split=train&take=10" names."""
+    name, _, query = text.partition("?")
+    values: dict[str, Any] = {}
+
+    for pair in query.split("&") if query else []:
+        key, _, value = pair.partition("=")
+        if key not in KEYS[1:] or not value:
+            raise UserError(f"data set {text}: {key!r} is no key or has no value; {suggest(key, KEYS[1:])}")
+        values[key] = value
+
+    try:
+        return DatasetSpec(name, **values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"data set {text}: {first['loc'][0]}={first['input']}: {first['msg']}") from None
+
+
+def load(name: str, split: str | None = None, n: int | None = None, **fields: Any) -> Dataset:
+    """``n`` problems of a split of a data set; the other keys of a :class:`DatasetSpec` go by their names."""
+    return load_spec(DatasetSpec(name, split=split, take=n, **fields))
+
+
+def load_spec(spec: DatasetSpec) -> Dataset:
+    """The problems that a spec names; a split that the set has is taken as it is.
+
+    Raises:
+        UserError: the set, its split or a field is unknown, a row is no problem, or there are fewer than ``take``.
+    """
+    if spec.set in BENCHMARKS:
+        return _load_ours(spec)
+
+    source = _open_source(spec)
+    split = spec.split or source.default_split
+    problems = source.read_split(split)
+    _check_count(problems, spec)
+    problems = take_stratified(problems, spec.take) if spec.take else problems
+
+    # A file that is taken as it is has the checksum that `sha256sum` gives.
+    is_whole_file = split == "all" and spec == DatasetSpec(spec.set, split=spec.split)
+    sha256 = sha256_file(spec.set) if is_whole_file else _hash_problems(problems)
+    return Dataset(source.name, problems, source.places, sha256, source.origin, spec)
+
+
+def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
+    """At most ``n`` problems to train on, none of which is among those of :func:`load_dev`.
+
+    They are those of the train split, or of another split that the spec names for it ("all" of a file). A spec that
+    names a dev or test split, as a benchmark's does, has the train split that stands beside it.
+
+    Raises:
+        UserError: there is no train split, or it has fewer problems than the spec's ``take``.
+    """
+    if spec.set in BENCHMARKS:
+        default = spec.take or generated.PER_LEVEL["train"] * len(LEVELS)
+        return generated.load_train_problems(spec.set, default if n is None else n)
+
+    problems = _open_source(spec).read_train()
+    _check_count(problems, spec)
+    return problems if n is None else take_stratified(problems, n)
+
+
+def load_dev(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
+    """At most ``n`` problems to choose by while training on :func:`load_train`'s.
+
+    They are the set's own dev split, or the share of its train problems that :func:`split_of` puts into dev.
+
+    Raises:
+        UserError: there is neither.
+    """
+    is_ours = spec.set in BENCHMARKS
+    problems = generated.load_committed(spec.set, "dev") if is_ours else _open_source(spec).read_dev()
+
+    if not problems:
+        raise UserError(f"data set {spec.set}: no problem falls into its dev split; give more problems")
+    return problems if n is None else take_stratified(problems, n)
+
+
+def has_train_split(spec: DatasetSpec) -> bool:
+    """Whether there is a train split beside the split that a benchmark's spec names."""
+    if spec.split in ("train", "all"):
+        return False
+    if spec.set in BENCHMARKS:
+        return True
+
+    source = _open_source(spec)
+    if "all" in source.rows:
+        return spec.split is not None
+    return source.train_split in source.rows and source.train_split != spec.split
+
+
+def _load_ours(spec: DatasetSpec) -> Dataset:
+    split = spec.split or "test"
+    if split not in SPLITS:
+        raise UserError(f"data set {spec.set}: no split {split!r}; {suggest(split, SPLITS)}")
+    if spec != DatasetSpec(spec.set, split=spec.split, take=spec.take):
+        raise UserError(f"data set {spec.set}: is our own; only split= and take= go with it")
+
+    path = generated.committed_path(spec.set, split)
+    problems = generated.load_committed(spec.set, split)
+    if spec.take and split == "train":
+        problems = generated.load_train_problems(spec.set, spec.take)
+    _check_count(problems, spec)
+
+    # Our files are in stratified order already.
+    problems = problems[: spec.take]
+    places = {problem.id: f"{path}:{line}" for line, problem in enumerate(problems, 1)}
+    sha256 = _hash_problems(problems) if spec.take else sha256_file(path)
+    return Dataset(spec.set, problems, places, sha256, "", spec)
+
+
+def _check_count(problems: Sequence[Problem], spec: DatasetSpec) -> None:
+    if not problems:
+        raise UserError(f"data set {spec.set}: its split is empty; name another split, or give more problems")
+    if spec.take and len(problems) < spec.take:
+        raise UserError(f"data set {spec.set}: has only {len(problems)} problems; lower take")
+
+
+def _hash_problems(problems: Iterable[Problem]) -> str:
+    return sha256_json([record_to_json(problem) for problem in problems])
+
+
+# Files and sets of the hub: rows, by split
+
+
+Row = tuple[str, dict[str, Any]]  # its place and its fields
+
+
+class _Source:
+    """The rows of a file or of a set of the hub, by the splits that it has, and how they become problems.
+
+    A file of the user's is one split, "all"; its train, dev and test are shares of that.
+    """
+
+    def __init__(self, name: str, spec: DatasetSpec, rows: Mapping[str, Iterable[Row]], origin: str = ""):
+        self.name = name
+        self.spec = spec
+        self.rows = rows
+        self.origin = origin
+
+        self.problems: dict[str, list[Problem]] = {}
+        self.places: dict[str, str] = {}
+        self.default_split = "all" if "all" in rows else "test"
+
+    @property
+    def train_split(self) -> str:
+        """The split to train on: a benchmark's spec names another, and means the train split beside it."""
+        is_held_out = self.spec.split in (None, "test", *DEV_NAMES)
+        return "train" if is_held_out else str(self.spec.split)
+
+    def read_split(self, split: str) -> list[Problem]:
+        if split in self.rows:
+            return self._parse(split)
+        if "all" in self.rows and split in SPLITS:
+            return _select_share(self._parse("all"), split)
+        if split == "dev":
+            return self.read_dev()
+
+        names = [*self.rows, *SPLITS] if "all" in self.rows else self.rows
+        raise UserError(f"data set {self.spec.set}: no split {split!r}; {suggest(split, names)}")
+
+    def read_dev(self) -> list[Problem]:
+        for name in DEV_NAMES:
+            if name in self.rows:
+                return self._parse(name)
+        return _select_share(self._parse("all") if "all" in self.rows else self.read_split(self.train_split), "dev")
+
+    def read_train(self) -> list[Problem]:
+        # A question may stand in both of a set's own splits; then it is dev's.
+        dev_questions = {normalize_text(problem.question) for problem in self.read_dev()}
+        problems = self.read_split(self.train_split)
+        return [problem for problem in problems if normalize_text(problem.question) not in dev_questions]
+
+    def _parse(self, split: str) -> list[Problem]:
+        if split in self.problems:
+            return self.problems[split]
+
+        places: dict[str, str] = {}
+        problems = []
+        for number, (place, row) in enumerate(self.rows[split]):
+            record = _map_fields(row, self.spec, place)
+            # Unique among all sets that a stage trains on.
+            record.setdefault("id", f"{self.name}-{split}-{number}")
+            problem = parse_problem(record, place)
+
+            if problem.id in places:
+                raise UserError(f"{place}: id {problem.id!r} is already at {places[problem.id]}; ids must be unique")
+            places[problem.id] = place
+            problems.append(problem)
+
+        self.places |= places
+        self.problems[split] = problems
+        return problems
+
+
+def _select_share(problems: Iterable[Problem], split: str) -> list[Problem]:
+    """The problems whose questions fall into a split."""
+    return [problem for problem in problems if split_of(normalize_text(problem.question)) == split]
+
+
+def _open_source(spec: DatasetSpec) -> _Source:
+    name = spec.set
+    if name in BUILT_IN:
+        known = parse_spec(BUILT_IN[name])
+        values = {key: value for key, value in dataclasses.asdict(spec).items() if value is not None}
+        full_spec = dataclasses.replace(known, **(values | {"set": known.set}))
+        if not spec.file:
+            return _open_hub(name, full_spec)
+        return _Source(name, full_spec, {spec.split or "test": read_jsonl(spec.file)})
+
+    if spec.file:
+        raise UserError(f"data set {name}: file= goes with {', '.join(BUILT_IN)}; give the file as the set instead")
+    if name.endswith(".jsonl") or Path(name).is_file():
+        return _Source(Path(name).stem, spec, {"all": read_jsonl(name)})
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        title = name.split("/")[1]
+        return _open_hub(f"{title}_{spec.config}" if spec.config else title, spec)
+
+    raise UserError(
+        f"data set {name!r} is unknown; {suggest(name, [*BENCHMARKS, *BUILT_IN])}, or a .jsonl file, "
+        "or a set of the hub as OWNER/NAME"
+    )
+
+
+def _open_hub(name: str, spec: DatasetSpec) -> _Source:
+    rows = {}
+    commits = set()
+    for split, table in _load_hub(spec.set, spec.config, spec.revision).items():
+        rows[split] = _read_hub(table, f"{spec.set} {split}")
+        # datasets keeps what it read in a folder named by the commit, which it says nowhere else.
+        commits |= {Path(file["filename"]).parent.name for file in table.cache_files}
+    return _Source(name, spec, rows, " ".join(["hub", spec.set, "at", *sorted(commits)]))
+
+
+@functools.cache
+def _load_hub(repository: str, config: str | None, revision: str | None) -> Mapping[str, Any]:
+    import httpx2
+    from datasets import load_dataset
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return load_dataset(repository, config, revision=revision)
+    except (OSError, ValueError, HfHubHTTPError, httpx2.TransportError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"data set {repository}: the hub does not give it ({reason}); check the name, config= and the network, "
+            "or give a local copy as a .jsonl file"
+        ) from None
+
+
+def _read_hub(table: Iterable[dict[str, Any]], title: str) -> Iterator[Row]:
+    for number, row in enumerate(table):
+        yield f"{title}, row {number}", row
+
+
+def _map_fields(row: Mapping[str, Any], spec: DatasetSpec, place: str) -> dict[str, Any]:
+    """A row with our field names."""
+    # Fields without another name stay as they are, those that are not ours too.
+    record = dict(row)
+    for field in MAPPED_FIELDS:
+        names = getattr(spec, field)
+        if names:
+            record[field] = _read_field(row, names.split(","), place)
+    for field in ("question", "answer"):
+        if field not in record:
+            raise UserError(f"{place}: no field {field!r}; name it by {field}=FIELD; {suggest(field, row)}")
+
+    if spec.answer_after:
+        before, mark, answer = str(record["answer"]).rpartition(spec.answer_after)
+        if not mark:
+            raise UserError(f"{place}: the answer has no {spec.answer_after!r}; fix the line or answer_after=")
+        record["answer"] = answer.strip()
+        record.setdefault("rationale", before.strip())
+
+    if spec.level:
+        # A level may stand in a text, such as "Level 3".
+        digits = re.search(r"\d+", str(record["level"]))
+        record["level"] = int(digits[0]) if digits else 0
+    if spec.options:
+        record["choices"] = spec.options.split(",")
+    if spec.kind:
+        record["kind"] = spec.kind
+    return record
+
+
+def _read_field(row: Mapping[str, Any], names: Sequence[str], place: str) -> Any:
+    """A field of a row, or several as one text."""
+    for name in names:
+        if name not in row:
+            raise UserError(f"{place}: no field {name!r}; {suggest(name, row)}")
+    if len(names) == 1:
+        return row[names[0]]
+    return " ".join(str(row[name]).strip() for name in names)
+
+
+# The command line
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    assert __doc__ is not None
+    summary, description = __doc__.split("\n\n", 1)
+    parser = ArgumentParser(
+        prog="python -m data.datasets",
+        description=summary,
+        epilog=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--set", metavar="SET", help="what to read")
+    parser.add_argument("--split", help="train, dev, test, or another that the set has")
+    parser.add_argument("--out", metavar="FILE", help="the JSONL file to write")
+    parser.add_argument("--committed", metavar="FOLDER", nargs="?", const=generated.FOLDER, type=Path)
+    options = parser.parse_args(arguments)
+
+    if options.committed:
+        if options.set or options.split or options.out:
+            parser.error("--committed goes alone")
+        generated.write_committed(options.committed)
+        return 0
+
+    if not (options.set and options.split and options.out):
+        parser.error("give --set, --split and --out, or --committed")
+    spec = dataclasses.replace(parse_spec(options.set), split=options.split)
+    write_records(options.out, load_spec(spec).problems)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

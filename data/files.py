@@ -1,0 +1,198 @@
+"""Files: strict reading, atomic writing, checksums, and the one error that a user can cause.
+
+A file is either there whole or not at all. What grows while a run goes on is appended with a checksum a line, so that
+a line that a kill or a bad disk has damaged is noticed and left out.
+"""
+
+import difflib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """Something the user gave is wrong: one line that says what, where and how to fix it (exit status 2)."""
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """The hint for a wrong name: the nearest valid one where there is one, and all of them."""
+    names = list(valid)
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {matches[0]}? " if matches else ""
+    return hint + "valid: " + ", ".join(names)
+
+
+# Reading
+
+
+def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's place ("file:line") and its object.
+
+    Raises:
+        UserError: the file is missing, empty or not UTF-8, a line is no JSON object, or an id stands twice.
+    """
+    path = Path(path)
+    seen: dict[str, str] = {}
+    count = 0
+
+    for number, line in enumerate(_read_utf8(path).split("\n"), 1):
+        if not line.strip():
+            continue
+
+        place = f"{path}:{number}"
+        row = _parse_object(line, place)
+        count += 1
+
+        if "id" in row:
+            identity = str(row["id"])
+            if identity in seen:
+                raise UserError(f"{place}: id {identity!r} is already at {seen[identity]}; ids must be unique")
+            seen[identity] = place
+
+        yield place, row
+
+    if not count:
+        raise UserError(f"{path}: no records in it; every line must be one JSON object")
+
+
+def _read_utf8(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 JSONL") from None
+
+
+def _parse_object(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON ({error}); every line must be one JSON object") from None
+
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: a JSON {type(row).__name__}, not an object; every line must be one JSON object")
+    return row
+
+
+def read_json(path: Path | str) -> Any:
+    """The value that a JSON file holds; UserError where it is missing or no JSON."""
+    path = Path(path)
+    try:
+        return json.loads(_read_utf8(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it or write it again") from None
+
+
+# Writing
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are not there; UserError where nothing can be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be written to ({error.strerror}); name another place") from None
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file atomically: aside, synced, renamed. Parent folders are made; UserError where it cannot be."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written (it is a folder); name another place")
+    make_folder(path.parent)
+
+    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        # A lone surrogate, which JSON can smuggle in and UTF-8 cannot write, is written as its escape.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_get_umask())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _get_umask() -> int:
+    # The only way to read it is to set it.
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def write_json(path: Path | str, value: object) -> None:
+    """Write one indented JSON value, atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write objects, one a line, atomically."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+
+
+# Files that grow
+
+
+def append_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append objects, one a line behind its checksum, and see them on the disk."""
+    path = Path(path)
+    make_folder(path.parent)
+    lines = [_add_checksum(json.dumps(row, ensure_ascii=True)) + "\n" for row in rows]
+
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_appended_jsonl(path: Path | str) -> list[dict[str, Any]]:
+    """The objects of a file that :func:`append_jsonl` wrote; lines that are cut or damaged are taken out of the file.
+
+    Returns:
+        All objects whose line is what was written; an empty list where there is no file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    whole = [line for line in lines if line == _add_checksum(line[9:])]
+
+    # The last piece is what follows the last newline, and empty in a whole file.
+    if len(whole) < len(lines) - 1 or lines[-1]:
+        write_text(path, "".join(f"{line}\n" for line in whole))
+    return [json.loads(line[9:]) for line in whole]
+
+
+def _add_checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x} {text}"
+
+
+# Checksums
+
+
+def sha256_file(path: Path | str) -> str:
+    """The sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(value: object) -> str:
+    """The sha256 of a value as JSON, in hex."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

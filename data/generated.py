@@ -1,0 +1,180 @@
+"""Our own benchmarks, which are generated: their splits, the committed files, and train problems beyond those."""
+
+import functools
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from data import arithmetic, logic
+from data.contamination import find_overlaps
+from data.files import UserError, sha256_file, write_text
+from data.problem import Problem, read_problems, write_records
+from data.splits import LEVELS, SPLITS, interleave, normalize_text, split_of
+
+GENERATORS: dict[str, ModuleType] = {"arithmetic_v1": arithmetic, "logic_v1": logic}
+
+FOLDER = Path(__file__).parent / "benchmarks"
+SEED = 1
+PER_LEVEL = {"train": 400, "dev": 50, "test": 100}
+
+MAX_DRAWS = 20_000  # in a row without a new problem
+DRAWS_FOR_A_NEW_KEY = 200  # a level with few distinct sums then repeats one in other words
+
+
+def build_split(
+    benchmark: str,
+    split: str,
+    per_level: int,
+    seed: int,
+    draws_for_a_new_key: int = DRAWS_FOR_A_NEW_KEY,
+) -> list[Problem]:
+    """A split of a benchmark; the same arguments always give the same problems."""
+    generator = GENERATORS[benchmark]
+    drawing = _Drawing(benchmark, split, seed, draws_for_a_new_key)
+
+    for level in LEVELS:
+        families = generator.families(level)
+        for number in range(per_level):
+            drawing.add_problem(level, families[number % len(families)])
+
+    # Ids follow the final order, so that any first few are balanced.
+    problems = interleave(drawing.problems)
+    return [replace(problem, id=f"{benchmark}-{split}-{n:04d}") for n, problem in enumerate(problems, 1)]
+
+
+class _Drawing:
+    """The problems of one split so far, and what the next one must not repeat."""
+
+    def __init__(self, benchmark: str, split: str, seed: int, draws_for_a_new_key: int):
+        self.rng = random.Random(f"{benchmark}/{split}/{seed}")
+        self.benchmark = benchmark
+        self.split = split
+        self.draws_for_a_new_key = draws_for_a_new_key
+
+        self.problems: list[Problem] = []
+        self.texts: set[str] = set()
+        self.keys: set[str] = set()
+        self.answer_places: Counter[tuple[int, str, str, int]] = Counter()
+
+    def add_problem(self, level: int, family: str) -> None:
+        generator = GENERATORS[self.benchmark]
+
+        for draw in range(MAX_DRAWS):
+            problem = generator.draw_problem(self.rng, level, family)
+            needs_new_key = draw < self.draws_for_a_new_key
+            if self._is_new(problem, needs_new_key) and self._is_balanced(problem):
+                break
+        else:
+            raise RuntimeError(
+                f"{self.benchmark} {self.split}: no new {family} problem of level {level} in {MAX_DRAWS} draws; "
+                "ask for fewer"
+            )
+
+        self.texts.add(normalize_text(problem.question))
+        self.keys.add(problem.extra["key"])
+        self.answer_places[*_group(problem), _find_place(problem)] += 1
+        self.problems.append(problem)
+
+    def _is_new(self, problem: Problem, needs_new_key: bool) -> bool:
+        key = problem.extra["key"]
+        if split_of(key) != self.split or normalize_text(problem.question) in self.texts:
+            return False
+        return not (needs_new_key and key in self.keys)
+
+    def _is_balanced(self, problem: Problem) -> bool:
+        """Whether its answer, or the place of its answer, is one of the rarest so far; or a guess would score."""
+        places = range(len(problem.choices or (problem.answer,)))
+        counts = [self.answer_places[*_group(problem), place] for place in places]
+        return counts[_find_place(problem)] == min(counts)
+
+
+def _group(problem: Problem) -> tuple[int, str, str]:
+    return problem.level, problem.family, problem.kind
+
+
+def _find_place(problem: Problem) -> int:
+    return problem.choices.index(problem.answer) if problem.choices else 0
+
+
+# Files
+
+
+def committed_path(benchmark: str, split: str) -> Path:
+    """The committed file of a split."""
+    return FOLDER / f"{benchmark}.{split}.jsonl"
+
+
+def load_committed(benchmark: str, split: str) -> list[Problem]:
+    """A committed split; UserError where its file is not the one that was committed."""
+    path = committed_path(benchmark, split)
+    sums = FOLDER / "SHA256SUMS"
+    remedy = "restore it with `git checkout data/benchmarks`"
+
+    for file in (sums, path):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; {remedy}")
+    if f"{sha256_file(path)}  {path.name}" not in sums.read_text(encoding="utf-8").splitlines():
+        raise UserError(f"{path}: does not match its checksum; {remedy}")
+    return read_problems(path)
+
+
+def write_committed(folder: Path) -> None:
+    """Build every split of every benchmark, and the checksums, which ``sha256sum -c`` reads."""
+    sums = []
+    for benchmark in GENERATORS:
+        for split in SPLITS:
+            path = folder / f"{benchmark}.{split}.jsonl"
+            write_records(path, build_split(benchmark, split, PER_LEVEL[split], SEED))
+            sums.append(f"{sha256_file(path)}  {path.name}\n")
+    write_text(folder / "SHA256SUMS", "".join(sums))
+
+
+# Train problems without end
+
+
+def load_train_problems(benchmark: str, n: int) -> list[Problem]:
+    """``n`` train problems: the committed ones and, beyond them, others that are made on the spot, always the same.
+
+    None of them repeats a question or contaminates dev or test. So there are fewer of the families that have few
+    questions, such as the sums of level 1.
+    """
+    supply = _open_supply(benchmark)
+    while len(supply.problems) < n:
+        supply.grow()
+    return supply.problems[:n]
+
+
+@functools.cache
+def _open_supply(benchmark: str) -> "_Supply":
+    return _Supply(benchmark)
+
+
+class _Supply:
+    """The train problems of a benchmark so far, seed after seed."""
+
+    def __init__(self, benchmark: str):
+        self.benchmark = benchmark
+        self.seed = SEED
+        self.problems = load_committed(benchmark, "train")
+        self.texts = {normalize_text(problem.question) for problem in self.problems}
+        # The splits keep out what is the same by content, but not what has nearly the same text.
+        self.held_out = load_committed(benchmark, "dev") + load_committed(benchmark, "test")
+
+    def grow(self) -> None:
+        """Add the new problems of the next seed."""
+        self.seed += 1
+        # The same sum in other words is welcome here: drawing on for another is nearly all that a split costs.
+        problems = build_split(self.benchmark, "train", PER_LEVEL["train"], self.seed, draws_for_a_new_key=0)
+        fresh = [problem for problem in problems if normalize_text(problem.question) not in self.texts]
+
+        # An overlap names one train problem for each of the benchmark's, so there may be more behind it.
+        while overlaps := find_overlaps(fresh, self.held_out):
+            contaminated = {overlap.train_problem.id for overlap in overlaps}
+            fresh = [problem for problem in fresh if problem.id not in contaminated]
+
+        for problem in fresh:
+            number = len(self.problems) + 1
+            self.problems.append(replace(problem, id=f"{self.benchmark}-train-{number:04d}"))
+            self.texts.add(normalize_text(problem.question))

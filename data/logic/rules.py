@@ -1,0 +1,67 @@
+"""Rules: one fact, a chain of rules to an adjective or its negation, and rules that lead elsewhere."""
+
+import itertools
+import random
+
+from data.logic.common import YES_NO, draw_names, draw_nouns, make_problem
+from data.problem import Problem
+from data.words import add_article
+
+ADJECTIVES = "slow tall kind rich shy loud calm brave quick clever happy tired quiet honest hungry lucky busy proud"
+# How long the chain is that leads elsewhere, by level.
+OTHER_RULES = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2}
+TEXTS = ("Is it true that {}?", "Does it follow that {}?")
+
+
+def draw_rules(rng: random.Random, level: int) -> Problem | None:
+    """One chain of ``level`` nouns and a claim about where it leads."""
+    name = draw_names(rng, 1)[0]
+    adjective = rng.choice(ADJECTIVES.split())
+
+    nouns = draw_nouns(rng, level + OTHER_RULES[level])
+    chain = nouns[:level]
+    aside = nouns[level:]
+
+    is_so = rng.random() < 0.5
+    asks_positive = rng.random() < 0.5
+    plural = rng.random() < 0.5
+
+    # The other chain ends in the opposite, so that counting negations does not give the answer.
+    steps = _write_chain(chain, adjective, is_so, plural)
+    rules = steps + _write_chain(aside, adjective, not is_so, plural)
+    rng.shuffle(rules)
+
+    fact = f"{name} is {add_article(chain[0])}."
+    claim = f"{name} is {_negate(adjective, asks_positive)}"
+    question = rng.choice(TEXTS).format(claim)
+
+    conclusion = f"So {name} is {_negate(adjective, is_so)}."
+    return make_problem(
+        "rules",
+        level,
+        " ".join([fact, *rules, question]),
+        "yes" if is_so == asks_positive else "no",
+        YES_NO,
+        [fact, *steps, conclusion],
+        f"{name}, {' '.join(chain)} {_negate(adjective, is_so)}; {' '.join(aside)}",
+    )
+
+
+def _negate(adjective: str, positive: bool) -> str:
+    return adjective if positive else f"not {adjective}"
+
+
+def _write_chain(nouns: list[str], adjective: str, positive: bool, plural: bool) -> list[str]:
+    """The rules from each noun to the next, and from the last one to the adjective."""
+    rules = [_write_rule(noun, other, plural) for noun, other in itertools.pairwise(nouns)]
+    return [*rules, _write_last_rule(nouns[-1], adjective, positive, plural)]
+
+
+def _write_rule(noun: str, other: str, plural: bool) -> str:
+    return f"All {noun}s are {other}s." if plural else f"Every {noun} is {add_article(other)}."
+
+
+def _write_last_rule(noun: str, adjective: str, positive: bool, plural: bool) -> str:
+    if plural:
+        return f"{'All' if positive else 'No'} {noun}s are {adjective}."
+    return f"{'Every' if positive else 'No'} {noun} is {adjective}."

@@ -1,0 +1,193 @@
+"""The three small frozen records that cross every boundary, and their JSONL files."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from data.files import UserError, read_jsonl, suggest, write_jsonl
+
+T = TypeVar("T")
+
+KINDS = ("number", "label", "text")
+FINISHES = ("stop", "length")
+VERDICTS = ("correct", "wrong", "no_answer", "undecided", "unclosed", "truncated")
+
+# Answers that are labels even where a record lists no choices.
+USUAL_LABELS = {"yes", "no", "true", "false", "valid", "invalid", "unknown"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with its exact answer.
+
+    ``rationale`` is a worked solution, one step a line; ``extra`` holds the keys of its record that are not ours.
+    """
+
+    id: str
+    question: str
+    answer: str
+    kind: str
+    choices: tuple[str, ...] | None = None
+    family: str = ""
+    level: int = 0
+    rationale: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+# What is not among these is an extra key.
+_FIELDS = {each.name for each in fields(Problem)}
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote for one problem, without the end-of-turn token.
+
+    Token counts are the model's own tokens: ``thinking_tokens`` those between the think tags, ``answer_tokens`` all
+    others that were generated or forced (tags, answer, end of turn). Their sum is what the completion cost. ``finish``
+    is "stop" where the model ended its turn itself, "length" where the limit did.
+    """
+
+    id: str
+    text: str
+    prompt_tokens: int
+    thinking_tokens: int
+    answer_tokens: int
+    finish: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The verdict on one completion; ``boxed`` says whether the answer came in the boxed form."""
+
+    id: str
+    correct: bool
+    extracted: str | None
+    verdict: str
+    boxed: bool
+
+
+def guess_kind(answer: str, choices: object) -> str:
+    """The kind of an answer whose record names none."""
+    if re.fullmatch(r"[-+−$€£]?\s*\d[\d,]*(\.\d+)?\s*%?(/\d+)?", answer.strip()):
+        return "number"
+    if choices or answer.strip().lower() in USUAL_LABELS:
+        return "label"
+    return "text"
+
+
+def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
+    """The problem that a row of a benchmark file is.
+
+    Raises:
+        UserError: a field is missing or of the wrong type; the line names ``where``.
+    """
+    for key in ("id", "question", "answer"):
+        if not _is_filled(row.get(key)):
+            raise UserError(f"{where}: {key!r} is missing, empty or no text; every line needs id, question and answer")
+
+    rationale = row.get("rationale")
+    if not isinstance(rationale, str | None):
+        raise UserError(f"{where}: 'rationale' must be a text, or be left out")
+
+    level = row.get("level") or 0
+    if not isinstance(level, int) or isinstance(level, bool):
+        raise UserError(f"{where}: 'level' must be a whole number, or be left out")
+
+    choices = _parse_choices(row, where)
+    answer = str(row["answer"]).strip()
+    return Problem(
+        id=str(row["id"]),
+        question=str(row["question"]),
+        answer=answer,
+        kind=_choose_kind(row, answer, where),
+        choices=choices,
+        family=str(row.get("family") or ""),
+        level=level,
+        rationale=rationale,
+        extra={key: value for key, value in row.items() if key not in _FIELDS},
+    )
+
+
+def _is_filled(value: object) -> bool:
+    """Whether a value is a text that says something, or a number that can be written out."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _parse_choices(row: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
+    choices = row.get("choices")
+    if choices is None:
+        return None
+
+    are_texts = isinstance(choices, list) and all(isinstance(each, str) and each.strip() for each in choices)
+    if not choices or not are_texts:
+        raise UserError(f"{where}: 'choices' must be a list of texts, or be left out")
+    return tuple(choices)
+
+
+def _choose_kind(row: Mapping[str, Any], answer: str, where: str) -> str:
+    meta = row.get("meta")
+    hint = meta.get("answer_kind") if isinstance(meta, Mapping) else None
+    kind = row.get("kind") or hint or guess_kind(answer, row.get("choices"))
+    if kind not in KINDS:
+        raise UserError(f"{where}: kind {kind!r} is unknown; valid: {', '.join(KINDS)}")
+    return kind
+
+
+# Files
+
+
+def read_problems(path: Path | str) -> list[Problem]:
+    """Read a benchmark file; UserError names the file and line of the first fault."""
+    return [parse_problem(row, where) for where, row in read_jsonl(path)]
+
+
+def read_completions(path: Path | str) -> list[Completion]:
+    """Read a completions file; UserError names the file and line of the first fault."""
+    completions = _read_typed(Completion, path)
+    for completion in completions:
+        if completion.finish not in FINISHES:
+            raise UserError(f"{path}: id {completion.id!r} has finish {completion.finish!r}; {suggest('', FINISHES)}")
+    return completions
+
+
+def read_grades(path: Path | str) -> list[Grade]:
+    """Read a grades file; UserError names the file and line of the first fault."""
+    return _read_typed(Grade, path)
+
+
+def _read_typed(record: type[T], path: Path | str) -> list[T]:
+    """The rows of a file as records, each field of the type that the class says."""
+    types = get_type_hints(record)
+
+    records = []
+    for where, row in read_jsonl(path):
+        for key, expected in types.items():
+            value = row.get(key)
+            # To Python, true is a whole number.
+            is_bool_as_int = expected is int and isinstance(value, bool)
+            if key not in row or not isinstance(value, expected) or is_bool_as_int:
+                raise UserError(f"{where}: {key!r} is missing or of the wrong type; needed: {', '.join(types)}")
+        records.append(record(**{key: row[key] for key in types}))
+    return records
+
+
+def record_to_json(record: Any) -> dict[str, Any]:
+    """A record as a JSON object: extra keys are merged back, empty optional ones left out."""
+    row = {each.name: getattr(record, each.name) for each in fields(record)}
+    extra = row.pop("extra", {})
+
+    if isinstance(record, Problem):
+        row = {key: value for key, value in row.items() if value not in (None, "", 0)}
+    return row | extra
+
+
+def write_records(path: Path | str, records: Iterable[Any]) -> None:
+    """Write records as JSONL, atomically."""
+    write_jsonl(path, [record_to_json(record) for record in records])

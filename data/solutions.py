@@ -1,0 +1,125 @@
+"""Worked solutions as text: the styles that a generated one is written in, and a data set's rationale as steps.
+
+A solution is a list of lines, one operation a line, each on the question's numbers and the lines before. A *program*
+is its operations as (op, left, right, result).
+"""
+
+import re
+from collections.abc import Sequence
+
+from data.problem import Problem
+
+STYLES = ("short", "long", "prose")
+
+Operation = tuple[str, int, int, int]
+
+# A calculator mark of GSM8K, as in "48/2 = <<48/2=24>>24 clips".
+# Source: Cobbe et al. 2021, arXiv 2110.14168, section 4.1.
+_MARK = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
+
+
+def render_solution(problem: Problem, style: str) -> str:
+    """A generated problem's solution in one of three styles.
+
+    ``short`` is as it is stored, one step a line. ``long`` says first what is to be worked out, then the steps that it
+    takes, place by place for products and for differences of several digits. ``prose`` is one paragraph of sentences.
+    What has no operations is the same in the first two.
+    """
+    rationale = problem.rationale or ""
+    lines = rationale.split("\n")
+
+    if style == "prose":
+        sentences = [line if line.endswith(".") else f"{line}." for line in lines]
+        return " ".join(sentences)
+
+    if style == "long" and "program" in problem.extra:
+        operations = [(op, left, right, result) for op, left, right, result in problem.extra["program"]]
+        labels = [line.rpartition(": ")[0] for line in lines if ": " in line]
+        return write_long(operations, labels)
+    return rationale
+
+
+def write_short(program: Sequence[Operation], labels: Sequence[str] = ()) -> str:
+    """A program, one equation a line; a label names the result of its operation."""
+    lines: list[str] = []
+    for index, (op, left, right, result) in enumerate(program):
+        lines += split_product(left, right) if op == "*" else [f"{left} {op} {right} = {result}"]
+        if labels:
+            lines[-1] = f"{labels[index]}: {lines[-1]}"
+    return "\n".join(lines)
+
+
+def write_long(program: Sequence[Operation], labels: Sequence[str] = ()) -> str:
+    """A program with each operation named before it is worked out."""
+    lines = []
+    for index, (op, left, right, result) in enumerate(program):
+        steps = [f"{left} {op} {right} = {result}"]
+        if op == "*":
+            steps = split_product(left, right)
+        elif op == "-":
+            steps = split_difference(left, right)
+
+        # A label before the last of several steps, as in the short style, makes a model write the whole result there.
+        prefix = f"{labels[index]}: " if labels else ""
+        if len(steps) > 1:
+            lines += [f"{prefix}{left} {op} {right}", *steps]
+        else:
+            lines.append(prefix + steps[0])
+    return "\n".join(lines)
+
+
+def split_product(a: int, b: int) -> list[str]:
+    """The equations of a product: one where the times table does, else place by place with a running sum."""
+    small, large = sorted((_strip_zeros(a), _strip_zeros(b)))
+    if large < 10 or small <= 1 or (small == 2 and large < 100):
+        return [f"{a} * {b} = {a * b}"]
+
+    small, large = sorted((a, b))
+    # The smaller factor is split, unless it has only one digit.
+    splits_small = _strip_zeros(small) >= 10
+    factor = small if splits_small else large
+    other = large if splits_small else small
+
+    lines: list[str] = []
+    total = 0
+    for part in _list_places(factor):
+        lines += split_product(other, part) if factor == small else split_product(part, other)
+        if total:
+            lines.append(f"{total} + {part * other} = {total + part * other}")
+        total += part * other
+    return lines
+
+
+def split_difference(a: int, b: int) -> list[str]:
+    """The equations of a difference, one for each place of what is taken away."""
+    lines = []
+    for part in _list_places(b) or [0]:
+        lines.append(f"{a} - {part} = {a - part}")
+        a -= part
+    return lines
+
+
+def _strip_zeros(number: int) -> int:
+    """A number without its trailing zeros."""
+    while number and number % 10 == 0:
+        number //= 10
+    return number
+
+
+def _list_places(number: int) -> list[int]:
+    """The parts of a number, one for each nonzero digit: 305 is 300 and 5."""
+    digits = str(number)
+    parts = [int(digit) * 10 ** (len(digits) - place) for place, digit in enumerate(digits, 1)]
+    return [part for part in parts if part]
+
+
+def solution_from_marks(rationale: str) -> str:
+    """A rationale's calculator marks as equations, one a line; a rationale without any as it is."""
+    marks = _MARK.findall(rationale)
+    if not marks:
+        return rationale
+    return "\n".join(f"{_space_operators(left)} = {right.strip()}" for left, right in marks)
+
+
+def _space_operators(expression: str) -> str:
+    return re.sub(r"\s*([-+*/])\s*", r" \1 ", expression).strip()

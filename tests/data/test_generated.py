@@ -1,0 +1,167 @@
+"""Our own benchmarks: balanced, disjoint by content, and the same to the byte as the committed files."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
+
+import pytest
+
+from data import generated
+from data.contamination import find_overlaps
+from data.files import UserError
+from data.generated import FOLDER, GENERATORS, PER_LEVEL, build_split, load_committed, load_train_problems
+from data.problem import record_to_json
+from data.splits import LEVELS, SPLITS, normalize_text, split_of
+
+CASES = [(name, split) for name in GENERATORS for split in SPLITS]
+
+
+def list_texts(problems):
+    return {normalize_text(problem.question) for problem in problems}
+
+
+def list_keys(problems):
+    return {problem.extra["key"] for problem in problems}
+
+
+def are_disjoint(first, second):
+    return not list_texts(first) & list_texts(second) and not list_keys(first) & list_keys(second)
+
+
+# Balance
+
+
+@pytest.mark.parametrize(("benchmark", "split"), CASES)
+def test_levels_and_families_are_balanced(committed, benchmark, split):
+    problems = committed[benchmark, split]
+    assert [p.level for p in problems] == [1, 2, 3, 4, 5] * PER_LEVEL[split]
+    assert [p.id for p in problems] == [f"{benchmark}-{split}-{n:04d}" for n in range(1, len(problems) + 1)]
+
+    for level in LEVELS:
+        families = Counter(p.family for p in problems if p.level == level)
+        assert set(families) == set(GENERATORS[benchmark].families(level))
+        assert max(families.values()) - min(families.values()) <= 1
+    assert min(Counter(p.family for p in problems[:25]).values()) >= 5
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_are_balanced(committed, split):
+    labels = defaultdict(Counter)
+    for problem in committed["logic_v1", split]:
+        if problem.kind == "label":
+            assert problem.answer in problem.choices
+            labels[problem.family][problem.answer] += 1
+
+    for family, count in labels.items():
+        limit = 0.55 if count.total() >= 50 else 0.56
+        assert max(count.values()) <= limit * count.total(), family
+
+
+def test_problems_are_short(all_problems):
+    for problem in all_problems:
+        assert len(problem.question.split()) <= 45
+        assert len(problem.rationale.split()) <= 45
+
+
+# Splits
+
+
+@pytest.mark.parametrize("benchmark", GENERATORS)
+def test_splits_are_disjoint(committed, benchmark):
+    for a, b in itertools.combinations(SPLITS, 2):
+        assert are_disjoint(committed[benchmark, a], committed[benchmark, b])
+
+    for split in SPLITS:
+        problems = committed[benchmark, split]
+        assert len(list_texts(problems)) == len(problems)
+        assert {split_of(key) for key in list_keys(problems)} == {split}
+
+
+def test_seeds_cannot_make_splits_overlap():
+    train = [problem for seed in range(3) for problem in build_split("arithmetic_v1", "train", 20, seed)]
+    test = [problem for seed in range(3) for problem in build_split("arithmetic_v1", "test", 20, seed)]
+    assert len({problem.question for problem in train}) > 250
+    assert are_disjoint(train, test)
+
+
+def test_a_draw_that_is_stuck_says_so(monkeypatch):
+    one = build_split("arithmetic_v1", "test", 1, 1)[0]
+    monkeypatch.setattr(generated, "MAX_DRAWS", 50)
+    monkeypatch.setattr(GENERATORS["arithmetic_v1"], "draw_problem", lambda rng, level, family: one)
+    with pytest.raises(RuntimeError, match="no new word problem of level 1 in 50 draws"):
+        build_split("arithmetic_v1", "test", 2, 1)
+
+
+# Files
+
+
+def test_the_committed_files_are_what_the_code_builds(root, tmp_path):
+    # With a fixed hash seed, an order that depends on the seed would show only by chance.
+    environment = os.environ | {"PYTHONHASHSEED": "random"}
+    command = [sys.executable, "-m", "data.datasets", "--committed", str(tmp_path)]
+    subprocess.run(command, cwd=root, env=environment, check=True)
+
+    names = sorted(path.name for path in FOLDER.iterdir())
+    assert names == sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 7
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes(), name
+
+
+def test_checksums_are_those_of_the_files():
+    lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        digest, name = line.split("  ")
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_changed_or_missing_file_is_refused(tmp_path, monkeypatch):
+    copy = shutil.copytree(FOLDER, tmp_path / "benchmarks")
+    monkeypatch.setattr(generated, "FOLDER", copy)
+    assert len(load_committed("logic_v1", "test")) == 500
+
+    path = copy / "logic_v1.test.jsonl"
+    path.write_text(path.read_text().replace('"answer": "yes"', '"answer": "no"', 1))
+    with pytest.raises(UserError, match=r"logic_v1\.test\.jsonl: does not match its checksum; restore it with `git"):
+        load_committed("logic_v1", "test")
+
+    path.unlink()
+    with pytest.raises(UserError, match="no such file; restore it"):
+        load_committed("logic_v1", "test")
+
+
+# Train problems beyond the committed ones
+
+
+@pytest.mark.parametrize(("benchmark", "digest"), [("arithmetic_v1", "48845021"), ("logic_v1", "a0cc7c9b")])
+def test_more_train_problems_repeat_nothing_and_contaminate_nothing(committed, benchmark, digest):
+    problems = load_train_problems(benchmark, 5000)
+    assert problems[:2000] == committed[benchmark, "train"] == load_train_problems(benchmark, 2000)
+    assert problems[:3000] == load_train_problems(benchmark, 3000)
+
+    assert len(list_texts(problems)) == len({problem.id for problem in problems}) == len(problems) == 5000
+    assert {split_of(key) for key in list_keys(problems)} == {"train"}
+
+    held_out = committed[benchmark, "dev"] + committed[benchmark, "test"]
+    assert are_disjoint(problems, held_out)
+    assert find_overlaps(problems, held_out) == []
+
+    levels = Counter(problem.level for problem in problems[2000:])
+    assert set(levels) == set(LEVELS)
+    assert min(levels.values()) > 400
+
+    # A run names its problems by number: what lies beyond the committed files may change only with this line.
+    lines = "".join(json.dumps(record_to_json(problem), sort_keys=True) for problem in problems)
+    assert hashlib.sha256(lines.encode()).hexdigest()[:8] == digest
+
+
+def test_ids_go_on_beyond_the_committed_ones():
+    problem = load_train_problems("logic_v1", 2001)[-1]
+    assert re.fullmatch(r"logic_v1-train-2001", problem.id)

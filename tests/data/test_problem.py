@@ -1,0 +1,133 @@
+"""Records: what is read from a file, and what is refused."""
+
+import json
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.files import UserError
+from data.problem import (
+    Completion,
+    Grade,
+    Problem,
+    guess_kind,
+    parse_problem,
+    read_completions,
+    read_grades,
+    read_problems,
+    record_to_json,
+    write_records,
+)
+
+GOOD = {"id": "a", "question": "What is 1 + 1?", "answer": 2}
+RECORDS = {
+    read_problems: Problem("a", "What is 1 + 1?", "2", "number", level=1, rationale="1 + 1 = 2", extra={"x": [1]}),
+    read_completions: Completion("a", "<think></think>\n\\boxed{2}", 5, 0, 7, "stop"),
+    read_grades: Grade("a", True, None, "correct", True),
+}
+
+
+@pytest.mark.parametrize("reader", RECORDS)
+def test_a_record_is_read_as_it_was_written(tmp_path, reader):
+    write_records(tmp_path / "records.jsonl", [RECORDS[reader]])
+    [record] = reader(tmp_path / "records.jsonl")
+    assert record == RECORDS[reader]
+    assert record_to_json(record) == record_to_json(RECORDS[reader])
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "kind"),
+    [
+        ("-1,234.5", None, "number"),
+        ("50%", None, "number"),
+        ("3/4", None, "number"),
+        ("Yes", None, "label"),
+        ("red", ["red", "blue"], "label"),
+        ("x + 1", None, "text"),
+    ],
+)
+def test_a_kind_is_guessed(answer, choices, kind):
+    assert guess_kind(answer, choices) == kind
+    row = GOOD | {"answer": answer, "choices": choices}
+    assert parse_problem(row, "here").kind == kind
+    assert parse_problem(row | {"meta": {"answer_kind": "text"}}, "here").kind == "text"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a JSON list, not an object"),
+        (json.dumps(GOOD), "already at"),
+        (json.dumps({"id": "b", "question": "Why?"}), "'answer' is missing"),
+        (json.dumps(GOOD | {"id": "b", "question": " "}), "'question' is missing, empty"),
+        (json.dumps(GOOD | {"id": "b", "answer": True}), "'answer' is missing, empty or no text"),
+        (json.dumps(GOOD | {"id": "b", "kind": "essay"}), "kind 'essay' is unknown"),
+        (json.dumps(GOOD | {"id": "b", "choices": "yes"}), "'choices' must be a list"),
+        (json.dumps(GOOD | {"id": "b", "choices": []}), "'choices' must be a list"),
+        (json.dumps(GOOD | {"id": "b", "level": "hard"}), "'level' must be a whole number"),
+        (json.dumps(GOOD | {"id": "b", "rationale": 3}), "'rationale' must be a text"),
+        ('{"id": "b", "question": "q", "answer": NaN}', "'answer' is missing, empty or no text"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(f"{json.dumps(GOOD)}\n\n{line}\n")
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        read_problems(path)
+    assert str(error.value).startswith(f"{path}:3: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("text", 3), ("prompt_tokens", True), ("prompt_tokens", 1.0), ("finish", "eos"), ("answer_tokens", None)],
+)
+def test_a_bad_completion_is_refused(tmp_path, key, value):
+    path = tmp_path / "completions.jsonl"
+    row = record_to_json(RECORDS[read_completions])
+    path.write_text(json.dumps(row | {key: value}))
+    with pytest.raises(UserError, match="wrong type|has finish 'eos'; valid: stop, length"):
+        read_completions(path)
+
+
+# Whatever is in a file is taken, or refused in one line.
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+)
+OFTEN = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read_or_refuse(reader, path):
+    try:
+        reader(path)
+    except UserError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("reader", RECORDS)
+@OFTEN
+@given(content=st.binary(max_size=300))
+def test_any_bytes(tmp_path, reader, content):
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(content)
+    read_or_refuse(reader, path)
+
+
+@pytest.mark.parametrize("reader", RECORDS)
+@OFTEN
+@given(data=st.data())
+def test_any_values(tmp_path, reader, data):
+    row = record_to_json(RECORDS[reader])
+    for key in data.draw(st.lists(st.sampled_from(sorted(row)), max_size=3)):
+        row[key] = data.draw(VALUES)
+    row |= data.draw(st.dictionaries(st.sampled_from(["choices", "meta", "kind", "level", "x"]), VALUES, max_size=2))
+
+    path = tmp_path / "file.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8", errors="backslashreplace")
+    read_or_refuse(reader, path)

@@ -1,0 +1,79 @@
+"""Worked solutions: the three styles, and rationales with marks."""
+
+import re
+
+import pytest
+
+from data.problem import Problem
+from data.solutions import STYLES, render_solution, solution_from_marks, split_difference, split_product
+
+PROGRAM = [["*", 7, 17, 119], ["-", 166, 119, 47], ["+", 47, 3, 50]]
+SHORT = "10 * 7 = 70\n7 * 7 = 49\nDollars: 70 + 49 = 119\nNeeded: 166 - 119 = 47\nIn all: 47 + 3 = 50"
+
+
+def make(rationale, program=None):
+    extra = {"program": program} if program else {}
+    return Problem("p", "How many?", "50", "number", rationale=rationale, extra=extra)
+
+
+def test_the_short_style_is_as_stored():
+    assert render_solution(make(SHORT, PROGRAM), "short") == SHORT
+
+
+def test_the_long_style_names_an_operation_then_works_it_place_by_place():
+    assert render_solution(make(SHORT, PROGRAM), "long").split("\n") == [
+        "Dollars: 7 * 17",
+        "10 * 7 = 70",
+        "7 * 7 = 49",
+        "70 + 49 = 119",
+        "Needed: 166 - 119",
+        "166 - 100 = 66",
+        "66 - 10 = 56",
+        "56 - 9 = 47",
+        "In all: 47 + 3 = 50",
+    ]
+
+
+def test_the_long_style_without_labels_or_operations():
+    assert render_solution(make("92 - 88 = 4", [["-", 92, 88, 4]]), "long") == "92 - 88\n92 - 80 = 12\n12 - 8 = 4"
+    assert render_solution(make("Take any wug."), "long") == "Take any wug."
+
+
+def test_prose_is_one_paragraph():
+    assert render_solution(make("a: 1 + 1 = 2\nSo it is."), "prose") == "a: 1 + 1 = 2. So it is."
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_equation_of_every_style_is_true(committed, style):
+    for problem in committed["arithmetic_v1", "train"]:
+        equations = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", render_solution(problem, style))
+        assert equations and equations[-1][3] == problem.answer
+
+        for left, op, right, result in equations:
+            a, b, c = int(left), int(right), int(result)
+            assert {"+": a + b == c, "-": a - b == c, "*": a * b == c, "/": a == b * c}[op]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "lines"),
+    [
+        (7, 8, ["7 * 8 = 56"]),
+        (40, 20, ["40 * 20 = 800"]),
+        (2, 48, ["2 * 48 = 96"]),
+        (12, 30, ["30 * 10 = 300", "30 * 2 = 60", "300 + 60 = 360"]),
+        (17, 7, ["10 * 7 = 70", "7 * 7 = 49", "70 + 49 = 119"]),
+    ],
+)
+def test_products(a, b, lines):
+    assert split_product(a, b) == lines
+
+
+def test_differences():
+    assert split_difference(305, 102) == ["305 - 100 = 205", "205 - 2 = 203"]
+    assert split_difference(5, 0) == ["5 - 0 = 5"]
+
+
+def test_calculator_marks_become_steps():
+    rationale = "She sold 48/2 = <<48/2=24>>24 clips.\nIn all 48+24 = <<48+24=72>>72 clips."
+    assert solution_from_marks(rationale) == "48 / 2 = 24\n48 + 24 = 72"
+    assert solution_from_marks("No marks.\nAt all.") == "No marks.\nAt all."
