@@ -1,78 +1,135 @@
-"""How sure a score is, and whether two scores on the same problems differ."""
+"""Several runs in one table: two bases, two recipes or two rewards, paired on the same problems."""
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
+from typing import Any
+
+from data.files import UserError
+from eval import table
+from eval.run_view import RunView
+from eval.stats import holm, mcnemar_p
+
+HEADINGS = ("benchmark", "stage", "run", "variant", "n", "accuracy", "tokens", "thinking", "p", "p Holm")
+TEXT_HEADINGS = HEADINGS[:4]
+
+NOTE = """\
+Of each stage the most accurate variant, in percent with its 95 % interval (Wilson), and the mean tokens of a text and
+of its thought. p: exact two-sided McNemar test against the same stage of the first run, on the same problems. p Holm:
+the same, corrected for the number of tests in the table (Holm).
+"""
+
+# What runs must have in common to be compared, and what a message calls it.
+RULES = {
+    "extraction_version": "version of the extraction",
+    "max_new_tokens": "eval.generation.max_new_tokens",
+}
+
+Correct = dict[tuple[str, str], bool]
 
 
-def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval (low, high) of a proportion, both in [0, 1]; ``z`` = 1.959964 gives 95 %.
+def compare_runs(runs: Sequence[RunView]) -> list[dict[str, Any]]:
+    """Return a row for each benchmark, stage and run, without controls.
 
-    E. B. Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22, p. 209-212.
-    ``successes`` may be a sum of values between 0 and 1, whose spread is no larger than that of zeros and ones of the
-    same mean: the interval is then too wide, if anything. Raises ValueError unless 0 <= successes <= n and n > 0.
+    A row is that of the run's own table, with ``run``, and with ``p_vs_first`` in place of ``p_vs_previous``. It is
+    None in the first run's rows, and where the first run has no such row.
+
+    Raises:
+        UserError: where the runs were scored on different problems or by different rules.
     """
-    if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} successes of {n}")
-    rate = successes / n
-    scale = 1 + z * z / n
-    middle = (rate + z * z / (2 * n)) / scale
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / scale
-    # At the ends the bound is exact; rounding must not move it.
-    return (0.0 if successes == 0 else middle - half, 1.0 if successes == n else middle + half)
+    _check_rules(runs)
+    _check_problems(runs)
+
+    numbers = {}
+    for run in runs:
+        for stage in run.stages:
+            if not stage.scores["control"]:
+                numbers[stage.name] = stage.scores["number"]
+
+    rows = []
+    for benchmark in dict.fromkeys(row["benchmark"] for run in runs for row in run.rows):
+        for stage_name in sorted(numbers, key=lambda name: numbers[name]):
+            rows += _compare_stage(runs, benchmark, stage_name)
+
+    tested = [row for row in rows if row["p_vs_first"] is not None]
+    corrected = holm([row["p_vs_first"] for row in tested])
+    for row, p_value in zip(tested, corrected, strict=True):
+        row["p_holm"] = p_value
+    return rows
 
 
-def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """The two-sided p-value that two paired lists of right and wrong answers are equally good.
+def _check_rules(runs: Sequence[RunView]) -> None:
+    # The stages of one run have their rules in common: its table has checked that.
+    first = runs[0]
+    expected = first.stages[0].scores
 
-    The exact (binomial) form of McNemar's test on the pairs that differ: Q. McNemar 1947, "Note on the sampling error
-    of the difference between correlated proportions or percentages", Psychometrika 12, p. 153-157. 1.0 where no pair
-    differs. Raises ValueError where the lists are not of one length.
-    """
-    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
-    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
-    n = only_a + only_b
-    ways = term = 1  # in whole numbers, so any n is exact
-    for i in range(min(only_a, only_b)):
-        term = term * (n - i) // (i + 1)
-        ways += term
-    return min(1.0, 2 * ways / 2**n)
+    for run in runs[1:]:
+        actual = run.stages[0].scores
+        for key, label in RULES.items():
+            if actual[key] != expected[key]:
+                raise UserError(
+                    f"{first.name} and {run.name} were scored with another {label} ({expected[key]} and "
+                    f"{actual[key]}); run one of them again with the other's"
+                )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number, in their own order: the chance that any of them falls below a level by
-    luck alone stays below it (S. Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian
-    Journal of Statistics 6, p. 65-70)."""
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = largest
-    return corrected
+def _check_problems(runs: Sequence[RunView]) -> None:
+    first_of: dict[str, RunView] = {}
+    for run in runs:
+        for benchmark, problems in run.problems.items():
+            first = first_of.setdefault(benchmark, run)
+            if first.problems[benchmark] != problems:
+                raise UserError(
+                    f"{benchmark}: {first.name} and {run.name} were scored on different problems; run both again with "
+                    "the same benchmark and LIMIT"
+                )
 
 
-def pass_at(k: int, n: int, right: int) -> float:
-    """The unbiased estimate that at least one of ``k`` samples is right where ``right`` of ``n`` were (n >= k >= 1):
-    M. Chen et al. 2021, arXiv 2107.03374, eq. 1."""
-    if not 1 <= k <= n or not 0 <= right <= n:
-        raise ValueError(f"pass@{k} from {right} of {n}")
-    return 1 - math.comb(n - right, k) / math.comb(n, k)
+def _compare_stage(runs: Sequence[RunView], benchmark: str, stage: str) -> list[dict[str, Any]]:
+    """Return the rows of one stage on one benchmark, in the order of the runs."""
+    first_correct: Correct | None = None
+    rows = []
+
+    for run in runs:
+        candidates = [row for row in run.rows if (row["benchmark"], row["stage"]) == (benchmark, stage)]
+        if not candidates:
+            continue
+        best = max(candidates, key=lambda row: row["accuracy"])
+        correct = _collect_correct(run, best)
+
+        row = {"run": run.name, **best, "p_vs_first": None, "p_holm": None}
+        del row["p_vs_previous"], row["compared_to"]
+        if run is runs[0]:
+            first_correct = correct
+        elif first_correct is not None and first_correct.keys() == correct.keys():
+            row["p_vs_first"] = mcnemar_p([correct[key] for key in first_correct], list(first_correct.values()))
+        rows.append(row)
+    return rows
 
 
-def detectable(n: int, changed: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest difference of two accuracies on the same ``n`` problems that McNemar's test at ``alpha`` finds with
-    ``power``, where a share ``changed`` of the problems has another verdict: R. J. Connor 1987, "Sample size for
-    testing differences in proportions for the paired-sample design", Biometrics 43, p. 207-211, solved for the
-    difference. ``changed`` where even that is too small to be found; all in [0, 1]."""
-    normal = NormalDist()
-    level, reach = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power)
+def _collect_correct(run: RunView, row: dict[str, Any]) -> Correct:
+    """Return the verdicts that a row of a run's table is made from, by benchmark and problem."""
+    [stage] = [stage for stage in run.stages if stage.name == row["stage"]]
+    correct = {}
+    for (variant, benchmark), grades in stage.grades.items():
+        if variant == row["variant"] and row["benchmark"] in (benchmark, table.POOLED):
+            correct |= {(benchmark, grade.id): grade.correct for grade in grades}
+    return correct
 
-    def needed(difference: float) -> float:
-        spread = level * math.sqrt(changed) + reach * math.sqrt(changed - difference**2)
-        return (spread / difference) ** 2
 
-    low, high = 0.0, changed  # the n that is needed falls as the difference grows
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if needed(middle) > n else (low, middle)
-    return high
+def format_row(row: dict[str, Any]) -> list[str]:
+    """Return a row as texts, one for each of ``HEADINGS``."""
+    texts = table.format_row(row | {"p_vs_previous": row["p_vs_first"]})
+    cells = dict(zip(table.HEADINGS, texts, strict=True))
+    cells["run"] = row["run"]
+    return [cells[heading] for heading in HEADINGS]
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a GitHub Markdown table, with the notes under it."""
+    lines = [list(HEADINGS)]
+    lines.append(["---" if heading in TEXT_HEADINGS else "--:" for heading in HEADINGS])
+    for row in rows:
+        lines.append([cell.replace("|", "\\|") for cell in format_row(row)])
+
+    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    caveats = "".join(f"- {line}\n" for line in table.describe_caveats(rows))
+    return f"{text}\n{NOTE}\n{caveats}"

@@ -1,225 +1,152 @@
-r"""The numbers of one benchmark and variant, from completions and their grades.
+"""The numbers of one benchmark and variant, from completions and their grades."""
 
-    python -m eval.score --model FOLDER|BASE --benchmark FILE|NAME --prompt plain|cot|think \
-        [--shots N] [--budget N] [--limit N] [--samples K [--temperature T] | --prompts N] --out FOLDER
-
-runs the model on the benchmark (``python -m pipeline complete``, a process of its own: this package knows no model),
-grades what it wrote and leaves OUT/completions/NAME.jsonl, OUT/grades/NAME.jsonl and OUT/scores.json, where NAME is the
-benchmark's. One greedy completion a problem; with ``--samples`` K samples, in folders sample-1 and so on, for pass@k
-and maj@K; with ``--prompts`` one under each of N wordings of the instruction, in folders prompt-1 and so on.
-"""
-
-import argparse
-import math
-import subprocess
-import sys
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from data.command import Parser, one_line_errors
-from data.records import (
-    VERDICTS,
-    BadInput,
-    Completion,
-    Grade,
-    Problem,
-    read_completions,
-    write_json,
-    write_records,
-)
-from data.sets import Benchmark
-from data.splits import take
-from eval.compare import pass_at, wilson
-from eval.extract import EXTRACTION_VERSION, thinks, value
-from eval.grade import grade_all, read_benchmark
+from data.problem import VERDICTS, Completion, Grade, Problem
+from eval.extract import has_reasoning, parse_value
+from eval.stats import pass_at_k, wilson_interval
 
-SCORES_VERSION = 3  # of what score() returns
+SCORES_VERSION = 4  # of what score_completions returns
 
 
-def score(
+def score_completions(
     problems: Sequence[Problem], completions: Sequence[Completion], grades: Sequence[Grade], seconds: float
 ) -> dict[str, Any]:
-    """Score one benchmark: shares in [0, 1], tokens as means over all completions, ``seconds`` passed through.
+    """Score one completion a problem; completions and grades may be in any order.
 
-    ``thinking_rate`` is the share that thinks (:func:`eval.extract.thinks`): a text without tags does not, whatever its
-    length, so read it beside ``tokens_mean`` (thought and answer). ``format_rate`` is the share of boxed answers,
-    ``truncated_rate`` that of texts the token limit cut. Raises KeyError where a problem has no completion or grade.
+    Args:
+        problems: the problems of the benchmark, at least one.
+        completions: one for each problem.
+        grades: one for each problem.
+        seconds: what the decoding took; passed through.
+
+    Returns:
+        Shares in [0, 1], token means over all completions. ``thinking_rate`` is the share that reasons
+        (:func:`eval.extract.has_reasoning`): a text without tags does not, so read it beside ``tokens_mean`` (thought
+        and answer). ``format_rate`` is the share of boxed answers, ``truncated_rate`` that of texts which the token
+        limit stopped, ``undecided_rate`` that of answers which the grader could neither accept nor reject.
+
+    Raises:
+        KeyError: where a problem has no completion or no grade.
     """
-    by_id = {completion.id: completion for completion in completions}
+    # By id, so that no order is assumed.
+    completion_of = {completion.id: completion for completion in completions}
     grade_of = {grade.id: grade for grade in grades}
-    written = [by_id[problem.id] for problem in problems]
-    graded = [grade_of[problem.id] for problem in problems]
-    n, right = len(problems), sum(grade.correct for grade in graded)
-    low, high = wilson(right, n)
+    completions = [completion_of[problem.id] for problem in problems]
+    grades = [grade_of[problem.id] for problem in problems]
 
-    def groups(name_of: Callable[[Problem], str]) -> dict[str, dict[str, float]]:
-        members: dict[str, list[bool]] = {}
-        for problem, grade in zip(problems, graded, strict=True):
-            members.setdefault(name_of(problem), []).append(grade.correct)
-        return {name: {"n": len(hits), "accuracy": fmean(hits)} for name, hits in sorted(members.items())}
+    n = len(problems)
+    correct = [grade.correct for grade in grades]
+    verdicts = Counter(grade.verdict for grade in grades)
 
-    verdicts = Counter(grade.verdict for grade in graded)
     return {
         "n": n,
-        "accuracy": right / n,
-        "ci_low": low,
-        "ci_high": high,
-        "tokens_mean": fmean(c.thinking_tokens + c.answer_tokens for c in written),
-        "thinking_tokens_mean": fmean(c.thinking_tokens for c in written),
-        "thinking_rate": fmean(thinks(c.text) for c in written),
-        "format_rate": fmean(grade.boxed for grade in graded),
-        "truncated_rate": fmean(c.finish == "length" for c in written),
+        **_share(sum(correct), n),
+        "tokens_mean": fmean(c.thinking_tokens + c.answer_tokens for c in completions),
+        "thinking_tokens_mean": fmean(c.thinking_tokens for c in completions),
+        "thinking_rate": fmean(has_reasoning(c.text) for c in completions),
+        "format_rate": fmean(grade.boxed for grade in grades),
+        "truncated_rate": fmean(c.finish == "length" for c in completions),
+        "undecided_rate": verdicts["undecided"] / n,
         "seconds": seconds,
         "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
-        **baselines(problems),
-        "by_level": groups(lambda problem: str(problem.level)),
-        "by_family": groups(lambda problem: problem.family),
+        **guess_baselines(problems),
+        "by_level": _score_groups((str(problem.level) for problem in problems), correct),
+        "by_family": _score_groups((problem.family for problem in problems), correct),
     }
 
 
-def baselines(problems: Sequence[Problem]) -> dict[str, float]:
-    """The accuracy of two ways to answer without reading the problem: ``chance`` picks one of the choices (nothing
-    where there are none), ``majority`` gives each family's most common answer, as a text or as a choice's letter."""
-    by_family: dict[str, Counter[Any]] = defaultdict(Counter)
-    for problem in problems:
-        gold = value(problem.answer, problem.kind, problem.choices)
-        by_family[problem.family][gold] += 1
-        for place, choice in enumerate(problem.choices or ()):
-            by_family[problem.family]["letter", place] += value(choice, problem.kind, problem.choices) == gold
-    return {
-        "chance": fmean(1 / len(p.choices) if p.choices else 0.0 for p in problems),
-        "majority": sum(max(answers.values()) for answers in by_family.values()) / len(problems),
-    }
+def _share(total: float, n: int) -> dict[str, float]:
+    # A sum of shares may end up a rounding error above n.
+    low, high = wilson_interval(min(total, n), n)
+    return {"accuracy": total / n, "ci_low": low, "ci_high": high}
 
 
-def sampled(problems: Sequence[Problem], samples: Sequence[Sequence[Grade]]) -> dict[str, Any]:
-    """What several samples of every problem come to: ``pass_at`` some k up to their number, and ``maj``, the share
-    where the most common answer is right (a tie counts for the share of right ones), each with its Wilson interval.
+def _score_groups(names: Iterable[str], correct: Sequence[bool]) -> dict[str, dict[str, float]]:
+    """Return the accuracy of each group; ``names`` holds the group of each problem."""
+    groups = defaultdict(list)
+    for name, is_correct in zip(names, correct, strict=True):
+        groups[name].append(is_correct)
 
-    pass@k: :func:`eval.compare.pass_at`; majority: X. Wang et al. 2022, arXiv 2203.11171. ``samples`` holds the grades
-    of all problems, once a sample; an answer that cannot be read has no vote.
+    return {name: {"n": len(hits), "accuracy": fmean(hits)} for name, hits in sorted(groups.items())}
+
+
+def guess_baselines(problems: Sequence[Problem]) -> dict[str, float]:
+    """Return the accuracy of two ways to answer without reading the problem.
+
+    Returns:
+        ``chance`` picks one of the choices (nothing where there are none); ``majority`` gives each family's most common
+        answer, as a text or as a choice's letter.
     """
-    n, count = len(problems), len(samples)
-    by_problem = list(zip(*samples, strict=True))
+    counts: dict[str, Counter[Any]] = defaultdict(Counter)
+    chances = []
 
-    def share(total: float) -> dict[str, float]:
-        low, high = wilson(min(total, n), n)
-        return {"accuracy": total / n, "ci_low": low, "ci_high": high}
+    for problem in problems:
+        # Each family has a most common answer of its own.
+        answers = counts[problem.family]
+        gold = parse_value(problem.answer, problem.kind, problem.choices)
+        answers[gold] += 1
 
-    agreed = 0.0
-    for problem, grades in zip(problems, by_problem, strict=True):
-        votes: dict[Any, list[bool]] = defaultdict(list)
-        for grade in grades:
-            answer = None if grade.extracted is None else value(grade.extracted, problem.kind, problem.choices)
-            if answer is not None and grade.verdict in ("correct", "wrong"):
-                votes[answer].append(grade.correct)
-        most = max(map(len, votes.values()), default=0)
-        tied = [hits[0] for hits in votes.values() if len(hits) == most]
-        agreed += fmean(tied) if tied else 0.0
-    ks = sorted({2**i for i in range(count.bit_length()) if 2**i <= count} | {count})
-    right = [sum(grade.correct for grade in grades) for grades in by_problem]
-    return {
-        "pass_at": {str(k): share(sum(pass_at(k, count, hits) for hits in right)) for k in ks},
-        "maj": share(agreed),
-    }
+        choices = problem.choices or ()
+        for place, choice in enumerate(choices):
+            if parse_value(choice, problem.kind, problem.choices) == gold:
+                # Another way to answer the same: the letter at this place.
+                answers["letter", place] += 1
+
+        chances.append(1 / len(choices) if choices else 0.0)
+
+    majority = sum(max(answers.values()) for answers in counts.values())
+    return {"chance": fmean(chances), "majority": majority / len(problems)}
 
 
-@one_line_errors
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 2 on bad input, or that of the model's process where not 0."""
-    parser = Parser(prog="python -m eval.score", description="Score one model on one benchmark.")
-    parser.add_argument("--model", required=True, metavar="FOLDER|BASE", help="a stage's folder, or a base model")
-    parser.add_argument("--benchmark", required=True, metavar="FILE|NAME", help="see data/sets.py")
-    parser.add_argument("--prompt", required=True, choices=("plain", "cot", "think"))
-    parser.add_argument("--shots", type=int, default=0, metavar="N", help="worked examples before the question")
-    parser.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
-    parser.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest it may end with")
-    parser.add_argument("--limit", type=int, metavar="N", help="problems, stratified by level")
-    parser.add_argument("--server", metavar="URL", help="where a server has --model (vLLM's /v1; docs/machines.md)")
-    several = parser.add_mutually_exclusive_group()
-    several.add_argument("--samples", type=int, metavar="K", help="K samples a problem: pass@k and maj@K")
-    several.add_argument("--prompts", type=int, metavar="N", help="N wordings of the instruction: how far they spread")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of --samples (default: 1.0)")
-    parser.add_argument("--seed", type=int, default=0, help="of --samples")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
-    options = parser.parse_args(arguments)
-    status, benchmark, completed, seconds = _complete(options)
-    if status != 0:
-        return status
-    problems = benchmark.problems
-    completions = [read_completions(path) for path in completed]
-    grades = [grade_all(problems, one) for one in completions]
-    results = []
-    for path, written, graded in zip(completed, completions, grades, strict=True):
-        inside = path.relative_to(options.out / "completions")
-        write_records(options.out / "grades" / inside, graded)
-        files = {"completions": f"completions/{inside}", "grades": f"grades/{inside}"}
-        results.append(files | score(problems, written, graded, seconds / len(completed)))
-    about = {
-        "model": options.model,
-        "server": options.server,
-        "prompt": options.prompt,
-        "shots": options.shots,
-        "budget": options.budget,
-        "min_thinking": options.min_thinking,
-        "benchmark": benchmark.name,
-        "benchmark_sha256": benchmark.sha256,
-        "extraction": EXTRACTION_VERSION,
-    }
-    if options.samples:
-        about |= {"temperature": options.temperature, "seed": options.seed} | sampled(problems, grades)
-        found = [f"pass@{k} {_percent(share)}" for k, share in about["pass_at"].items()]
-        print(f"{benchmark.name}, {options.samples} samples at temperature {options.temperature}, n = {len(problems)}:")
-        print("\n".join(f"  {line}" for line in [*found, f"maj@{options.samples} {_percent(about['maj'])}"]))
-    elif options.prompts:
-        accuracies = [result["accuracy"] for result in results]
-        about |= {"mean": fmean(accuracies), "lowest": min(accuracies), "highest": max(accuracies)}
-        print(f"{benchmark.name}, {options.prompts} wordings of the instruction, n = {len(problems)}:")
-        print("\n".join(f"  {i} {_percent(result)}" for i, result in enumerate(results, 1)))
-        print(f"  mean {100 * about['mean']:.1f}, from {100 * min(accuracies):.1f} to {100 * max(accuracies):.1f}")
-    else:
-        [result] = results
-        print(
-            f"{benchmark.name}: {_percent(result)} of {result['n']}, {result['tokens_mean']:.1f} tokens, "
-            f"boxed {100 * result['format_rate']:.0f} %, cut {100 * result['truncated_rate']:.0f} %"
-        )
-    write_json(options.out / "scores.json", about | (results[0] if len(results) == 1 else {"each": results}))
-    return 0
+def score_samples(problems: Sequence[Problem], samples: Sequence[Sequence[Grade]]) -> dict[str, Any]:
+    """Score several samples of every problem.
+
+    Args:
+        problems: the problems of the benchmark.
+        samples: the grades of all problems, in their order, once for each sample.
+
+    Returns:
+        ``pass_at``: pass@k (:func:`eval.stats.pass_at_k`) for some k up to the number of samples. ``maj``: the share
+        where the most common answer is correct. Each with its 95 % interval.
+
+    Source: majority vote: X. Wang et al. 2022, arXiv 2203.11171.
+    """
+    n = len(problems)
+    count = len(samples)
+    grades_by_problem = list(zip(*samples, strict=True))
+    correct_counts = [sum(grade.correct for grade in grades) for grades in grades_by_problem]
+
+    powers_of_two = {2**i for i in range(count.bit_length())}
+    ks = sorted({k for k in powers_of_two if k <= count} | {count})
+
+    pass_at = {}
+    for k in ks:
+        total = sum(pass_at_k(k, count, correct) for correct in correct_counts)
+        pass_at[str(k)] = _share(total, n)
+
+    votes = [_majority_vote(*pair) for pair in zip(problems, grades_by_problem, strict=True)]
+    return {"pass_at": pass_at, "maj": _share(sum(votes), n)}
 
 
-def _complete(options: argparse.Namespace) -> tuple[int, Benchmark, list[Path], float]:
-    """Have the model complete the benchmark: (exit status, benchmark, files of completions, seconds)."""
-    for key in ("samples", "prompts", "limit"):
-        if getattr(options, key) is not None and getattr(options, key) < 1:
-            raise BadInput(f"--{key} is {getattr(options, key)}; it must be 1 or more")
-    if options.samples and not 0 < options.temperature < math.inf:
-        raise BadInput(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
-    benchmark = read_benchmark(options.benchmark)
-    if options.limit:
-        benchmark = replace(benchmark, problems=take(benchmark.problems, options.limit))
-    kind, count = ("sample", options.samples) if options.samples else ("prompt", options.prompts)
-    inside = [f"{kind}-{i}" for i in range(1, count + 1)] if count else [""]
-    completed = [options.out / "completions" / folder / f"{benchmark.name}.jsonl" for folder in inside]
-    command = [sys.executable, "-m", "pipeline", "complete", "--model", options.model]
-    command += ["--benchmark", options.benchmark, "--prompt", options.prompt, "--shots", str(options.shots)]
-    for key in ("budget", "min_thinking", "limit", "server"):
-        if getattr(options, key) is not None:
-            command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
-    if options.samples:
-        command += ["--temperature", str(options.temperature), "--seed", str(options.seed)]
-    start = time.monotonic()
-    status = subprocess.run([*command, "--out", *map(str, completed)], check=False).returncode
-    return max(status, -status), benchmark, completed, time.monotonic() - start
+def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
+    """Return 1 where the most common answer is correct; a tie counts for the share of correct answers in it."""
+    votes: dict[Any, list[bool]] = defaultdict(list)
 
+    for grade in grades:
+        # An answer that cannot be read has no vote.
+        if grade.extracted is None or grade.verdict not in ("correct", "wrong"):
+            continue
 
-def _percent(share: dict[str, Any]) -> str:
-    return f"{100 * share['accuracy']:.1f} % [{100 * share['ci_low']:.1f}, {100 * share['ci_high']:.1f}]"
+        answer = parse_value(grade.extracted, problem.kind, problem.choices)
+        if answer is not None:
+            votes[answer].append(grade.correct)
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if not votes:
+        return 0.0
+    # Equal answers are graded alike, so the first of each speaks for all.
+    most = max(len(hits) for hits in votes.values())
+    return fmean(hits[0] for hits in votes.values() if len(hits) == most)

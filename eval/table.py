@@ -1,344 +1,339 @@
 """The one table: what each stage scores on the same problems, and what it costs in tokens."""
 
-import csv
-import io
-import itertools
-import json
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from data.records import BadInput, read_grades, sha256_of, write_json, write_text
-from eval.compare import detectable, holm, mcnemar
+from data.files import UserError, sha256_json
+from data.problem import Grade
+from eval.stats import detectable_difference, holm, mcnemar_p, wilson_interval
 
-STAGES = ("plain", "cot", "sft", "rl", "adaptive")
-CONTROLS = ("sft_answers", "sft_shuffled", "rl_random", "rl_format")
+POOLED = "all"  # the benchmark that holds the problems of all
 BASELINES = ("chance", "majority")
-ADAPTER = "adapter/adapter_model.safetensors"
-# What each stage is tested against: the best variant of these, on the same problems; a control against the real stage.
-BEFORE = {"plain": (), "cot": ("plain",), "sft": ("plain", "cot"), "rl": ("sft",), "adaptive": ("rl",)}
-BEFORE |= {control: (control.split("_")[0],) for control in CONTROLS}
-SCORES = ["n", "accuracy", "ci_low", "ci_high", "tokens_mean", "thinking_tokens_mean"]
-SCORES += ["thinking_rate", "format_rate", "truncated_rate", "seconds"]
+
+# Means over the problems, so pooling weights them by their numbers.
+MEANS = (
+    "tokens_mean",
+    "thinking_tokens_mean",
+    "thinking_rate",
+    "format_rate",
+    "truncated_rate",
+    "undecided_rate",
+)
+
+# What all rows of a table must have in common, and what a message calls it.
+RULES = {
+    "extraction_version": "version of the extraction",
+    "base": "base",
+    "load": "base.load",
+    "max_new_tokens": "eval.generation.max_new_tokens",
+}
+
+# The share of problems with another verdict for which the smallest detectable difference is given.
+CHANGED = 0.2
 
 NOTE = """\
-Accuracy is in percent of the n problems, with its 95 % interval (Wilson). Tokens are means over all problems: thought
-and answer together, then the thought alone. "thinks", "boxed" and "cut" are the percent of texts with a thought, with
-a boxed answer, and stopped by the token limit. One completion a problem, decoded greedily; the limit is in each
-stage's manifest.json.
+Accuracy is in percent of the n problems, with its 95 % interval (Wilson). Tokens are means over all problems: thinking
+and answer together, then the thinking alone. "thinks", "boxed", "truncated" and "undecided" are the percent of texts
+with reasoning, with a boxed answer, stopped by the token limit, and with an answer that the grader could neither accept
+nor reject. One completion a problem, decoded greedily. "all" pools the problems of all benchmarks.
 
-p: exact two-sided McNemar test on the same problems against the stage before: cot against the best variant of plain,
-sft against the best-prompted base (all variants of plain and cot), a later round of sft against the one before, rl
-against the best of sft, adaptive against the best of rl. "Best" is the highest accuracy on these very problems, which
-favours the stage before. p Holm: the same, corrected for the number of tests in the table (Holm). A control is tested
-against the stage it imitates.
+p: exact two-sided McNemar test against the best variant of the stages named below, on the same problems. "Best" is the
+highest accuracy on these very problems, which favours the earlier stage. p Holm: the same, corrected for the number of
+tests in the table (Holm). A control is tested against the stage it imitates.
 
 chance picks one of a problem's choices; majority gives each family's most common answer, by its text or its letter.
 """
-CHANGED = 0.2  # the share of problems with another verdict, for which the smallest detectable difference is given
-EXTRACTION, CAP = "version of the extraction", "eval.max_tokens"  # rules that the rows of a table share
 
 
-def rows(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
-    """The rows of runs/BASE, benchmark by benchmark in the order of the stages, from each stage's ``scores.json``; the
-    controls' after them where asked for. A stage that stands on what is not there now is out.
+@dataclass(frozen=True)
+class StageScores:
+    """A scored stage: its scores.json, and the grades by (variant, benchmark)."""
 
-    A benchmark's first rows are what guessing gets (:func:`eval.score.baselines`), exact, so without an interval.
-    ``p_vs_previous`` is None for these, for plain and where no earlier stage has the benchmark. Raises BadInput where a
-    file is no scores or grades file or not what its manifest says, where stages were scored on different problems or by
-    different rules of extraction, or where nothing was scored.
+    name: str
+    scores: dict[str, Any]
+    grades: dict[tuple[str, str], list[Grade]]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One variant of a stage on one benchmark."""
+
+    stage: StageScores
+    variant: str
+    scores: dict[str, Any]  # of the benchmark, as in scores.json
+    correct: dict[tuple[str, str], bool]  # (benchmark, id of the problem) -> verdict
+
+    @property
+    def benchmark(self) -> str:
+        return self.scores["benchmark"]
+
+    @property
+    def label(self) -> str:
+        return f"{self.stage.name} ({self.variant})"
+
+
+def make_rows(stages: Sequence[StageScores]) -> list[dict[str, Any]]:
+    """Return the rows of the table, benchmark by benchmark, in the order of the stages.
+
+    With several benchmarks the rows of all problems together come first. A benchmark's first rows are what guessing
+    gets (:func:`eval.score.guess_baselines`), exact, so without an interval. ``p_vs_previous`` is None for these, and
+    where no stage that the row is compared to has the benchmark.
+
+    Raises:
+        UserError: where nothing was scored, or stages were scored on different problems or by different rules.
     """
-    table: list[dict[str, Any]] = []
-    hits: list[dict[str, bool]] = []  # for each row: problem id -> correct
-    guesses: list[dict[str, Any]] = []
-    rules: dict[str, dict[str, Any]] = {}  # stage -> how it was asked and graded
-    before_of = dict(BEFORE)
-    for earlier, later in itertools.pairwise([*_rounds(run_dir), "sft"]):
-        before_of |= {earlier: before_of.get(earlier, BEFORE["sft"]), later: (earlier,)}
-    for stage in stages_of(run_dir, controls):
-        path = run_dir / stage / "scores.json"
-        if not path.is_file():
-            continue
-        _check(path.parent)
-        if _outdated(run_dir, stage):
-            continue
-        try:
-            scores = json.loads(path.read_text(encoding="utf-8"))
-            rules[stage] = rules_of(path.parent, scores)
-            for variant in scores["variants"]:
-                for entry in variant["benchmarks"]:
-                    if not any(guess["benchmark"] == entry["benchmark"] for guess in guesses):
-                        guesses += [_guess(name, entry) for name in BASELINES]
-                    row = {"stage": stage, "variant": variant["variant"], "benchmark": entry["benchmark"]}
-                    row["benchmark_sha256"] = entry["benchmark_sha256"]
-                    row |= {key: entry[key] for key in SCORES}
-                    table.append(row | {"overlaps": entry.get("overlaps", 0), "alarm": scores.get("alarm")})
-                    hits.append({grade.id: grade.correct for grade in read_grades(path.parent / entry["grades"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path}: no scores file ({error!r}); rerun the stage {stage}") from None
-    if not table:
-        raise BadInput(f"{run_dir}: no stage has a scores.json; run one first, for example: make plain")
-    first_stage, *others = rules
-    for stage, rule in itertools.product(others, rules[first_stage]):
-        if (one := rules[first_stage][rule]) != (other := rules[stage][rule]):
-            raise BadInput(
-                f"{run_dir}: {first_stage} and {stage} were scored with another {rule} ({one!s:.12} and {other!s:.12});"
-                " bring both up to date with the same settings, or give one a folder of its own: RUNS="
+    if not stages:
+        raise UserError("the table: no stage has scores; run one first, for example: make plain")
+    _check_rules(stages)
+
+    entries = [entry for stage in stages for entry in _list_entries(stage)]
+    _check_problems(entries)
+    entries = _pool_benchmarks(entries) + entries
+
+    rows = []
+    # Benchmark by benchmark; within each, the order of the stages.
+    for benchmark in dict.fromkeys(entry.benchmark for entry in entries):
+        rivals = [entry for entry in entries if entry.benchmark == benchmark]
+        rows += [_make_guess_row(name, rivals[0]) for name in BASELINES]
+        rows += [_make_row(entry, rivals) for entry in rivals]
+
+    tested = [row for row in rows if row["p_vs_previous"] is not None]
+    corrected = holm([row["p_vs_previous"] for row in tested])
+    for row, p_value in zip(tested, corrected, strict=True):
+        row["p_holm"] = p_value
+    return rows
+
+
+def _check_rules(stages: Sequence[StageScores]) -> None:
+    first = stages[0]
+    for stage in stages:
+        for key, label in RULES.items():
+            expected = first.scores[key]
+            actual = stage.scores[key]
+            if actual != expected:
+                raise UserError(
+                    f"{first.name} and {stage.name} were scored with another {label} ({expected!s:.12} and "
+                    f"{actual!s:.12}); run both with the same settings, or give one a folder of its own: RUNS="
+                )
+
+
+def _list_entries(stage: StageScores) -> list[_Entry]:
+    entries = []
+    for variant in stage.scores["variants"]:
+        name = variant["variant"]
+        for scores in variant["benchmarks"]:
+            benchmark = scores["benchmark"]
+            # Two benchmarks may use the same ids.
+            correct = {(benchmark, grade.id): grade.correct for grade in stage.grades[name, benchmark]}
+            entries.append(_Entry(stage, name, scores, correct))
+    return entries
+
+
+def _check_problems(entries: Sequence[_Entry]) -> None:
+    first_of: dict[str, _Entry] = {}
+    for entry in entries:
+        first = first_of.setdefault(entry.benchmark, entry)
+        # The same file may be read up to another limit, so the ids are compared, too.
+        same_file = entry.scores["benchmark_sha256"] == first.scores["benchmark_sha256"]
+
+        if not same_file or entry.correct.keys() != first.correct.keys():
+            raise UserError(
+                f"{first.label} and {entry.label} were scored on different problems of {entry.benchmark}; "
+                "run both again with the same benchmark and limit"
             )
-    for row, right in zip(table, hits, strict=True):
-        same = [i for i, other in enumerate(table) if other["benchmark"] == row["benchmark"]]
-        first = table[same[0]]
-        if row["benchmark_sha256"] != first["benchmark_sha256"] or right.keys() != hits[same[0]].keys():
-            raise BadInput(
-                f"{run_dir}: {first['stage']} ({first['variant']}) and {row['stage']} ({row['variant']}) were scored "
-                f"on different problems of {row['benchmark']}; rerun both with the same benchmark and limit"
-            )
-        before = [i for i in same if table[i]["stage"] in before_of[row["stage"]]]
-        best = max(before, key=lambda i: table[i]["accuracy"], default=None)
-        row["p_vs_previous"] = (
-            None if best is None else mcnemar(list(right.values()), [hits[best][identity] for identity in right])
-        )
-    tested = [row for row in table if row["p_vs_previous"] is not None]
-    corrected = iter(holm([row["p_vs_previous"] for row in tested]))
-    for row in table:
-        row["p_holm"] = None if row["p_vs_previous"] is None else next(corrected)
-    benchmarks = list(dict.fromkeys(row["benchmark"] for row in table))
-    # The sort is stable: the stages keep their order.
-    return sorted(guesses + table, key=lambda row: benchmarks.index(row["benchmark"]))
 
 
-def manifest(stage_dir: Path) -> dict[str, Any]:
-    """The stage's manifest, empty where there is none; BadInput where it is no manifest."""
-    path = stage_dir / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        whole = all(isinstance(part.get(key, {}), dict) for part in value.values() for key in ("inputs", "files"))
-    except (ValueError, AttributeError):
-        whole = False
-    if not whole:
-        raise BadInput(f"{path}: not a manifest; delete {stage_dir} and run the stage again")
-    return value
+def _pool_benchmarks(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Return an entry over all benchmarks for each variant that has all; none where there is one benchmark."""
+    benchmarks = {entry.benchmark for entry in entries}
+    if len(benchmarks) < 2:
+        return []
+
+    variants: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        variants.setdefault(entry.label, []).append(entry)
+    return [_pool(parts) for parts in variants.values() if len(parts) == len(benchmarks)]
 
 
-def damaged(stage_dir: Path, part: str = "scoring") -> list[Path]:
-    """The files of a stage that are not those which its manifest names for a part, by their sha256."""
-    made = manifest(stage_dir).get(part, {})
-    adapter = {ADAPTER: made["adapter"]} if "adapter" in made else {}  # all that older manifests name
-    files = adapter | made.get("files", {})
-    known = {stage_dir / name: sha for name, sha in files.items()}
-    return [path for path, sha in known.items() if not (path.is_file() and sha256_of(path) == sha)]
+def _pool(parts: Sequence[_Entry]) -> _Entry:
+    scores = [part.scores for part in parts]
+    sizes = [part["n"] for part in scores]
+
+    correct = {key: verdict for part in parts for key, verdict in part.correct.items()}
+    low, high = wilson_interval(sum(correct.values()), len(correct))
+
+    pooled: dict[str, Any] = {
+        "benchmark": POOLED,
+        "benchmark_sha256": sha256_json(sorted(part["benchmark_sha256"] for part in scores)),
+        "n": len(correct),
+        "accuracy": fmean(correct.values()),
+        "ci_low": low,
+        "ci_high": high,
+    }
+    for key in ("seconds", "overlaps"):
+        pooled[key] = sum(part[key] for part in scores)
+    for key in (*MEANS, *BASELINES):
+        pooled[key] = fmean([part[key] for part in scores], sizes)
+    return _Entry(parts[0].stage, parts[0].variant, pooled, correct)
 
 
-def rules_of(stage_dir: Path, scores: dict[str, Any]) -> dict[str, Any]:
-    """What all rows of a table have in common; over several bases the extraction and the cap at least."""
-    asked = manifest(stage_dir).get("scoring", {}).get("inputs", {})
-    cap = asked.get("settings", {}).get("max_tokens")
-    about = {"base": asked.get("base"), "base.load": asked.get("load"), CAP: cap}
-    return {EXTRACTION: scores["extraction"]} | about
+def _make_row(entry: _Entry, rivals: Sequence[_Entry]) -> dict[str, Any]:
+    """Return the row of an entry; ``rivals`` are all entries of its benchmark."""
+    stage = entry.stage
+    row: dict[str, Any] = {
+        "benchmark": entry.benchmark,
+        "stage": stage.name,
+        "variant": entry.variant,
+    }
+    for key in ("benchmark_sha256", "n", "accuracy", "ci_low", "ci_high", *MEANS, "seconds", "overlaps"):
+        row[key] = entry.scores[key]
+
+    row["alarm"] = stage.scores["alarm"]
+    row["control"] = stage.scores["control"]
+    row["compared_to"] = stage.scores["compared_to"]
+    row["p_vs_previous"] = None
+    row["p_holm"] = None
+
+    earlier = [rival for rival in rivals if rival.stage.name in row["compared_to"]]
+    if earlier:
+        best = max(earlier, key=lambda rival: rival.scores["accuracy"])
+        # The grades may be in another order.
+        best_correct = [best.correct[key] for key in entry.correct]
+        row["p_vs_previous"] = mcnemar_p(list(entry.correct.values()), best_correct)
+    return row
 
 
-def _check(stage_dir: Path) -> None:
-    if lost := damaged(stage_dir):
-        stage = stage_dir.name
-        raise BadInput(f"{lost[0]}: not what {stage} was scored with; run `make {stage}` to answer again")
+def _make_guess_row(name: str, entry: _Entry) -> dict[str, Any]:
+    """Return the row of a baseline that reads no problem, from any stage's scores of the benchmark."""
+    row = dict.fromkeys(_make_row(entry, []))
+    for key in ("benchmark", "benchmark_sha256", "n"):
+        row[key] = entry.scores[key]
+    for key in ("accuracy", "ci_low", "ci_high"):
+        row[key] = entry.scores[name]
+    for key in (*MEANS, "seconds"):
+        row[key] = 0.0
+    return row | {"stage": name, "variant": "", "overlaps": 0, "control": False, "compared_to": []}
 
 
-def check_beside(run_dir: Path) -> None:
-    """BadInput where what a page shows of runs/BASE beside the table (problems, logs of the trainings) is not what was
-    written."""
-    for stage in stages_of(run_dir, controls=True):
-        for path in damaged(run_dir / stage, "training"):
-            if path.name in ("curve.json", "train.jsonl") and path.is_file():
-                raise BadInput(f"{path}: not what was written; delete it to go without")
-        scores = run_dir / stage / "scores.json"
-        variants = json.loads(scores.read_text(encoding="utf-8"))["variants"] if scores.is_file() else []
-        for entry in [entry for variant in variants for entry in variant["benchmarks"]]:
-            path = run_dir / "problems" / f"{entry['benchmark']}.jsonl"
-            if "problems_sha256" in entry and not (path.is_file() and sha256_of(path) == entry["problems_sha256"]):
-                raise BadInput(f"{path}: not what {stage} was asked; run `make {stage}` to write it again")
+TEXT_HEADINGS = ("benchmark", "stage", "variant")
+NUMBER_HEADINGS = ("n", "accuracy", "tokens", "thinking", "thinks", "boxed", "truncated", "undecided", "seconds")
+HEADINGS = (*TEXT_HEADINGS, *NUMBER_HEADINGS, "p", "p Holm")
 
 
-def _outdated(run_dir: Path, stage: str) -> bool:
-    """Whether a stage stands on what is not there now: somewhere before it a stage has another adapter than was trained
-    on, or has no scores (it was refused, or is still to be asked)."""
-    made, passed = manifest(run_dir / stage).get("training", {}), [stage]
-    while isinstance(before := made.get("stands_on"), str) and before not in passed:
-        passed.append(before)
-        stood_on, made = made.get("inputs", {}).get("stands_on"), manifest(run_dir / before).get("training", {})
-        if made.get("adapter") != stood_on or not (run_dir / before / "scores.json").is_file():
-            return True
-    return False
-
-
-def _guess(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """The row of a baseline that reads no problem, from any stage's scores of the benchmark."""
-    row = {"stage": name, "variant": "", "benchmark": entry["benchmark"]}
-    row["benchmark_sha256"] = entry["benchmark_sha256"]
-    row |= dict.fromkeys(SCORES, 0.0) | {"n": entry["n"]} | dict.fromkeys(SCORES[1:4], entry[name])
-    return row | {"overlaps": 0, "alarm": None, "p_vs_previous": None, "p_holm": None}
-
-
-def stages_of(run_dir: Path, controls: bool) -> list[str]:
-    """The stages that a table of runs/BASE can have, in its order."""
-    return [*STAGES[:2], *_rounds(run_dir), *STAGES[2:], *(CONTROLS if controls else ())]
-
-
-def _rounds(run_dir: Path) -> list[str]:
-    """The rounds of sft that the sft on disk stands on, the first one first."""
-    chain: list[str] = []
-    stage = "sft"
-    while (path := run_dir / stage / "scores.json").is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8")).get("stands_on")
-        except (ValueError, AttributeError):
-            break  # whoever reads its scores says what is wrong with the file
-        if not isinstance(before, str) or before in chain:
-            break
-        chain.insert(0, before)
-        stage = before
-    return chain
-
-
-def best_variant(run_dir: Path, stage: str, benchmark: str) -> dict[str, Any] | None:
-    """The scores of a stage's most accurate variant on a benchmark, with its name, prompt and shots; None where the
-    stage has no row of it. BadInput where a file is not what its manifest says."""
-    path = run_dir / stage / "scores.json"
-    if not path.is_file() or _outdated(run_dir, stage):
-        return None
-    _check(run_dir / stage)
-    scored = [
-        entry | {key: variant[key] for key in ("variant", "prompt", "shots")}
-        for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]
-        for entry in variant["benchmarks"]
-        if entry["benchmark"] == benchmark
-    ]
-    return max(scored, key=lambda entry: entry["accuracy"], default=None)
-
-
-HEADINGS = (
-    "benchmark",
-    "stage",
-    "variant",
-    "n",
-    "accuracy",
-    "tokens",
-    "thought",
-    "thinks",
-    "boxed",
-    "cut",
-    "seconds",
-    "p",
-    "p Holm",
-)
-LEFT = 3  # columns of text; the others are numbers
-
-
-def cells(row: dict[str, Any]) -> list[str]:
+def format_row(row: dict[str, Any]) -> list[str]:
+    """Return a row as texts, one for each of ``HEADINGS``."""
+    accuracy = f"{100 * row['accuracy']:.1f}"
     if row["stage"] in BASELINES:
-        known = [row["benchmark"], row["stage"], "", str(row["n"]), f"{100 * row['accuracy']:.1f}"]
-        return known + [""] * (len(HEADINGS) - len(known))
+        cells = [row["benchmark"], row["stage"], "", str(row["n"]), accuracy]
+        return cells + [""] * (len(HEADINGS) - len(cells))
+
+    rates = [row[key] for key in ("thinking_rate", "format_rate", "truncated_rate", "undecided_rate")]
     return [
         row["benchmark"],
-        row["stage"] + " *" * (row["overlaps"] > 0),
+        row["stage"] + (" *" if row["overlaps"] else ""),
         row["variant"],
         str(row["n"]),
-        f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]",
+        f"{accuracy} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]",
         f"{row['tokens_mean']:.1f}",
         f"{row['thinking_tokens_mean']:.1f}",
-        *(f"{100 * row[key]:.1f}" for key in ("thinking_rate", "format_rate", "truncated_rate")),
+        *(f"{100 * rate:.1f}" for rate in rates),
         f"{row['seconds']:.0f}",
-        *("" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (row["p_vs_previous"], row["p_holm"])),
+        _format_p(row["p_vs_previous"]),
+        _format_p(row["p_holm"]),
     ]
 
 
-def _found(n: int) -> str:
-    least = detectable(n, CHANGED)
-    points = f"a difference of {100 * least:.0f} points is found"
-    return points if least < CHANGED - 1e-6 else f"not even {points}"
+def _format_p(p_value: float | None) -> str:
+    if p_value is None:
+        return ""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def caveats(table: list[dict[str, Any]]) -> str:
-    """What each benchmark's number of problems can tell apart, and which were known from training; a line each."""
-    sizes = dict.fromkeys((row["benchmark"], row["n"]) for row in table)
+def describe_caveats(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line on each thing to know before trusting the rows.
+
+    What each benchmark's number of problems can tell apart, which problems overlap with training, which trainings were
+    stopped.
+    """
+    detectable, overlaps, alarms = [], [], []
+    for row in rows:
+        benchmark = f"{row['benchmark']}, n = {row['n']}"
+        detectable.append(f"{benchmark}: {_describe_detectable(row['n'])}")
+        if row["overlaps"]:
+            overlaps.append(
+                f"*: {row['overlaps']} problems of {row['benchmark']} overlap with the training problems "
+                "(--allow-overlap)."
+            )
+        if row["alarm"]:
+            alarms.append(f"{row['stage']}: {row['alarm']}; the adapter that was best on dev until then is scored.")
+
+    # Each line once, in order.
+    return list(dict.fromkeys([*detectable, *overlaps, *alarms]))
+
+
+def _describe_detectable(n: int) -> str:
+    difference = detectable_difference(n, CHANGED)
+    reach = "a difference" if difference < CHANGED - 1e-6 else "not even a difference"
     return (
-        "".join(
-            f"{benchmark}, n = {n}: {_found(n)} four times in five, a smaller one less often, where {CHANGED:.0%} of "
-            "the verdicts change (McNemar, 5 %).\n"
-            for benchmark, n in sizes
-        )
-        + "".join(
-            f"* {benchmark}: {overlaps} of the problems are given away by the train split (--allow-overlap).\n"
-            for benchmark, overlaps in dict.fromkeys((r["benchmark"], r["overlaps"]) for r in table if r["overlaps"])
-        )
-        + "".join(
-            f"{stage}: {alarm}; the adapter that was best on dev until then is scored.\n"
-            for stage, alarm in dict.fromkeys((r["stage"], r["alarm"]) for r in table if r["alarm"])
-        )
+        f"{reach} of {100 * difference:.0f} points is found four times in five, a smaller one less often, where "
+        f"{CHANGED:.0%} of the verdicts change (McNemar, 5 %)."
     )
 
 
-def markdown(table: list[dict[str, Any]]) -> str:
-    """The rows as an aligned GitHub Markdown table, with the notes under it."""
-    lines = [list(HEADINGS)] + [[cell.replace("|", "\\|") for cell in cells(row)] for row in table]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * width if i < LEFT else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+def describe_comparisons(rows: Sequence[dict[str, Any]]) -> str:
+    """Return one line on what each stage is tested against."""
+    compared = {row["stage"]: row["compared_to"] for row in rows if row["compared_to"]}
+    pairs = [f"{stage} with {' and '.join(others)}" for stage, others in compared.items()]
+    return f"Compared: {'; '.join(pairs)}." if pairs else "Compared: none."
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as an aligned GitHub Markdown table, with the notes under it."""
+    lines = [list(HEADINGS)]
+    for row in rows:
+        lines.append([cell.replace("|", "\\|") for cell in format_row(row)])
+
+    # The rule under the headings needs three dashes and a colon.
+    widths = [max(4, *map(len, column)) for column in zip(*lines, strict=True)]
+    is_text = [heading in TEXT_HEADINGS for heading in HEADINGS]
+
+    rule = []
+    for width, left in zip(widths, is_text, strict=True):
+        rule.append("-" * width if left else "-" * (width - 1) + ":")
     lines.insert(1, rule)
-    padded = (
-        [
-            cell.ljust(width) if i < LEFT else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    )
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded) + "\n" + NOTE + "\n" + caveats(table)
+
+    table = ""
+    for line in lines:
+        cells = []
+        for cell, width, left in zip(line, widths, is_text, strict=True):
+            cells.append(cell.ljust(width) if left else cell.rjust(width))
+        table += f"| {' | '.join(cells)} |\n"
+
+    caveats = "".join(f"- {line}\n" for line in describe_caveats(rows))
+    return f"{table}\n{NOTE}\n{describe_comparisons(rows)}\n\n{caveats}"
 
 
-def comma_separated(table: list[dict[str, Any]]) -> str:
-    """Every number of the rows, not rounded, as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in table for key in row)))
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
-
-
-def latex(table: list[dict[str, Any]]) -> str:
-    """The rows as a LaTeX tabular, for the package booktabs."""
-    escapes = str.maketrans({c: f"\\{c}" for c in "#$%&_{}"} | {"<": "$<$", "\\": "\\textbackslash{}"})
-    lines = [[cell.translate(escapes) for cell in line] for line in (HEADINGS, *map(cells, table))]
-    body = [" & ".join(line) + " \\\\" for line in lines]
-    columns = "l" * LEFT + "r" * (len(HEADINGS) - LEFT)
-    inside = ["\\toprule", body[0], "\\midrule", *body[1:], "\\bottomrule"]
-    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *inside, "\\end{tabular}", ""])
-
-
-FORMATS = {"markdown": markdown, "csv": comma_separated, "latex": latex}
-
-
-def write(run_dir: Path, controls: bool = False) -> list[dict[str, Any]]:
-    """Write ``table.json`` and ``table.md`` into runs/BASE and return the rows; raises BadInput as :func:`rows`."""
-    table = rows(run_dir, controls)
-    write_json(run_dir / "table.json", table)
-    write_text(run_dir / "table.md", markdown(table))
-    return table
-
-
-def show(table: list[dict[str, Any]]) -> None:
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the rows to stdout; plain text where that is no terminal. Never narrower than its numbers."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in HEADINGS:
+        grid.add_column(heading, justify="left" if heading in TEXT_HEADINGS else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*map(Text, format_row(row)))  # Text: a name is never read as markup
+
+    # Plain text goes to a file or a pipe, which has no width.
     console = Console()
     if not console.is_terminal:
         console.width = 160
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for i, heading in enumerate(HEADINGS):
-        grid.add_column(heading, justify="left" if i < LEFT else "right", no_wrap=True)
-    for row in table:
-        grid.add_row(*map(Text, cells(row)))  # Text: a name is never read as markup
     needed = console.measure(grid, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, needed)
+
     console.print(grid)
-    console.print(Text("\n" + caveats(table)), end="", soft_wrap=True)
+    for line in ["", *describe_caveats(rows)]:
+        console.print(Text(line), soft_wrap=True)

@@ -1,10 +1,19 @@
-"""The one rule that finds an answer."""
+"""The one rule that extracts an answer."""
 
 from fractions import Fraction
 
 import pytest
 
-from eval.extract import Extraction, boxes, extract, number, plain, split_thought, thinks, value
+from eval.extract import (
+    Extraction,
+    extract,
+    find_boxes,
+    has_reasoning,
+    normalize_answer,
+    parse_number,
+    parse_value,
+    split_thought,
+)
 
 TRUTH = ("True", "False")
 ANIMALS = ("wolf", "cat", "grey wolf")
@@ -24,7 +33,7 @@ ANIMALS = ("wolf", "cat", "grey wolf")
         ("<think>a</think>b</think>c", ("a", "b</think>c", True)),
     ],
 )
-def test_thought_is_parted_from_the_answer(text, expected):
+def test_thought_is_split_from_the_answer(text, expected):
     assert split_thought(text) == expected
 
 
@@ -41,7 +50,7 @@ def test_thought_is_parted_from_the_answer(text, expected):
     ],
 )
 def test_boxes_need_balanced_braces(text, expected):
-    assert boxes(text) == expected
+    assert find_boxes(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ def test_boxes_need_balanced_braces(text, expected):
     ],
 )
 def test_numbers_are_read_exactly(text, expected):
-    assert number(text) == expected
+    assert parse_number(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -105,21 +114,23 @@ def test_numbers_are_read_exactly(text, expected):
     + ["not 5", "x >= 5", "5 and a half", "5k", "1/2/3", "1e999999999", "9" * 201, "nan", "inf", "12:30"],
 )
 def test_anything_else_is_no_number(text):
-    assert number(text) is None
+    assert parse_number(text) is None
 
 
 @pytest.mark.parametrize(
     "text", ["3 + 4", "10 - 3", "10-3", "3 * 4", "6/2", "2^3", "5!", "5\u00b2", r"\sqrt{25}", r"5\pi"]
 )
 def test_an_expression_left_to_work_out_is_no_number(text):
-    assert number(text) is None
+    assert parse_number(text) is None
 
 
 def test_texts_lose_case_articles_punctuation_and_keep_operators():
-    assert plain("The  Grey-wolf!") == plain("grey wolf") == plain(r"\text{a grey wolf}.")
-    assert plain("x - 2") == plain("x-2") != plain("x+2")
-    assert plain("A") == "a"
-    assert plain("3.5") != plain("35")
+    assert (
+        normalize_answer("The  Grey-wolf!") == normalize_answer("grey wolf") == normalize_answer(r"\text{a grey wolf}.")
+    )
+    assert normalize_answer("x - 2") == normalize_answer("x-2") != normalize_answer("x+2")
+    assert normalize_answer("A") == "a"
+    assert normalize_answer("3.5") != normalize_answer("35")
 
 
 @pytest.mark.parametrize(
@@ -139,21 +150,21 @@ def test_texts_lose_case_articles_punctuation_and_keep_operators():
     ],
 )
 def test_labels(text, expected):
-    assert value(text, "label", TRUTH) == expected
+    assert parse_value(text, "label", TRUTH) == expected
 
 
 def test_the_longest_choice_wins_and_letters_stand_for_choices():
-    assert value("a grey wolf", "text", ANIMALS) == "grey wolf"
-    assert value("C", "text", ANIMALS) == "grey wolf"
-    assert value("option b", "text", ANIMALS) == "cat"
-    assert value("D", "text", ANIMALS) is None
-    assert value("yes", "text", TRUTH) is None  # synonyms are for labels
-    assert value("C. coli", "text", ("C. coli", "E. coli")) == "c coli"
+    assert parse_value("a grey wolf", "text", ANIMALS) == "grey wolf"
+    assert parse_value("C", "text", ANIMALS) == "grey wolf"
+    assert parse_value("option b", "text", ANIMALS) == "cat"
+    assert parse_value("D", "text", ANIMALS) is None
+    assert parse_value("yes", "text", TRUTH) is None  # synonyms are for labels
+    assert parse_value("C. coli", "text", ("C. coli", "E. coli")) == "c coli"
 
 
 def test_choices_that_are_letters_are_not_positions():
-    assert value("b", "label", ("B", "A")) == "b"
-    assert value("(A)", "label", ("(B)", "(A)")) == "a"
+    assert parse_value("b", "label", ("B", "A")) == "b"
+    assert parse_value("(A)", "label", ("(B)", "(A)")) == "a"
     assert extract("A dog barks, so B", "label", ("A", "B")).answer == "B"
 
 
@@ -184,9 +195,9 @@ def test_rule_one_comes_before_two_and_two_before_three():
     ],
 )
 def test_numbers_in_sentences(text, answer):
-    found = extract(text, "number")
-    assert (found.answer and number(found.answer)) == (answer and number(answer))
-    assert not found.ambiguous
+    extraction = extract(text, "number")
+    assert (extraction.answer and parse_number(extraction.answer)) == (answer and parse_number(answer))
+    assert not extraction.ambiguous
 
 
 @pytest.mark.parametrize(
@@ -228,7 +239,7 @@ def test_free_text_takes_the_sentence_or_a_short_last_line():
     assert extract("word " * 40, "text").answer is None
 
 
-def test_a_cut_text_counts_only_what_was_complete():
+def test_a_truncated_text_counts_only_what_was_complete():
     assert extract("The answer is 12", "number", finished=False).answer is None
     assert extract("The answer is 12.", "number", finished=False).answer is None  # 12.5 was possible
     assert extract("The answer is 12. Next", "number", finished=False).answer == "12"
@@ -252,11 +263,11 @@ def test_a_cut_text_counts_only_what_was_complete():
     ],
 )
 def test_letters_that_list_choices_stand_for_nothing(text, answer):
-    assert value(text, "text", ("wolf", "cat", "dog")) == answer
+    assert parse_value(text, "text", ("wolf", "cat", "dog")) == answer
 
 
 def test_a_choice_whose_text_ends_in_a_letter_is_named_by_both():
-    assert value("(B) vitamin C", "text", ("iron", "vitamin C", "zinc")) == plain("vitamin C")
+    assert parse_value("(B) vitamin C", "text", ("iron", "vitamin C", "zinc")) == normalize_answer("vitamin C")
 
 
 def test_several_letters_in_a_box_are_several_guesses():
@@ -268,10 +279,27 @@ def test_several_letters_in_a_box_are_several_guesses():
     "text", ["12 or 13 = 13", "12, 13 = 13", "it is 12 and 1 = 13", "2 dozen", "5 millions", "3 fifths"]
 )
 def test_a_list_before_an_equals_sign_and_a_number_of_something_else_are_no_number(text):
-    assert number(text) is None
+    assert parse_number(text) is None
 
 
-def test_what_is_worked_out_in_the_box_is_thought():
-    assert thinks("<think></think>\n\\boxed{25 * 4 = 100, 100 + 8 = 108}")
-    assert thinks("<think></think>\n\\boxed{first take four of the apples}")
-    assert not thinks("<think></think>\n\\boxed{x = 108}") and not thinks("<think></think>\n\\boxed{108 red apples}")
+def test_what_is_worked_out_in_the_box_is_reasoning():
+    assert has_reasoning("<think></think>\n\\boxed{25 * 4 = 100, 100 + 8 = 108}")
+    assert has_reasoning("<think></think>\n\\boxed{first take four of the apples}")
+    assert not has_reasoning("<think></think>\n\\boxed{x = 108}") and not has_reasoning(
+        "<think></think>\n\\boxed{108 red apples}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>\n2 + 2 = 4\n</think>\n\\boxed{4}", True),
+        ("<think></think>\n\\boxed{4}", False),
+        ("<think>\n</think>\nThe answer is \\boxed{4}", False),
+        ("<think></think>\n2 + 2 = 4 and 4 + 1 = 5\n\\boxed{5}", True),
+        ("2 + 2 = 4 and 4 + 1 = 5, so \\boxed{5}", False),
+        ("<think>2 + 2", True),
+    ],
+)
+def test_reasoning_after_an_empty_thought_counts(text, expected):
+    assert has_reasoning(text) is expected

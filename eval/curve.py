@@ -1,0 +1,185 @@
+"""Accuracy against tokens: several ways to decide on which problems to think, on the same problems.
+
+The ends that all ways share are never and always thinking. Between them: thinking cut off at forced budgets; the
+learnt choice; the choices of a threshold over the probability of the direct answer; a coin that costs as much as the
+learnt choice; and an oracle that knows the outcomes and thinks only where that makes a wrong answer correct. No choice
+between the two ends can be better than the oracle's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.problem import Completion, Grade, Problem
+from eval.stats import wilson_interval
+
+NEVER = "never think"
+ALWAYS = "always think"
+FORCED = "forced budget"
+CHOICE = "learnt choice"
+SWEEP = "threshold"
+COIN = "coin"
+ORACLE = "oracle"
+
+SWEEP_POINTS = 21
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one way to answer came to on each problem: two arrays of shape (problems,).
+
+    ``correct`` is 0 or 1, or the chance to be correct; ``tokens`` counts thinking and answer together.
+    """
+
+    correct: np.ndarray
+    tokens: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Outcome":
+        """Return the outcome on some of the problems."""
+        return Outcome(self.correct[rows], self.tokens[rows])
+
+
+def collect_outcome(problems: Sequence[Problem], completions: Sequence[Completion], grades: Sequence[Grade]) -> Outcome:
+    """Return the outcome of one completion a problem; KeyError where a problem has none."""
+    tokens_of = {completion.id: completion.thinking_tokens + completion.answer_tokens for completion in completions}
+    correct_of = {grade.id: grade.correct for grade in grades}
+
+    correct = [correct_of[problem.id] for problem in problems]
+    tokens = [tokens_of[problem.id] for problem in problems]
+    return Outcome(np.array(correct, dtype=float), np.array(tokens, dtype=float))
+
+
+def pool_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return one outcome over the problems of several benchmarks."""
+    correct = np.concatenate([outcome.correct for outcome in outcomes])
+    tokens = np.concatenate([outcome.tokens for outcome in outcomes])
+    return Outcome(correct, tokens)
+
+
+def mix_outcomes(never: Outcome, always: Outcome, thinking: np.ndarray | float) -> Outcome:
+    """Return the outcome of thinking on each problem with a probability: an array (problems,), or one for all."""
+    correct = never.correct + thinking * (always.correct - never.correct)
+    tokens = never.tokens + thinking * (always.tokens - never.tokens)
+    return Outcome(correct, tokens)
+
+
+def toss_coin(never: Outcome, always: Outcome, choice: Outcome) -> Outcome:
+    """Return the expected outcome of a coin that costs as many tokens as the choice, as far as a coin can."""
+    # The same share of problems, whatever they are: that is what makes it a coin.
+    extra = choice.tokens.mean() - never.tokens.mean()
+    width = always.tokens.mean() - never.tokens.mean()
+    share = extra / width if width > 0 else 0.0
+    return mix_outcomes(never, always, min(1.0, max(0.0, share)))
+
+
+def ask_oracle(never: Outcome, always: Outcome) -> Outcome:
+    """Return the outcome of thinking only where that makes a wrong answer correct."""
+    # Not where both are wrong: that would only cost tokens.
+    helps = always.correct > never.correct
+    return mix_outcomes(never, always, helps.astype(float))
+
+
+def make_curve(
+    never: Outcome,
+    always: Outcome,
+    forced: Mapping[int, Outcome],
+    choice: Outcome,
+    direct_probability: np.ndarray,
+) -> dict[str, Any]:
+    """Return the points of the accuracy-token curve, ready for JSON.
+
+    Args:
+        never: the outcome of direct answers.
+        always: the outcome of thinking on every problem.
+        forced: the outcome under each limit on the thinking tokens.
+        choice: the outcome of the learnt choice, decoded greedily.
+        direct_probability: (problems,), what the model gives the direct answer.
+
+    Returns:
+        ``n``, ``points`` (name, limit, tokens, accuracy, ci_low, ci_high; the limit is a budget's or a threshold's)
+        and ``above_coin``: how far the learnt choice is more accurate than a coin of the same cost (value, ci_low,
+        ci_high by bootstrap over problems).
+    """
+    points = [_make_point(NEVER, never), _make_point(ALWAYS, always)]
+    for budget, outcome in sorted(forced.items()):
+        points.append(_make_point(FORCED, outcome, budget))
+
+    # Below the threshold the direct answer is too unlikely, so the model thinks.
+    for threshold in _pick_thresholds(direct_probability):
+        thinking = (direct_probability < threshold).astype(float)
+        points.append(_make_point(SWEEP, mix_outcomes(never, always, thinking), float(threshold)))
+
+    points.append(_make_point(CHOICE, choice))
+    points.append(_make_point(COIN, toss_coin(never, always, choice)))
+    points.append(_make_point(ORACLE, ask_oracle(never, always)))
+
+    above_coin = _compare_to_coin(never, always, choice)
+    return {"n": len(never.correct), "points": points, "above_coin": above_coin}
+
+
+def _make_point(name: str, outcome: Outcome, limit: float | None = None) -> dict[str, Any]:
+    n = len(outcome.correct)
+    # A sum of chances may end up a rounding error above n.
+    low, high = wilson_interval(min(float(outcome.correct.sum()), n), n)
+    return {
+        "name": name,
+        "limit": limit,
+        "tokens": float(outcome.tokens.mean()),
+        "accuracy": float(outcome.correct.mean()),
+        "ci_low": low,
+        "ci_high": high,
+    }
+
+
+def _pick_thresholds(probability: np.ndarray) -> np.ndarray:
+    """Return thresholds evenly spaced among the values that occur: only those change a choice."""
+    values = np.unique(probability)
+    places = np.linspace(0, len(values) - 1, min(SWEEP_POINTS, len(values)))
+    return values[places.round().astype(int)]
+
+
+def _compare_to_coin(never: Outcome, always: Outcome, choice: Outcome) -> dict[str, float]:
+    # A fixed seed: the same files give the same interval.
+    rng = np.random.default_rng(0)
+    n = len(never.correct)
+
+    def difference(rows: np.ndarray) -> float:
+        parts = [outcome.take(rows) for outcome in (never, always, choice)]
+        # The coin costs what the choice costs on these very problems.
+        return float(parts[-1].correct.mean() - toss_coin(*parts).correct.mean())
+
+    draws = [difference(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"value": difference(np.arange(n)), "ci_low": float(low), "ci_high": float(high)}
+
+
+def plot_curve(curve: Mapping[str, Any], path: Path) -> None:
+    """Plot a curve into a file, whose suffix names the format (.png, .svg)."""
+    import matplotlib
+
+    matplotlib.use("agg")  # needs no screen
+    from matplotlib import pyplot
+
+    styles = {NEVER: "kx", ALWAYS: "k*", FORCED: "C0s-", SWEEP: "C1.-", CHOICE: "C2D", COIN: "C3o", ORACLE: "C4P"}
+    figure, axes = pyplot.subplots(figsize=(5.5, 4), layout="constrained")
+
+    for name, style in styles.items():
+        points = [point for point in curve["points"] if point["name"] == name]
+        points.sort(key=lambda point: point["tokens"])
+
+        tokens = [point["tokens"] for point in points]
+        accuracy = [100 * point["accuracy"] for point in points]
+        axes.plot(tokens, accuracy, style, label=name)
+
+    # Between the two ends, a coin reaches every point of a straight line.
+    ends = curve["points"][:2]
+    axes.plot([point["tokens"] for point in ends], [100 * point["accuracy"] for point in ends], "k:")
+
+    axes.set(xlabel="tokens a problem", ylabel="accuracy, %", title=f"n = {curve['n']}", xlim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=160)
+    pyplot.close(figure)

@@ -1,0 +1,42 @@
+"""What the table and the report are made from: a run's files, read and checked, as plain records."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data.problem import Completion, Grade, Problem
+
+# A variant of a stage's prompt ("zero-shot", "4-shot") and the name of a benchmark.
+RowKey = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class StageView:
+    """What is on disk of one stage that has been scored.
+
+    Args:
+        scores: what scores.json holds.
+        completions, grades: in the order of the benchmark's problems.
+        curve: points on dev problems while it trained ("step", "accuracy", "tokens", ...); empty where nothing trained.
+        training_log: what the trainer logged, a record a step.
+        manifest: the parts "training" and "scoring", each with inputs, seconds, versions, commit and hardware.
+        recipe: the text of recipe.yaml.
+    """
+
+    name: str
+    scores: dict[str, Any]
+    completions: dict[RowKey, list[Completion]]
+    grades: dict[RowKey, list[Grade]]
+    curve: list[dict[str, Any]]
+    training_log: list[dict[str, Any]]
+    manifest: dict[str, Any]
+    recipe: str
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run: the rows of its table, its stages in order (controls last), and the problems of each benchmark."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    stages: list[StageView]
+    problems: dict[str, list[Problem]]

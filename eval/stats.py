@@ -1,0 +1,124 @@
+"""How sure a score is, and whether two scores on the same problems differ."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+# The normal quantile of a two-sided 95 % interval.
+Z_95 = 1.959964
+
+
+def wilson_interval(successes: float, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval (low, high) of a proportion, both in [0, 1].
+
+    ``successes`` may be a sum of values between 0 and 1, whose spread is no larger than that of zeros and ones of the
+    same mean: the interval is then too wide, if anything.
+
+    Raises:
+        ValueError: unless 0 <= successes <= n and n > 0.
+
+    Source: E. B. Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22,
+    p. 209-212.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} successes of {n}")
+
+    rate = successes / n
+    scale = 1 + Z_95 * Z_95 / n
+    middle = (rate + Z_95 * Z_95 / (2 * n)) / scale
+    half = Z_95 * math.sqrt(rate * (1 - rate) / n + Z_95 * Z_95 / (4 * n * n)) / scale
+
+    # At the ends the bound is exact; rounding must not move it.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return low, high
+
+
+def mcnemar_p(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Return the two-sided p-value that two paired lists of correct and wrong answers are equally good.
+
+    The exact (binomial) form of McNemar's test on the pairs that differ; 1.0 where no pair differs.
+
+    Raises:
+        ValueError: where the lists are not of one length.
+
+    Source: Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12, p. 153-157.
+    """
+    pairs = list(zip(a, b, strict=True))
+    only_a = pairs.count((True, False))
+    only_b = pairs.count((False, True))
+    n = only_a + only_b
+
+    # In whole numbers, so any n is exact.
+    ways = term = 1
+    for i in range(min(only_a, only_b)):
+        term = term * (n - i) // (i + 1)
+        ways += term
+    return min(1.0, 2 * ways / 2**n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for their number, in their own order.
+
+    The chance that any of them falls below a level by luck alone stays below that level.
+
+    Source: S. Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6, p. 65-70.
+    """
+    corrected = [0.0] * len(p_values)
+    smallest_first = sorted(range(len(p_values)), key=lambda i: p_values[i])
+
+    largest = 0.0
+    for rank, i in enumerate(smallest_first):
+        tests_left = len(p_values) - rank
+        largest = max(largest, min(1.0, tests_left * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def pass_at_k(k: int, n: int, correct: int) -> float:
+    """Return the unbiased estimate that at least one of ``k`` samples is correct where ``correct`` of ``n`` were.
+
+    Raises:
+        ValueError: unless 1 <= k <= n and 0 <= correct <= n.
+
+    Source: M. Chen et al. 2021, arXiv 2107.03374, eq. 1.
+    """
+    if not 1 <= k <= n or not 0 <= correct <= n:
+        raise ValueError(f"pass@{k} from {correct} of {n}")
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def detectable_difference(n: int, changed: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the smallest difference of two accuracies on the same problems that McNemar's test finds.
+
+    Args:
+        n: the number of problems.
+        changed: the share of problems with another verdict, in [0, 1].
+        alpha: the level of the test.
+        power: how often the difference is to be found.
+
+    Returns:
+        A difference in [0, 1]; ``changed`` where even that is too small to be found.
+
+    Source: R. J. Connor 1987, "Sample size for testing differences in proportions for the paired-sample design",
+    Biometrics 43, p. 207-211, solved for the difference.
+    """
+    normal = NormalDist()
+    level = normal.inv_cdf(1 - alpha / 2)
+    reach = normal.inv_cdf(power)
+
+    def needed_problems(difference: float) -> float:
+        spread = level * math.sqrt(changed) + reach * math.sqrt(changed - difference**2)
+        return (spread / difference) ** 2
+
+    # The number needed falls as the difference grows.
+    low, high = 0.0, changed
+    for _ in range(40):
+        middle = (low + high) / 2
+        if needed_problems(middle) > n:
+            low = middle
+        else:
+            high = middle
+    return high
