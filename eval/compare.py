@@ -29,25 +29,25 @@ Correct = dict[tuple[str, str], bool]
 def compare_runs(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     """Return a row for each benchmark, stage and run, without controls.
 
-    A row is that of the run's own table, with ``run``, and with ``p_vs_first`` in place of ``p_vs_previous``. It is
-    None in the first run's rows, and where the first run has no such row.
+    A row is that of the run's own table, with ``run`` and ``p_vs_first``, which is None in the rows of the first run
+    and where that has no such row; ``p_holm`` is its correction.
 
     Raises:
         UserError: where the runs were scored on different problems or by different rules.
     """
-    _check_rules(runs)
-    _check_problems(runs)
+    for run in runs[1:]:
+        _check_comparable(runs[0], run)
 
-    numbers = {}
+    # The order of the first run; what only others have comes last.
+    places: dict[tuple[str, str], None] = {}
     for run in runs:
-        for stage in run.stages:
-            if not stage.scores["control"]:
-                numbers[stage.name] = stage.scores["number"]
+        for row in run.rows:
+            if row["stage"] not in table.BASELINES and not row["control"]:
+                places[row["benchmark"], row["stage"]] = None
 
     rows = []
-    for benchmark in dict.fromkeys(row["benchmark"] for run in runs for row in run.rows):
-        for stage_name in sorted(numbers, key=lambda name: numbers[name]):
-            rows += _compare_stage(runs, benchmark, stage_name)
+    for benchmark, stage in places:
+        rows += _compare_stage(runs, benchmark, stage)
 
     tested = [row for row in rows if row["p_vs_first"] is not None]
     corrected = holm([row["p_vs_first"] for row in tested])
@@ -56,59 +56,50 @@ def compare_runs(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_rules(runs: Sequence[RunView]) -> None:
+def _check_comparable(first: RunView, other: RunView) -> None:
     # The stages of one run have their rules in common: its table has checked that.
-    first = runs[0]
     expected = first.stages[0].scores
+    actual = other.stages[0].scores
+    for key, label in RULES.items():
+        if actual[key] != expected[key]:
+            raise UserError(
+                f"{first.name} and {other.name} were scored with another {label} ({expected[key]} and {actual[key]}); "
+                "run one of them again with the other's"
+            )
 
-    for run in runs[1:]:
-        actual = run.stages[0].scores
-        for key, label in RULES.items():
-            if actual[key] != expected[key]:
-                raise UserError(
-                    f"{first.name} and {run.name} were scored with another {label} ({expected[key]} and "
-                    f"{actual[key]}); run one of them again with the other's"
-                )
-
-
-def _check_problems(runs: Sequence[RunView]) -> None:
-    first_of: dict[str, RunView] = {}
-    for run in runs:
-        for benchmark, problems in run.problems.items():
-            first = first_of.setdefault(benchmark, run)
-            if first.problems[benchmark] != problems:
-                raise UserError(
-                    f"{benchmark}: {first.name} and {run.name} were scored on different problems; run both again with "
-                    "the same benchmark and LIMIT"
-                )
+    for benchmark, problems in first.problems.items():
+        if other.problems.get(benchmark, problems) != problems:
+            raise UserError(
+                f"{benchmark}: {first.name} and {other.name} were scored on different problems; run both again with "
+                "the same benchmark and LIMIT"
+            )
 
 
 def _compare_stage(runs: Sequence[RunView], benchmark: str, stage: str) -> list[dict[str, Any]]:
     """Return the rows of one stage on one benchmark, in the order of the runs."""
-    first_correct: Correct | None = None
     rows = []
+    first: Correct = {}
 
     for run in runs:
-        candidates = [row for row in run.rows if (row["benchmark"], row["stage"]) == (benchmark, stage)]
-        if not candidates:
+        rivals = [row for row in run.rows if (row["benchmark"], row["stage"]) == (benchmark, stage)]
+        if not rivals:
             continue
-        best = max(candidates, key=lambda row: row["accuracy"])
+        best = max(rivals, key=lambda row: row["accuracy"])
         correct = _collect_correct(run, best)
 
-        row = {"run": run.name, **best, "p_vs_first": None, "p_holm": None}
-        del row["p_vs_previous"], row["compared_to"]
+        p_value = None
         if run is runs[0]:
-            first_correct = correct
-        elif first_correct is not None and first_correct.keys() == correct.keys():
-            row["p_vs_first"] = mcnemar_p([correct[key] for key in first_correct], list(first_correct.values()))
-        rows.append(row)
+            first = correct
+        elif first.keys() == correct.keys():
+            p_value = mcnemar_p([correct[key] for key in first], list(first.values()))
+        rows.append({"run": run.name, **best, "p_vs_first": p_value, "p_holm": None})
     return rows
 
 
 def _collect_correct(run: RunView, row: dict[str, Any]) -> Correct:
     """Return the verdicts that a row of a run's table is made from, by benchmark and problem."""
     [stage] = [stage for stage in run.stages if stage.name == row["stage"]]
-    correct = {}
+    correct: Correct = {}
     for (variant, benchmark), grades in stage.grades.items():
         if variant == row["variant"] and row["benchmark"] in (benchmark, table.POOLED):
             correct |= {(benchmark, grade.id): grade.correct for grade in grades}

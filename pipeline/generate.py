@@ -1,12 +1,11 @@
-"""Decoding, one loop for scoring, rollouts and ``ask``.
+"""Decoding: one loop for scoring, rollouts and ``ask``.
 
-``model.generate`` copies the whole key-value cache at every token, computes a shared prompt once for every row,
-and keeps finished rows until the last is done; on a CPU that is most of its time. This loop asks the same model for
-the same logits, but reserves room for the cache, computes what prompts share once, and lets finished rows leave.
-It also enforces the thinking budget (s1, arXiv 2501.19393, section 3), which no library hook gives per row.
+``model.generate`` copies the whole key-value cache at every token, computes a shared prompt once for every row, and
+keeps finished rows until the last one is done; on a CPU that is most of its time. This loop asks the same model for the
+same logits, but reserves room for the cache, computes once what prompts share, and lets finished rows leave.
+It also enforces limits on thinking (thinking_budget.py).
 """
 
-import bisect
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,20 +16,27 @@ from accelerate.utils import gather_object
 from peft.tuners.lora import Linear as LoraLinear
 from transformers.cache_utils import Cache, DynamicLayer
 
-from data.records import Completion, Problem
+from data.problem import Completion, Problem
 from pipeline import processes
-from pipeline.prompts import DIRECT, END_THINK, THINK, encode
+from pipeline.thinking_budget import ThinkingLimits, count_thinking_tokens, find_forced_tokens
 
-BOX = "\\boxed{"
-BLOCK = 128  # tokens in a block of the vocabulary: a block is drawn first, then a token of it
-AT_ONCE = {"cpu": 128, "cuda": 512}  # rows; what a card does best with was not measured
-MORE = "Wait"  # what takes the place of the end of a thought that comes too soon (s1, arXiv 2501.19393, section 3.1)
+BLOCK = 128  # tokens in a block of the vocabulary: a block is sampled first, then a token of it
+BATCH_SIZES = {"cpu": 128, "cuda": 512}  # rows; what is best on a GPU was not measured
+
+# Cache room is grown by so many tokens at a time.
+EXTRA_ROOM = 64
+
+# Finished rows are taken out once the others are no more than this share: taking out copies the cache.
+LIVE_SHARE = 0.8
 
 
 @dataclass
-class Sample:
-    """One completion as tokens. ``forced[i]`` is True where the budget, not the model, chose ``ids[i]``;
-    ``logprobs[i]`` is the log-probability (nats, at the sampling temperature) of a chosen token, 0.0 if greedy."""
+class TokenSequence:
+    """One completion as tokens.
+
+    ``forced[i]`` is True where a prefix or a thinking limit, not the model, chose ``ids[i]``; ``logprobs[i]`` is the
+    log-probability (nats, at the sampling temperature) of a chosen token, 0.0 if greedy or forced.
+    """
 
     ids: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
@@ -38,131 +44,17 @@ class Sample:
     finish: str = "length"
 
 
-class ReservedLayer(DynamicLayer):
-    """A cache layer that writes new tokens into reserved room; ``keys`` and ``values`` are views of it."""
+@dataclass(frozen=True)
+class DecodingSettings:
+    """What all rows of a batch have in common; the callbacks are those of :func:`generate`."""
 
-    room: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
-        old, new = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
-        if self.room is None or self.room[0].shape[-2] < new:
-            rows, heads = key_states.shape[:2]
-            grown = [t.new_empty(rows, heads, new + 64, t.shape[-1]) for t in (key_states, value_states)]
-            grown[0][..., :old, :], grown[1][..., :old, :] = self.keys, self.values
-            self.room = (grown[0], grown[1])
-        self.room[0][..., old:new, :], self.room[1][..., old:new, :] = key_states, value_states
-        self.keys, self.values = self.room[0][..., :new, :], self.room[1][..., :new, :]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        super().batch_select_indices(indices)
-        self.room = None
-
-
-def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many leading tokens all prompts share, leaving each at least one of its own."""
-    low, high = min(prompts), max(prompts)
-    limit = min(len(p) for p in prompts) - 1
-    return next((i for i in range(limit) if low[i] != high[i]), limit)
-
-
-def count_tokens(tokenizer, ids: Sequence[int]) -> tuple[int, int]:
-    """(thinking, other) tokens of a completion: a token is thinking if any of its text lies between the tags."""
-    thinking = _thinking(tokenizer, ids, END_THINK)
-    return thinking, len(ids) - thinking
-
-
-def _thinking(tokenizer, ids: Sequence[int], closing: str) -> int:
-    """How many tokens hold text between the opening tag and ``closing`` (or the end, where that is missing or "").
-
-    Only whole decoded pieces are looked at, never offsets: a token may end in the middle of a character, and may hold
-    the end of one tag and the start of another.
-    """
-    opened = _holding(tokenizer, ids, THINK)
-    if opened > len(ids):
-        return 0
-    start = opened if tokenizer.decode(ids[:opened]).endswith(THINK) else opened - 1
-    between = tokenizer.decode(ids).split(THINK, 1)[1]
-    if not closing or closing not in between:
-        return len(ids) - start  # also tokens without a text: a model may know more ids than its tokenizer
-    if between.startswith(closing):
-        return 0
-    rest = ids[start:]
-    closed = _holding(tokenizer, rest, closing)
-    end = next(n for n in range(closed - 1, -1, -1) if closing in tokenizer.decode(rest[n:closed]))
-    return end if tokenizer.decode(rest[end:closed]).startswith(closing) else end + 1
-
-
-def _holding(tokenizer, ids: Sequence[int], tag: str) -> int:
-    """How many of the first tokens it takes to hold a tag; more than there are where they do not."""
-    return bisect.bisect_left(range(len(ids) + 1), True, key=lambda n: tag in tokenizer.decode(ids[:n]))
-
-
-def _closing(tokenizer, ids: Sequence[int], budget: int) -> list[int]:
-    """The tokens that close the thought and begin the answer where the budget is spent, else nothing."""
-    text = tokenizer.decode(ids)
-    if not ids:
-        return encode(tokenizer, DIRECT + BOX) if budget == 0 else []
-    if THINK not in text or END_THINK in text.split(THINK, 1)[1]:
-        return []
-    # A tail that may be the start of the closing tag counts: the next token could make content of it. Where the budget
-    # is spent with it, only what is missing of the tag is forced.
-    tail = next((n for n in range(len(END_THINK) - 1, 0, -1) if text.endswith(END_THINK[:n])), 0)
-    spent = _thinking(tokenizer, ids, "")
-    return encode(tokenizer, END_THINK[tail:] + "\n" + BOX) if spent >= budget else []
-
-
-@contextlib.contextmanager
-def merged(model) -> Iterator[None]:
-    """``model`` with its adapter added to the weights, for as long as it only decodes: a token then costs what it costs
-    the base. The weights are put back bit for bit; quantized ones, to which nothing can be added exactly, are left."""
-    layers: list[Any] = [
-        m for m in model.modules() if isinstance(m, LoraLinear) and not m.merged and not m.disable_adapters
-    ]
-    kept = [layer.get_base_layer().weight.data for layer in layers]
-    try:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight.clone()
-            layer.merge()
-        yield
-    finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight
-            layer.merged_adapters.clear()
-
-
-def _longer(tokenizer, ids: Sequence[int], token: int, least: int, budget: int | None, stops: set[int]) -> list[int]:
-    """The tokens that take the place of ``token`` where it would end, or begin to end, a thought of fewer than
-    ``least`` tokens; else nothing."""
-    before, after = tokenizer.decode(ids), tokenizer.decode([*ids, token])
-    thought = after.partition(THINK)[2] if THINK in after else None
-    spent = _thinking(tokenizer, ids, "")
-    if thought is None or END_THINK in before.partition(THINK)[2] or spent >= least:
-        return []
-    begun = any(thought.endswith(END_THINK[:n]) for n in range(2, len(END_THINK)))
-    if token not in stops and END_THINK not in thought and not begun:
-        return []
-    # One token may end the opening tag and begin the closing one.
-    open_tag = THINK[: max(n for n in range(len(THINK)) if before.endswith(THINK[:n]))]
-    missing = "" if THINK in before else THINK.removeprefix(open_tag)
-    more = encode(tokenizer, ("" if before.endswith("\n") else "\n") + MORE)
-    return encode(tokenizer, missing) + more[: None if budget is None else budget - spent]
-
-
-@torch.no_grad()
-def given(model, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
-    """The log-probabilities (nats, (len(ids),), on the CPU) that ``model`` gives ``ids`` after ``prompt``."""
-    logits = model(torch.tensor([[*prompt, *ids]], device=model.device)).logits[0, len(prompt) - 1 : -1].float().cpu()
-    return torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
-
-
-def stop_ids(model, tokenizer) -> set[int]:
-    """The tokens that end a turn."""
-    eos = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+    max_new_tokens: int
+    temperature: float
+    thinking: ThinkingLimits | None
+    stops: set[int]
+    on_progress: Callable[[int, int], None] | None
+    on_sequence_end: Callable[[int, TokenSequence], None] | None
+    on_token: Callable[[int, TokenSequence], None] | None
 
 
 @torch.no_grad()
@@ -171,99 +63,248 @@ def generate(
     tokenizer,
     prompts: Sequence[Sequence[int]],
     *,
-    max_tokens: int,
+    max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    budget: int | None = None,
-    least: int = 0,
+    thinking: ThinkingLimits | None = None,
     prefixes: Sequence[Sequence[int]] | None = None,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    finished: Callable[[int, Sample], None] | None = None,
-    grown: Callable[[int, Sample], None] | None = None,
-) -> list[Sample]:
-    """Complete every prompt, in order; greedy at temperature 0, else sampled from the full distribution.
+    on_progress: Callable[[int, int], None] | None = None,
+    on_sequence_end: Callable[[int, TokenSequence], None] | None = None,
+    on_token: Callable[[int, TokenSequence], None] | None = None,
+) -> list[TokenSequence]:
+    """Complete every prompt; returns a sequence for each, in order.
 
-    ``budget`` caps the tokens between the think tags, exactly, 0 meaning none, and a thought of fewer than ``least`` of
-    them is not let end; ``prefixes`` are tokens the completion is made to begin with, one list a prompt;
-    ``progress(completions, tokens)`` is called as rows finish, ``finished(i, sample)`` with the i-th prompt's,
-    ``grown(i, sample)`` after each of its tokens.
+    Several processes, all called with the same, decode a share each and all return all.
 
-    Several processes, all called with the same, decode a share each, ``batch_size`` rows at a time (by default what
-    AT_ONCE says of the device), and all return all samples; ``finished`` and ``grown`` are told of a process's own
-    share only.
+    Args:
+        prompts: Token ids, one list a prompt.
+        max_new_tokens: The most tokens of a completion, the prefix included.
+        temperature: 0 is greedy; else tokens are sampled from the full distribution.
+        seed: Of the sampling.
+        thinking: Bounds on the tokens between the think tags.
+        prefixes: Token ids that each completion begins with, one list a prompt.
+        batch_size: Rows at a time; by default what BATCH_SIZES says of the device.
+        on_progress: Gets (completions, tokens) as rows finish.
+        on_sequence_end: Gets (i, sequence) once the i-th prompt is complete; in a process's own share only.
+        on_token: Gets (i, sequence) after each token; in a process's own share only.
     """
-    batch_size = batch_size or AT_ONCE[model.device.type]
+    stops = find_stop_ids(model, tokenizer)
+    settings = DecodingSettings(max_new_tokens, temperature, thinking, stops, on_progress, on_sequence_end, on_token)
+    rows = []
+    for i, prefix in enumerate(prefixes or [()] * len(prompts)):
+        rows.append(Row(i, list(prompts[i]), list(prefix)))
+    mine = _take_share(rows)
+
+    # One random number a prompt and token, all drawn first: a sample does not depend on the batch it is in.
+    uniforms = None
+    if temperature:
+        uniforms = torch.rand(len(rows), max_new_tokens, generator=torch.Generator().manual_seed(seed))
+
+    size = batch_size or BATCH_SIZES[model.device.type]
     was_training = model.training
     model.eval()
-    # One number a prompt and token, drawn beforehand: what a prompt gets does not depend on which share its batch.
-    numbers = None
-    if temperature:
-        numbers = torch.rand(len(prompts), max_tokens, generator=torch.Generator().manual_seed(seed))
-    samples = [Sample() for _ in prompts]
-    pending = [list(p) for p in prefixes] if prefixes else [[] for _ in prompts]
-    # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
-    order = order[processes.state().process_index :: processes.state().num_processes]
-    with processes.gathered(model), merged(model):
-        for begin in range(0, len(order), batch_size):
-            rows = order[begin : begin + batch_size]
-            _decode(
-                model,
-                tokenizer,
-                [list(prompts[i]) for i in rows],
-                [samples[i] for i in rows],
-                [pending[i] for i in rows],
-                max_tokens,
-                temperature,
-                numbers[rows].to(model.device) if numbers is not None else None,
-                budget,
-                least,
-                progress,
-                *(
-                    (lambda place, rows=rows, told=told: told(rows[place], samples[rows[place]])) if told else None
-                    for told in (finished, grown)
-                ),
-            )
+    with processes.gather_weights(model), merge_adapter(model):
+        for start in range(0, len(mine), size):
+            Batch(model, tokenizer, mine[start : start + size], uniforms, settings).decode()
+
     model.train(was_training)
-    for i, sample in gather_object([(i, samples[i]) for i in order]):
-        samples[i] = sample
-    return samples
+    gathered = dict(gather_object([(row.index, row.sequence) for row in mine]))
+    return [gathered[i] for i in range(len(rows))]
 
 
-def unrouted(model) -> dict[str, bool]:
-    """What a mixture of experts must be called with: its loss of balance, which TRL's SFT switches on, is not defined
-    where a call holds only part of a sequence."""
-    return {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
+@dataclass
+class Row:
+    """One prompt on its way: ``pending`` holds the forced tokens that are still to come."""
+
+    index: int
+    prompt: list[int]
+    pending: list[int]
+    sequence: TokenSequence = field(default_factory=TokenSequence)
+    is_done: bool = False
 
 
-def _windowed(config) -> bool:
-    """Whether some layer attends to the last tokens only (Gemma 3, Mistral)."""
-    kinds = getattr(config, "layer_types", None)
-    return "sliding_attention" in kinds if kinds else getattr(config, "sliding_window", None) is not None
+def _take_share(rows: list[Row]) -> list[Row]:
+    """The rows that this process decodes, in the order in which it does."""
+    state = processes.get_state()
+
+    # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
+    ordered = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
+    return ordered[state.process_index :: state.num_processes]
 
 
-def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
-    """The cache, attention mask (rows, length) and last logits (rows, vocabulary) of a batch of prompts.
+class Batch:
+    """Rows that are decoded together, one token each at a time."""
 
-    Equal prompts are computed once; so is the prefix all share. Layout of a row: prefix, padding, own tokens. Where
-    attention has a window, which is counted over padding too, nothing may stand before the padding.
+    def __init__(self, model, tokenizer, rows: list[Row], uniforms: torch.Tensor | None, settings: DecodingSettings):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.rows = rows
+        self.settings = settings
+
+        # (rows, max_new_tokens), in [0, 1)
+        self.uniforms = None
+        if uniforms is not None:
+            self.uniforms = uniforms[[row.index for row in rows]].to(model.device)
+
+        self.cache, self.mask, self.logits = prefill(model, [row.prompt for row in rows])
+
+    def decode(self) -> None:
+        """Fill the sequence of every row."""
+        for step in range(self.settings.max_new_tokens):
+            tokens = self.choose_tokens(step)
+            if all(row.is_done for row in self.rows):
+                return
+
+            tokens = self.drop_finished_rows(tokens)
+            self.step_forward(tokens)
+
+    def choose_tokens(self, step: int) -> list[int]:
+        """Add a token to every row that is not finished; returns one for each row."""
+        uniforms = None if self.uniforms is None else self.uniforms[:, step]
+        chosen, logprobs = sample_tokens(self.logits, self.settings.temperature, uniforms)
+        tokens: list[int] = chosen.tolist()
+
+        for place, logprob in enumerate(logprobs.tolist()):
+            row = self.rows[place]
+            if not row.is_done:
+                tokens[place] = self.add_token(row, tokens[place], logprob)
+        return tokens
+
+    def add_token(self, row: Row, token: int, logprob: float) -> int:
+        """Add the chosen token to a row, or the forced one in its place; returns which it was."""
+        sequence = row.sequence
+        if self.settings.thinking and not row.pending:
+            row.pending = find_forced_tokens(
+                self.tokenizer, sequence.ids, token, self.settings.thinking, self.settings.stops
+            )
+
+        is_forced = bool(row.pending)
+        if is_forced:
+            token = row.pending.pop(0)
+            logprob = 0.0
+
+        sequence.ids.append(token)
+        sequence.forced.append(is_forced)
+        sequence.logprobs.append(logprob)
+        if token in self.settings.stops:
+            sequence.finish = "stop"
+
+        row.is_done = sequence.finish == "stop" or len(sequence.ids) >= self.settings.max_new_tokens
+        self.report(row)
+        return token
+
+    def report(self, row: Row) -> None:
+        """Tell the callbacks about the last token of a row."""
+        if self.settings.on_token:
+            self.settings.on_token(row.index, row.sequence)
+
+        if row.is_done and self.settings.on_progress:
+            self.settings.on_progress(1, len(row.sequence.ids))
+
+        if row.is_done and self.settings.on_sequence_end:
+            self.settings.on_sequence_end(row.index, row.sequence)
+
+    def drop_finished_rows(self, tokens: list[int]) -> list[int]:
+        """Take finished rows out of the batch where enough are; returns the tokens of those that stay."""
+        live = [place for place, row in enumerate(self.rows) if not row.is_done]
+        if len(live) > LIVE_SHARE * len(self.rows):
+            return tokens
+
+        keep = torch.tensor(live, device=self.model.device)
+        self.cache.batch_select_indices(keep)
+        self.mask = self.mask[keep]
+        if self.uniforms is not None:
+            self.uniforms = self.uniforms[keep]
+
+        self.rows = [self.rows[place] for place in live]
+        return [tokens[place] for place in live]
+
+    def step_forward(self, tokens: list[int]) -> None:
+        """Compute the logits (rows, vocabulary) that follow one more token of each row."""
+        new_column = self.mask.new_ones(len(tokens), 1)
+        self.mask = torch.cat([self.mask, new_column], dim=1)
+
+        output = self.model(
+            torch.tensor(tokens, device=self.model.device)[:, None],
+            attention_mask=self.mask,
+            position_ids=self.mask.sum(-1, keepdim=True) - 1,
+            past_key_values=self.cache,
+            **router_arguments(self.model),
+        )
+        self.logits = output.logits[:, -1]
+
+
+class ReservedLayer(DynamicLayer):
+    """A cache layer that writes new tokens into reserved room; ``keys`` and ``values`` are views of it.
+
+    All are of shape (rows, heads, tokens, head size).
     """
-    unique = sorted(set(map(tuple, prompts)))
+
+    room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Add the keys and values of new tokens; returns those of all tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys = key_states[..., :0, :]
+            self.values = value_states[..., :0, :]
+
+        old = self.keys.shape[-2]
+        new = old + key_states.shape[-2]
+        if self.room is None or self.room[0].shape[-2] < new:
+            self.room = (_grow(self.keys, key_states), _grow(self.values, value_states))
+
+        room_keys, room_values = self.room
+        room_keys[..., old:new, :] = key_states
+        room_values[..., old:new, :] = value_states
+
+        self.keys = room_keys[..., :new, :]
+        self.values = room_values[..., :new, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only these rows."""
+        super().batch_select_indices(indices)
+        self.room = None
+
+
+def _grow(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Room for the old states, the new ones and some more, with the old ones in it."""
+    rows, heads, added, size = new.shape
+    length = old.shape[-2]
+    room = new.new_empty(rows, heads, length + added + EXTRA_ROOM, size)
+    room[..., :length, :] = old
+    return room
+
+
+def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+    """Compute prompts: equal ones once, and once the prefix that all share.
+
+    Returns:
+        The cache, the attention mask (rows, length), and the last logits (rows, vocabulary).
+    """
+    # Layout of a row: shared prefix, padding, its own tokens.
+    unique = sorted({tuple(prompt) for prompt in prompts})
     device = model.device
     cache = Cache(layer_class_to_replicate=ReservedLayer)
-    shared = 0 if _windowed(model.config.get_text_config()) else common_prefix(unique)
+
+    # A window of attention is counted over padding too, so nothing may stand before the padding.
+    shared = 0 if _has_attention_window(model.config.get_text_config()) else count_common_prefix(unique)
     if shared:
-        first = torch.tensor([unique[0][:shared]], device=device)
-        model(first, past_key_values=cache, logits_to_keep=1, **unrouted(model))
+        prefix = torch.tensor([unique[0][:shared]], device=device)
+        model(prefix, past_key_values=cache, logits_to_keep=1, **router_arguments(model))
         cache.batch_select_indices(torch.zeros(len(unique), dtype=torch.long, device=device))
-    width = max(map(len, unique)) - shared
+
+    width = max(len(prompt) for prompt in unique) - shared
     ids = torch.zeros(len(unique), width, dtype=torch.long)
     mask = torch.ones(len(unique), shared + width, dtype=torch.long)
     for row, prompt in enumerate(unique):
         own = prompt[shared:]
-        ids[row, width - len(own) :] = torch.tensor(own)
-        mask[row, shared : shared + width - len(own)] = 0
+        padding = width - len(own)
+        ids[row, padding:] = torch.tensor(own)
+        mask[row, shared : shared + padding] = 0
+
     mask = mask.to(device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
     output = model(
@@ -271,121 +312,146 @@ def _prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torc
         attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
-        # By index, which copies: over a slice of the hidden states bf16 would expand the head's weight for every row.
+        # An index copies. Over a slice of the hidden states, bf16 would expand the head's weight for every row.
         logits_to_keep=torch.tensor([width - 1], device=device),
-        **unrouted(model),
+        **router_arguments(model),
     )
-    place = {prompt: row for row, prompt in enumerate(unique)}
-    rows = torch.tensor([place[tuple(p)] for p in prompts], device=device)
-    cache.batch_select_indices(rows)
-    return cache, mask[rows], output.logits[rows, -1]
+
+    place_of = {prompt: place for place, prompt in enumerate(unique)}
+    places = torch.tensor([place_of[tuple(prompt)] for prompt in prompts], device=device)
+    cache.batch_select_indices(places)
+    return cache, mask[places], output.logits[places, -1]
 
 
-def _choose(
-    logits: torch.Tensor, temperature: float, numbers: torch.Tensor | None
+def count_common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Return how many first tokens all prompts share, leaving each at least one of its own."""
+    low, high = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+
+    for place in range(limit):
+        if low[place] != high[place]:
+            return place
+    return limit
+
+
+def _has_attention_window(config) -> bool:
+    """Whether some layer attends to the last tokens only (Gemma 3, Mistral)."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types:
+        return "sliding_attention" in layer_types
+
+    return getattr(config, "sliding_window", None) is not None
+
+
+def router_arguments(model) -> dict[str, bool]:
+    """Return what a mixture of experts must be called with; nothing for other models.
+
+    Its balance loss, which TRL's SFT switches on, is not defined where a call holds only part of a sequence.
+    """
+    return {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
+
+
+def sample_tokens(
+    logits: torch.Tensor, temperature: float, uniforms: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chosen tokens and their log-probabilities, both (rows,). Sampling inverts the cumulative distribution at each
-    row's number in [0, 1), where torch.multinomial draws one a vocabulary entry; without numbers it is greedy."""
-    if numbers is None:
-        chosen = logits.max(-1).indices  # argmax's, which takes six times as long in bf16 on a CPU
+    """Choose a token for each row: at random by its uniform number in [0, 1), or greedily without numbers.
+
+    Sampling inverts the cumulative distribution, where torch.multinomial draws one number a vocabulary entry.
+
+    Returns:
+        The tokens and their log-probabilities (nats), both (rows,).
+    """
+    if uniforms is None:
+        chosen = logits.max(-1).indices  # argmax takes six times as long in bf16 on a CPU
         return chosen, torch.zeros_like(chosen, dtype=torch.float)
+
     scaled = logits if temperature == 1 else logits.float() / temperature
     probabilities = torch.softmax(scaled, dim=-1, dtype=torch.float)
-    # First a block of the vocabulary, then a token of it: what is summed up token by token is a block, not all.
-    lacking = -logits.shape[-1] % BLOCK
-    padded = torch.nn.functional.pad(probabilities, (0, lacking)) if lacking else probabilities
+
+    # First a block of the vocabulary, then a token of it: only a block is summed up token by token.
+    vocabulary = logits.shape[-1]
+    missing = -vocabulary % BLOCK
+    padded = torch.nn.functional.pad(probabilities, (0, missing)) if missing else probabilities
     blocks = padded.unflatten(-1, (-1, BLOCK))
-    block, rest = _inverted(blocks.sum(-1), numbers)
-    inside, _ = _inverted(blocks[torch.arange(len(block), device=block.device), block], rest)
-    chosen = (block * BLOCK + inside).clamp(max=logits.shape[-1] - 1)  # what is no number is not drawn past the end
+    block, rest = _invert_cumulative(blocks.sum(-1), uniforms)
+
+    rows = torch.arange(len(block), device=block.device)
+    inside, _ = _invert_cumulative(blocks[rows, block], rest)
+
+    # Logits that are no numbers must not give a token past the end.
+    chosen = (block * BLOCK + inside).clamp(max=vocabulary - 1)
     return chosen, probabilities.gather(-1, chosen[:, None])[:, 0].log()
 
 
-def _inverted(weights: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the cumulative weights (rows, n) of each row pass its number (rows,), a share of their sum, and how far
-    into that place's weight, as a share again; both (rows,)."""
-    cumulative = weights.cumsum(-1, dtype=torch.double)  # a card's sums run in any order: in float, up where nothing is
-    point = numbers.clamp(max=1 - 2**-22)[:, None] * cumulative[:, -1:]  # below the sum
+def _invert_cumulative(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the cumulative weights (rows, n) pass a share of their sum, and how far into that place, as a share."""
+    # A GPU sums in any order: in single precision the sums could rise where there is no weight.
+    cumulative = weights.cumsum(-1, dtype=torch.double)
+    below_one = uniforms.clamp(max=1 - 2**-22)
+    point = below_one[:, None] * cumulative[:, -1:]
+
     place = torch.searchsorted(cumulative, point, right=True).clamp(max=weights.shape[-1] - 1)
     weight = weights.gather(-1, place)
     before = cumulative.gather(-1, place) - weight
-    return place[:, 0], ((point - before) / weight).clamp(0, 1)[:, 0]
+    share = ((point - before) / weight).clamp(0, 1)
+    return place[:, 0], share[:, 0]
 
 
-def _decode(
-    model,
-    tokenizer,
-    prompts,
-    samples,
-    pending,
-    max_tokens,
-    temperature,
-    numbers,
-    budget,
-    least,
-    progress,
-    finished,
-    grown,
-) -> None:
-    """Fill ``samples`` for one batch; ``pending`` holds each row's forced tokens still to come, ``numbers`` (rows,
-    max_tokens) what its tokens are sampled by."""
-    stops = stop_ids(model, tokenizer)
-    cache, mask, logits = _prefill(model, prompts)
-    live = list(range(len(prompts)))  # the rows still in the batch, some of which may have finished
-    done = [False] * len(prompts)
-    for step in range(max_tokens):
-        chosen, logprobs = _choose(logits, temperature, numbers[live, step] if numbers is not None else None)
-        tokens, values = chosen.tolist(), logprobs.tolist()
-        for place, row in enumerate(live):
-            sample = samples[row]
-            if done[row]:
-                continue
-            if budget is not None and not pending[row]:
-                pending[row] = _closing(tokenizer, sample.ids, budget)
-            if least and not pending[row]:
-                pending[row] = _longer(tokenizer, sample.ids, tokens[place], least, budget, stops)
-            forced = bool(pending[row])
-            if forced:
-                tokens[place], values[place] = pending[row].pop(0), 0.0
-            sample.ids.append(tokens[place])
-            sample.forced.append(forced)
-            sample.logprobs.append(values[place])
-            if tokens[place] in stops:
-                sample.finish = "stop"
-            if grown:
-                grown(row)
-            done[row] = sample.finish == "stop" or len(sample.ids) >= max_tokens
-            if done[row] and progress:
-                progress(1, len(sample.ids))
-            if done[row] and finished:
-                finished(row)
-        if all(done[row] for row in live):
-            return
-        places = list(range(len(live)))
-        if sum(not done[row] for row in live) <= 0.8 * len(live):
-            places = [place for place, row in enumerate(live) if not done[row]]
-            live = [live[place] for place in places]
-            keep = torch.tensor(places, device=model.device)
-            cache.batch_select_indices(keep)
-            mask = mask[keep]
-        mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-        output = model(
-            torch.tensor([[tokens[place]] for place in places], device=model.device),
-            attention_mask=mask,
-            position_ids=mask.sum(-1, keepdim=True) - 1,
-            past_key_values=cache,
-            **unrouted(model),
-        )
-        logits = output.logits[:, -1]
+@contextlib.contextmanager
+def merge_adapter(model) -> Iterator[None]:
+    """Add the adapter to the weights for as long as the model only decodes: a token then costs what it costs the base.
+
+    The weights are put back bit for bit. Quantized weights, to which nothing can be added exactly, are left alone.
+    """
+    layers: list[Any] = []
+    for module in model.modules():
+        if isinstance(module, LoraLinear) and not module.merged and not module.disable_adapters:
+            layers.append(module)
+
+    weights = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.get_base_layer().weight.data = weight.clone()
+            layer.merge()
+        yield
+    finally:
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
 
 
-def text_of(tokenizer, ids: Sequence[int], stops: set[int]) -> str:
-    """A completion as text, without the token that ended the turn; think tags stay, even where they are special."""
-    return tokenizer.decode(ids[:-1] if ids and ids[-1] in stops else ids)
+@torch.no_grad()
+def token_logprobs(model, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
+    """Return the log-probabilities (nats, (len(ids),), on the CPU) that a model gives ``ids`` after ``prompt``."""
+    whole = torch.tensor([[*prompt, *ids]], device=model.device)
+    logits = model(whole).logits[0, len(prompt) - 1 : -1].float().cpu()
+    logprobs = torch.log_softmax(logits, -1)
+    return logprobs.gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 
-def completion(tokenizer, problem: Problem, sample: Sample, stops: set[int], prompt_tokens: int = 0) -> Completion:
-    """A sample as what was written on a problem."""
-    thinking, other = count_tokens(tokenizer, sample.ids)
-    text = text_of(tokenizer, sample.ids, stops)
-    return Completion(problem.id, text, prompt_tokens, thinking, other, sample.finish)
+def find_stop_ids(model, tokenizer) -> set[int]:
+    """Return the tokens that end a turn."""
+    eos = model.generation_config.eos_token_id
+    stops = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+    return stops - {None}
+
+
+def decode_text(tokenizer, ids: Sequence[int], stops: set[int]) -> str:
+    """Return a completion as text, without the token that ended the turn. Think tags stay, even special ones."""
+    has_stop = bool(ids) and ids[-1] in stops
+    return tokenizer.decode(ids[:-1] if has_stop else ids)
+
+
+def to_completion(
+    tokenizer, problem: Problem, sequence: TokenSequence, stops: set[int], prompt_tokens: int = 0
+) -> Completion:
+    """Return a sequence as what was written on a problem."""
+    thinking_tokens = count_thinking_tokens(tokenizer, sequence.ids)
+    return Completion(
+        id=problem.id,
+        text=decode_text(tokenizer, sequence.ids, stops),
+        prompt_tokens=prompt_tokens,
+        thinking_tokens=thinking_tokens,
+        answer_tokens=len(sequence.ids) - thinking_tokens,
+        finish=sequence.finish,
+    )

@@ -1,8 +1,8 @@
-"""Several processes at one run, which torchrun or `accelerate launch` starts: who does what.
+"""Several processes at one run, started by torchrun or `accelerate launch`: who does what.
 
-All go the same way through the same code, so that all decide alike. What reads or writes the run's folder is done by
-the main process, and the others are told what came of it (:func:`by_main`). Decoding is dealt out by prompt and its
-samples gathered (generate.py); training is the trainer's own (DDP). One process is the case of one.
+All processes go the same way through the same code. The main process alone reads and writes the run's folder, and
+tells the others what came of it (:func:`on_main_process`). Decoding is shared by prompt and gathered at the end
+(generate.py); training is the trainer's own (DDP). A single process is the case of one.
 """
 
 import contextlib
@@ -16,82 +16,104 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA; AMD; either under WSL
 
-def state() -> Any:
-    """accelerate's account of the processes: ``num_processes``, ``process_index``, ``device``."""
+
+def get_state() -> Any:
+    """Return accelerate's view of the processes: ``num_processes``, ``process_index``, ``device``."""
     import torch
     from accelerate import PartialState
 
-    # The others wait while the main one fetches a base or hashes it.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(hours=6))
+    # The others wait this long while the main process downloads a base or hashes it.
+    timeout = datetime.timedelta(hours=6)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timeout)
 
 
-def cards() -> int:
-    """How many cards torch sees. Where the system has none of any maker (NVIDIA; AMD; either under WSL) torch, which
-    takes longer to import than most commands to run, is not asked."""
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+def count_gpus() -> int:
+    """Return how many GPUs torch sees."""
+    # Importing torch takes longer than most commands, so it is not asked where the system has no GPU at all.
+    if not any(Path(device).exists() for device in GPU_DEVICES):
         return 0
+
     import torch
 
     return torch.cuda.device_count()
 
 
-def end() -> None:
-    """Let the processes part in order: one that is gone while another still listens for it takes it down."""
-    if state().num_processes > 1:
-        state().wait_for_everyone()
-        state().destroy_process_group()
+def is_main() -> bool:
+    """Return whether this is the main process."""
+    return get_state().is_main_process
+
+
+def is_shared() -> bool:
+    """Return whether several processes were started for this run, without importing torch."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def on_main_process(make: Callable[[], T]) -> T:
+    """Call ``make`` in the main process and return its result in all processes; what it raises, all raise.
+
+    The others wait meanwhile, so ``make`` must not need them (it must not decode or train).
+    """
+    from accelerate.utils import broadcast_object_list
+
+    if get_state().num_processes == 1:
+        return make()
+
+    result: Any = None
+    failure: Exception | None = None
+    if is_main():
+        try:
+            result = make()
+        except Exception as error:
+            failure = error
+
+    outcome = [result, failure]
+    broadcast_object_list(outcome)
+    result, failure = outcome
+
+    if failure is not None:
+        raise failure
+    return result
+
+
+def disconnect() -> None:
+    """Let the processes part in order: one that ends while another still listens to it takes that one down."""
+    state = get_state()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
 
 
 def leave(status: int) -> NoReturn:
-    """Exit. One of several processes does so past the interpreter's end, in which gloo's threads, should they still
-    hold tensors, abort it (github.com/pytorch/pytorch/pull/179291); all it had to write is written."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    """Exit with a status."""
+    if not is_shared():
+        sys.exit(status)
+
+    # gloo's threads may abort the interpreter at its end (github.com/pytorch/pytorch/pull/179291), so one of several
+    # processes leaves without it. All files are written by now.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
-def main() -> bool:
-    """Whether this is the main process."""
-    return state().is_main_process
-
-
-def by_main(make: Callable[[], T]) -> T:
-    """What ``make`` gives in the main process, in all of them; what it raises, all raise. The others wait, so ``make``
-    must do nothing for which it needs them (decode or train)."""
-    from accelerate.utils import broadcast_object_list
-
-    if state().num_processes == 1:
-        return make()
-    outcome: list[Any] = [None, None]
-    if main():
-        try:
-            outcome[0] = make()
-        except Exception as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
-
-
-def sharded(model) -> list[Any]:
-    """The modules whose weights FSDP2 has dealt out over the processes; none elsewhere."""
+def find_sharded_modules(model) -> list[Any]:
+    """Return the modules whose weights FSDP2 has split over the processes; none elsewhere."""
     from torch.distributed.fsdp import FSDPModule
 
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 @contextlib.contextmanager
-def gathered(model) -> Iterator[None]:
-    """Sharded weights whole in every process, for as long as each goes forward as often as it needs to."""
-    modules = sharded(model)
+def gather_weights(model) -> Iterator[None]:
+    """Keep sharded weights whole in every process, so that each may go forward as often as it needs to."""
+    modules = find_sharded_modules(model)
+
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
+
     try:
         yield
     finally:
@@ -100,12 +122,15 @@ def gathered(model) -> Iterator[None]:
             module.set_reshard_after_forward(True, recurse=False)
 
 
-def trained_weights(model) -> dict[str, Any] | None:
-    """The trained weights by name, whole, where FSDP2 has sharded them (in the main process; the others need to ask,
-    too); None elsewhere, where the model has them itself."""
+def collect_trained_weights(model) -> dict[str, Any] | None:
+    """Return the trained weights by name where FSDP2 has sharded them, else None: the model then has them whole.
+
+    They are whole in the main process only, but all processes must call this.
+    """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    if not sharded(model):
+    if not find_sharded_modules(model):
         return None
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     return get_model_state_dict(model, options=options)

@@ -1,50 +1,38 @@
-"""From a problem to the token ids a model is asked with, the same for training, rollouts and scoring.
+"""From a problem to the token ids that a model is asked with: the same for training, rollouts and scoring.
 
-Three prompts, in the base's own chat template (or a plain one of ours where it has none):
-``plain`` asks for the answer at once, ``cot`` asks for steps first (Kojima et al. 2022, arXiv 2205.11916; with
-worked exemplars: Wei et al. 2022, arXiv 2201.11903), ``think`` is what the trained rungs are asked with.
+There are three prompts, written in the base's own chat template (or in ours where it has none):
+
+- ``plain`` asks for a direct answer;
+- ``cot`` asks for steps first (Kojima et al. 2022, arXiv 2205.11916; with worked examples: Wei et al. 2022,
+  arXiv 2201.11903);
+- ``think`` is what the trained stages are asked with.
+
+This module reads no file: few-shot examples are passed in.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jinja2
 
-from data.build import load
-from data.records import Problem
+from data.problem import Problem
 
-# The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
-# The first wording is the one that trains and scores; the others show how much a score owes to it.
-WORDINGS = {
-    "plain": (
-        "Answer with \\boxed{answer} and nothing else.",
-        "Give only the answer, as \\boxed{answer}.",
-        "Reply with \\boxed{answer} and no other words.",
-        "Solve this. Write \\boxed{answer}, nothing more.",
-        "Write just the final answer: \\boxed{answer}.",
-    ),
-    "cot": (
-        "Think step by step, then end with the answer as \\boxed{answer}.",
-        "Work it out step by step and finish with \\boxed{answer}.",
-        "Show your reasoning one step at a time; the last line is \\boxed{answer}.",
-        "Reason in small steps. Give the final answer as \\boxed{answer}.",
-        "First explain each step, then write \\boxed{answer}.",
-    ),
-    "think": (
-        "Think, then answer.",
-        "Think first, then give the answer.",
-        "Reason about it before you answer.",
-        "Work it out, then answer.",
-        "Answer after some thought.",
-    ),
-}
-INSTRUCTIONS = {prompt: wordings[0] for prompt, wordings in WORDINGS.items()}
+THINK = "<think>"
+END_THINK = "</think>"
 
-THINK, END_THINK = "<think>", "</think>"
+# What a completion begins with where it answers without thinking.
 DIRECT = f"{THINK}{END_THINK}\n"
 
-# For a base model without a chat template; its end of turn is the tokenizer's own end-of-text token.
+# The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
+INSTRUCTIONS = {
+    "plain": "Answer with \\boxed{answer} and nothing else.",
+    "cot": "Think step by step, then end with the answer as \\boxed{answer}.",
+    "think": "Think, then answer.",
+}
+
+# For a base model without a chat template. Its end of turn is the tokenizer's own end-of-text token.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
@@ -55,82 +43,85 @@ PLAIN_TEMPLATE = (
 )
 
 
-def thinking_answer(steps: str, answer: str) -> str:
-    """A completion that thinks first: ``steps`` is one step a line."""
+@dataclass(frozen=True)
+class CustomPrompt:
+    """An instruction of the user's own; ``format`` (plain, cot, think) says how few-shot examples answer."""
+
+    instruction: str
+    format: str
+
+
+Prompt = str | CustomPrompt
+
+
+def format_thinking_answer(steps: str, answer: str) -> str:
+    """Return a completion that thinks first; ``steps`` holds one step a line."""
     return f"{THINK}\n{steps}\n{END_THINK}\n\\boxed{{{answer}}}"
 
 
-def direct_answer(answer: str) -> str:
-    """A completion that answers at once."""
+def format_direct_answer(answer: str) -> str:
+    """Return a completion that answers without thinking."""
     return f"{DIRECT}\\boxed{{{answer}}}"
 
 
-def exemplar_answer(problem: Problem, prompt: str) -> str:
-    """How a few-shot exemplar answers under a prompt."""
-    if prompt == "plain":
+def format_example_answer(problem: Problem, style: str) -> str:
+    """Return how a few-shot example answers under the prompt named ``style``."""
+    if style == "plain":
         return f"\\boxed{{{problem.answer}}}"
-    if prompt == "cot":
+
+    if style == "cot":
         return f"{problem.rationale}\n\\boxed{{{problem.answer}}}"
-    return thinking_answer(problem.rationale or "", problem.answer)
+
+    return format_thinking_answer(problem.rationale or "", problem.answer)
 
 
-def exemplars(problem: Problem, shots: int) -> list[Problem]:
-    """The worked train problems that stand before ``problem``: arithmetic for a number, else logic, easiest first."""
-    return load("arithmetic_v1" if problem.kind == "number" else "logic_v1", "train")[:shots] if shots else []
+def resolve_prompt(prompt: Prompt) -> CustomPrompt:
+    """Return the instruction and the format of a prompt given by its name or as itself."""
+    if isinstance(prompt, CustomPrompt):
+        return prompt
+
+    return CustomPrompt(INSTRUCTIONS[prompt], prompt)
 
 
-def messages(
-    problem: Problem,
-    prompt: str,
-    shots: Sequence[Problem] = (),
-    wording: int = 0,
-    after: Sequence[str] = (),
-    at_most: int | None = None,
-) -> list[dict[str, str]]:
-    """The chat that asks ``problem``, the exemplars as earlier turns; ``after``: a first answer, and feedback on it;
-    ``at_most``: the tokens of thought that are asked for (L1-Max, arXiv 2503.04697, section 3)."""
-    told = "" if at_most is None else f" Think for at most {at_most} tokens."
-    chat = [{"role": "system", "content": WORDINGS[prompt][wording] + told}]
-    for shot in shots:
-        chat.append({"role": "user", "content": shot.question})
-        chat.append({"role": "assistant", "content": exemplar_answer(shot, prompt)})
-    chat.append({"role": "user", "content": problem.question})
-    if after:
-        answer, feedback = after
-        chat += [{"role": "assistant", "content": answer}, {"role": "user", "content": feedback}]
-    return chat
+def build_messages(problem: Problem, prompt: Prompt, examples: Sequence[Problem] = ()) -> list[dict[str, str]]:
+    """Return the chat that asks ``problem``, with the examples as earlier turns."""
+    asked = resolve_prompt(prompt)
+    messages = [{"role": "system", "content": asked.instruction}]
+
+    for example in examples:
+        answer = format_example_answer(example, asked.format)
+        messages.append({"role": "user", "content": example.question})
+        messages.append({"role": "assistant", "content": answer})
+
+    messages.append({"role": "user", "content": problem.question})
+    return messages
 
 
-def wording_hash(prompt: str, shots: int = 0) -> str:
-    """The sha256 of all that stands before a question: of a number, and of any other kind."""
-    asked = [Problem("-", "-", "-", kind) for kind in ("number", "text")]
-    said = [messages(problem, prompt, exemplars(problem, shots)) for problem in asked]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+def prompt_sha256(prompt: Prompt, examples: Sequence[Problem] = ()) -> str:
+    """Return the sha256 of all that stands before a question."""
+    empty = Problem("-", "-", "-", "text")
+    messages = build_messages(empty, prompt, examples)
+    return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
 
 
-def render(tokenizer, chat: list[dict[str, str]]) -> str:
-    """The chat as text up to where the assistant begins; templates without a system role get it in the first turn."""
+def render_prompt(tokenizer, messages: list[dict[str, str]]) -> str:
+    """Return the chat as text, up to where the assistant begins."""
     try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except jinja2.TemplateError:
-        system, first, *rest = chat
-        merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
-        return tokenizer.apply_chat_template([merged, *rest], tokenize=False, add_generation_prompt=True)
+        # A template without a system role gets the instruction in the first turn.
+        system, first, *rest = messages
+        content = f"{system['content']}\n\n{first['content']}"
+        merged = [{"role": "user", "content": content}, *rest]
+        return tokenizer.apply_chat_template(merged, tokenize=False, add_generation_prompt=True)
 
 
-def encode(tokenizer, text: str) -> list[int]:
-    """Token ids of a piece of text, nothing added."""
+def encode_text(tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text, with nothing added."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def prompt_ids(
-    tokenizer,
-    problem: Problem,
-    prompt: str,
-    shots: Sequence[Problem] = (),
-    wording: int = 0,
-    after: Sequence[str] = (),
-    at_most: int | None = None,
-) -> list[int]:
-    """The token ids of the whole prompt, of which the arguments are those of :func:`messages`."""
-    return encode(tokenizer, render(tokenizer, messages(problem, prompt, shots, wording, after, at_most)))
+def encode_prompt(tokenizer, problem: Problem, prompt: Prompt, examples: Sequence[Problem] = ()) -> list[int]:
+    """Return the token ids of the whole prompt; the arguments are those of :func:`build_messages`."""
+    messages = build_messages(problem, prompt, examples)
+    return encode_text(tokenizer, render_prompt(tokenizer, messages))

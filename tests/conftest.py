@@ -1,4 +1,4 @@
-"""What more than one file of tests needs: a tiny model with random weights, and one finished run on nano."""
+"""What more than one file of tests needs: a tiny model with random weights, and one finished run of all stages."""
 
 import os
 import subprocess
@@ -7,29 +7,18 @@ from pathlib import Path
 
 import pytest
 
-# Models this small are slower on two threads than on one, where anything else runs on the machine.
+# Models this small are slower on two threads than on one where anything else runs on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
-# Little enough for a test; the rest is the cpu profile's and nano's own.
-SMALL = [
-    "rl.steps=4",
-    "rl.eval_every=2",
-    "adaptive.steps=4",
-    "adaptive.eval_every=2",
-    "rl.dev=40",
-    "adaptive.dev=40",
-    "adaptive.arithmetic=40",
-    "adaptive.logic=40",
-]
-LIMIT = 100
-OPTIONS = ["--base", "nano", "--profile", "cpu", "--limit", str(LIMIT), *(x for s in SMALL for x in ("--set", s))]
+BASE = "nano-tiny"
+OPTIONS = ("--base", BASE, "--profile", "cpu", "--limit", "40")
 
 
-def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
-    """Run a command; one of the pipeline's with these options."""
+def run_ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
+    """Run ``python -m pipeline COMMAND`` on the tiny base, with its results in ``runs``."""
     return subprocess.run(
-        [sys.executable, "-m", *command, "--runs", str(runs), *OPTIONS] if command[0] == "pipeline" else command,
+        [sys.executable, "-m", "pipeline", *command, "--runs", str(runs), *OPTIONS],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -37,12 +26,25 @@ def ladder(runs: Path, *command: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """The folder of a finished run of all five stages, with real training; to be copied before it is written to."""
+def root() -> Path:
+    """The folder of the project."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def ladder():
+    """The function that runs a command of the pipeline on the tiny base: ladder(runs, "table")."""
+    return run_ladder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """The folder ``runs`` of a finished run of all five stages, with real training; copy it before you write to it."""
     runs = tmp_path_factory.mktemp("runs")
-    done = ladder(runs, "pipeline", "all")
+    done = run_ladder(runs, "all")
+
     assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr and done.stdout.endswith("make ask (a chat with the stages).\n")
+    assert "Warning" not in done.stderr
     return runs
 
 
@@ -53,9 +55,11 @@ def tiny():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from pipeline import prompts
-    from pipeline.nano import tokenizer_of
+    from pipeline.models.nano import train_tokenizer
 
-    tokenizer = tokenizer_of([*prompts.INSTRUCTIONS.values(), "What is 25 * 4 + 8?", "25 * 4 = 100\n\\boxed{108}"])
+    texts = [*prompts.INSTRUCTIONS.values(), "What is 25 * 4 + 8?", "25 * 4 = 100\n\\boxed{108}"]
+    tokenizer = train_tokenizer(texts)
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,0 +1,223 @@
+"""The choice between thinking and a direct answer: what both come to, how it is trained, and its operating point.
+
+Offline everything about the choice is known: each training problem is answered greedily twice, with a thought and
+directly. Then the one token in which the two beginnings differ is trained by a weighted cross-entropy. With the
+advantage A = right(direct) + price - right(thinking), its label is the direct beginning where A > 0, else the thinking
+one, and its weight is |A|: cost-sensitive classification, whose optimum answers directly exactly where the expected A
+is above 0. A policy gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p)
+(measured). Some cross-entropy on the model's own right answers keeps their content where it is.
+
+Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from data.problem import Completion, Problem
+from pipeline.generate import merge_adapter, prefill
+from pipeline.processes import gather_weights
+from pipeline.prompts import DIRECT, THINK, encode_prompt, encode_text
+from pipeline.training import DevScoredSftTrainer, Row
+
+THINKING = f"{THINK}\n"
+
+# Greedy decoding takes the likelier of the two beginnings.
+GREEDY = 0.5
+
+# Prompts whose probability is computed at once.
+PROMPTS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer and the grader's verdict."""
+
+    completion: Completion
+    verdict: str
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is correct."""
+        return self.verdict == "correct"
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return self.completion.thinking_tokens + self.completion.answer_tokens
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What both ways of answering a problem come to; ``probability`` is that of the direct beginning, of the two."""
+
+    problem: Problem
+    thinking: Answer
+    direct: Answer
+    probability: float
+
+    def compute_advantage(self, price: float) -> float:
+        """Return what a direct answer is worth over a thought, in right answers."""
+        return self.direct.is_right + price - self.thinking.is_right
+
+
+@dataclass(frozen=True)
+class Point:
+    """What it comes to when answers are direct above a probability; ``tokens`` are the mean of an answer."""
+
+    threshold: float
+    accuracy: float
+    tokens: float
+    direct_rate: float
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """The two ways to begin an answer as token ids: what they share, and what each has after that."""
+
+    shared: list[int]
+    thinking: list[int]
+    direct: list[int]
+
+
+def encode_beginnings(tokenizer) -> Beginnings:
+    """Return the two ways to begin an answer; they differ in the first token after the shared ones."""
+    thinking = encode_text(tokenizer, THINKING)
+    direct = encode_text(tokenizer, DIRECT)
+
+    count = 0
+    while thinking[count] == direct[count]:
+        count += 1
+    return Beginnings(thinking[:count], thinking[count:], direct[count:])
+
+
+@torch.no_grad()
+def compute_direct_probabilities(model, tokenizer, problems: Sequence[Problem]) -> list[float]:
+    """Return for each problem the probability of the direct beginning, of the two."""
+    beginnings = encode_beginnings(tokenizer)
+    pair = [beginnings.thinking[0], beginnings.direct[0]]
+    prompts = [encode_prompt(tokenizer, problem, "think") + beginnings.shared for problem in problems]
+
+    model.eval()
+    probabilities: list[float] = []
+    with gather_weights(model), merge_adapter(model):
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            _, _, logits = prefill(model, prompts[start : start + PROMPTS_AT_ONCE])
+            shares = torch.softmax(logits[:, pair].float(), dim=-1)
+            probabilities += shares[:, 1].tolist()
+    return probabilities
+
+
+def build_choice_rows(
+    tokenizer, outcomes: Sequence[Outcome], advantages: Sequence[float], content_weight: float
+) -> list[Row]:
+    """Return the rows that train the choice and the content of right answers.
+
+    Args:
+        tokenizer: Of the model.
+        outcomes: Of the training problems.
+        advantages: Of each; above 0 its label is the direct beginning, and the weight is the distance from 0.
+        content_weight: Of the mean cross-entropy of a right answer.
+    """
+    beginnings = encode_beginnings(tokenizer)
+    rows: list[Row] = []
+
+    for outcome, advantage in zip(outcomes, advantages, strict=True):
+        start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
+        thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
+        direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
+
+        rows.append(_build_row(start, thinking, -advantage, content_weight))
+        rows.append(_build_row(start, direct, advantage, content_weight))
+    return [row for row in rows if any(row["weights"])]
+
+
+def _encode_answer(tokenizer, answer: Answer, beginning: str, ids: list[int]) -> list[int]:
+    """The choice, and all that follows it where the answer is right and whole."""
+    if not answer.is_right or answer.completion.finish != "stop":
+        return ids[:1]
+
+    rest = answer.completion.text.removeprefix(beginning)
+    return [*ids, *encode_text(tokenizer, rest), tokenizer.eos_token_id]
+
+
+def _build_row(start: list[int], answer: list[int], advantage: float, content_weight: float) -> Row:
+    """A row with a weight for each token: 0 before the choice, and for a choice that does not pay."""
+    count = len(answer) - 1
+    weights = [max(advantage, 0.0)]
+    weights += [content_weight / count] * count if count else []
+    return {
+        "input_ids": start + answer,
+        "completion_mask": [0] * len(start) + [int(weight > 0) for weight in weights],
+        "weights": [0.0] * len(start) + weights,
+    }
+
+
+def collate_weighted(pad_token_id: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return a batch with ``weights``; all tensors are (rows, longest row)."""
+    pad = functools.partial(pad_sequence, batch_first=True)
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    return {
+        "input_ids": pad(ids, padding_value=pad_token_id),
+        "attention_mask": pad([torch.ones_like(row) for row in ids]),
+        "labels": pad([torch.tensor(row["labels"]) for row in rows], padding_value=-100),
+        "weights": pad([torch.tensor(row["weights"]) for row in rows]),
+    }
+
+
+class ChoiceTrainer(DevScoredSftTrainer):
+    """TRL's trainer with the weighted cross-entropy of a row, in the mean over rows, as its loss."""
+
+    # The loss is divided by the rows of the whole step, below.
+    loss_is_scaled_for_ga: Any = True
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the loss of a micro-batch, its share of the batch of the step."""
+        weights = inputs.pop("weights")
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+
+        # Log-probabilities begin with the second token of a row.
+        weighted = weights[:, 1:] * outputs.log_probs
+        rows = len(weights) * self.current_gradient_accumulation_steps
+        loss = -weighted.sum() / rows
+        return (loss, outputs) if return_outputs else loss
+
+
+def measure_point(outcomes: Sequence[Outcome], threshold: float) -> Point:
+    """Return what it comes to when answers are direct above a threshold."""
+    directs = [outcome.probability > threshold for outcome in outcomes]
+    answers = []
+    for outcome, is_direct in zip(outcomes, directs, strict=True):
+        answers.append(outcome.direct if is_direct else outcome.thinking)
+
+    return Point(
+        threshold=threshold,
+        accuracy=fmean(answer.is_right for answer in answers),
+        tokens=fmean(answer.tokens for answer in answers),
+        direct_rate=fmean(directs),
+    )
+
+
+def sweep_thresholds(outcomes: Sequence[Outcome]) -> list[Point]:
+    """Return a point for every threshold that makes a difference, from always direct to always thinking."""
+    thresholds = {-1.0, *(outcome.probability for outcome in outcomes)}
+    return [measure_point(outcomes, threshold) for threshold in sorted(thresholds)]
+
+
+def choose_point(points: Sequence[Point], least_accuracy: float) -> Point:
+    """Return the point with the fewest tokens among those accurate enough, else the most accurate one."""
+    accurate = [point for point in points if point.accuracy >= least_accuracy]
+    if accurate:
+        return min(accurate, key=lambda point: point.tokens)
+    return max(points, key=lambda point: point.accuracy)
+
+
+def compute_cost(accuracy: float, tokens: float, least_accuracy: float, max_new_tokens: int) -> float:
+    """Return what adapters are compared by on dev, where less is better: tokens, but above all enough accuracy."""
+    lack = least_accuracy - accuracy
+    return max_new_tokens * (1 + lack) if lack > 0 else tokens

@@ -1,0 +1,268 @@
+"""A model behind an OpenAI-compatible address: a teacher that writes solutions, or a served model that is scored.
+
+The ``openai`` package sends requests and repeats those that fail on the way. Here stand what it lacks: a cap on the
+number of requests, and answers that arrive whole with an error in them.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import openai
+
+from data.files import UserError
+from pipeline.generate import TokenSequence, find_stop_ids
+from pipeline.models.load import load_tokenizer
+from pipeline.prompts import END_THINK, THINK
+
+# Times that the package repeats a request that was refused for now, or lost.
+RETRIES = 5
+
+# Times that a request is sent whose answer comes and cannot be read.
+ATTEMPTS = 3
+SECONDS_BETWEEN_ATTEMPTS = 1.0
+
+# For scoring a served model: requests under way together, and seconds for an answer with the wait for its turn.
+SERVED_CONCURRENCY = 256
+SERVED_TIMEOUT = 600.0
+
+# Without these a server samples by what stands in the model's generation_config.json.
+FULL_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+SHOWN_CHARACTERS = 120
+
+
+class RequestLimit(Exception):
+    """No request may be sent any more."""
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """What a teacher wrote, with its thought between our tags; ``tokens`` are those of both."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+
+
+class Client:
+    """One model of one server; safe to use from several threads.
+
+    Args:
+        url: Up to /v1.
+        model: Its name there; empty for the only one that is served.
+        key: Sent with each request; empty where the server wants none.
+        timeout: Seconds for an answer.
+        max_requests: The most that are sent, repeated ones counted; None for any number.
+
+    Raises:
+        UserError: here and in every request, where the server refuses, cannot be reached, or answers with an error.
+    """
+
+    def __init__(self, url: str, model: str, key: str, timeout: float, max_requests: int | None = None) -> None:
+        self.url = url.rstrip("/")
+        self.max_requests = max_requests
+        self.requests = 0
+        self.lock = Lock()
+
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"server {url!r}: no address; write http://HOST:PORT/v1")
+        try:
+            http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._count_request]}, timeout=timeout)
+            self.openai = openai.OpenAI(
+                base_url=self.url, api_key=key or "none", max_retries=RETRIES, http_client=http_client
+            )
+        except Exception as error:
+            # Whatever the packages find wrong in an address.
+            raise UserError(f"server {url!r}: no address ({error}); write http://HOST:PORT/v1") from None
+        self.model = model or self._find_only_model()
+
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float, seed: int
+    ) -> ChatAnswer:
+        """Return the answer to a chat.
+
+        Raises:
+            RequestLimit: ``max_requests`` have been sent.
+        """
+        return self._ask(
+            self.openai.chat.completions,
+            {
+                "model": self.model,
+                "messages": list(messages),
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "seed": seed,
+            },
+            _read_chat,
+        )
+
+    def complete(
+        self, prompt_ids: Sequence[int], *, stop_ids: set[int], max_new_tokens: int, temperature: float, seed: int
+    ) -> TokenSequence:
+        """Return the completion of a prompt, both in token ids, as vLLM serves it.
+
+        So nothing depends on a server's template, tokenizer or reading of a text. The log-probabilities are the
+        server's (vLLM: before the temperature, unless it was started otherwise).
+        """
+        return self._ask(
+            self.openai.completions,
+            {
+                "model": self.model,
+                "prompt": list(prompt_ids),
+                "max_tokens": max_new_tokens,
+                "temperature": temperature,
+                "seed": seed,
+                "logprobs": 0,
+                "extra_body": {"return_token_ids": True, "stop_token_ids": sorted(stop_ids), **FULL_DISTRIBUTION},
+            },
+            _read_sequence,
+        )
+
+    def _find_only_model(self) -> str:
+        listing = self._ask(self.openai.models, {}, _read_models, method="list")
+        if len(listing) != 1:
+            raise UserError(f"server {self.url}: it serves {len(listing)} models ({listing}); start it with one")
+        return listing[0]
+
+    def _count_request(self, request) -> None:
+        """Called by the package before each request, repeated ones too; an error in it ends the call."""
+        with self.lock:
+            if self.max_requests is not None and self.requests >= self.max_requests:
+                raise RequestLimit
+            self.requests += 1
+
+    def _ask(self, endpoint, body: Mapping[str, Any], read: Callable[[Any], Any], method: str = "create") -> Any:
+        """What ``read`` makes of an answer; one that it cannot read is asked for again."""
+        shown = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+
+            reply = self._send(getattr(endpoint.with_raw_response, method), body)
+            shown = _shorten(reply.text)
+            try:
+                return read(reply.json())
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                continue
+        raise UserError(f"server {self.url}: its answer cannot be read ({shown}); check the address and the server")
+
+    def _send(self, call: Callable[..., Any], body: Mapping[str, Any]) -> Any:
+        try:
+            return call(**body).http_response
+        except openai.APIStatusError as error:
+            said = _shorten(error.response.text)
+            raise UserError(
+                f"server {self.url}: it refuses (status {error.status_code}: {said}); check the address, the model's "
+                "name and OPENAI_API_KEY"
+            ) from None
+        except openai.APIConnectionError as error:
+            reason = type(error.__cause__ or error).__name__
+            raise UserError(
+                f"server {self.url}: no answer ({reason}, {RETRIES + 1} times); check the address (http://HOST:PORT/v1)"
+            ) from None
+
+
+def _shorten(text: str) -> str:
+    return " ".join(text.split())[:SHOWN_CHARACTERS]
+
+
+def _read_models(answer: Any) -> list[str]:
+    return [model["id"] for model in answer["data"]]
+
+
+def _read_chat(answer: Any) -> ChatAnswer:
+    [choice] = answer["choices"]
+    message = choice["message"]
+
+    # Where the limit stopped a thought that the server keeps apart, there is no content.
+    text = message["content"] or ""
+    thought = message.get("reasoning_content") or message.get("reasoning") or ""
+    if not isinstance(text, str) or not isinstance(thought, str):
+        raise TypeError
+
+    if thought.strip():
+        text = f"{THINK}\n{thought}\n{END_THINK}\n{text}"
+    usage = answer.get("usage") or {}
+    return ChatAnswer(
+        text=text,
+        finish="length" if choice.get("finish_reason") == "length" else "stop",
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        tokens=usage.get("completion_tokens") or 0,
+    )
+
+
+def _read_sequence(answer: Any) -> TokenSequence:
+    [choice] = answer["choices"]
+    ids = choice["token_ids"]
+    logprobs = choice["logprobs"]["token_logprobs"]
+
+    if len(ids) != len(logprobs) or not all(isinstance(token, int) for token in ids):
+        raise ValueError
+
+    finish = "stop" if choice.get("finish_reason") == "stop" else "length"
+    return TokenSequence(ids, [False] * len(ids), logprobs, finish)
+
+
+class ServedModel:
+    """A model that vLLM serves, to be evaluated as if it were here.
+
+    Args:
+        url: Where it is served, as the only model.
+        folder: Its base, for tokenizer and configuration.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        from transformers import AutoConfig, GenerationConfig
+
+        self.client = Client(url, "", os.environ.get("OPENAI_API_KEY", ""), SERVED_TIMEOUT)
+        self.tokenizer = load_tokenizer(folder)
+        self.config = AutoConfig.from_pretrained(folder)
+
+        file = folder / "generation_config.json"
+        self.generation_config = GenerationConfig.from_pretrained(folder) if file.is_file() else GenerationConfig()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_sequence_end: Callable[[int, TokenSequence], None] | None = None,
+    ) -> list[TokenSequence]:
+        """Complete every prompt; arguments and sequences are those of :func:`pipeline.generate.generate`."""
+        stops = find_stop_ids(self, self.tokenizer)
+        sequences = [TokenSequence() for _ in prompts]
+
+        with ThreadPoolExecutor(SERVED_CONCURRENCY) as pool:
+            places = {}
+            for i, prompt in enumerate(prompts):
+                future = pool.submit(
+                    self.client.complete,
+                    prompt,
+                    stop_ids=stops,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    seed=seed + i,
+                )
+                places[future] = i
+
+            try:
+                for future in as_completed(places):
+                    i = places[future]
+                    sequences[i] = future.result()
+                    if on_sequence_end:
+                        on_sequence_end(i, sequences[i])
+                    if on_progress:
+                        on_progress(1, len(sequences[i].ids))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return sequences

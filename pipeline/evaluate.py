@@ -1,0 +1,168 @@
+"""The one place where a model is asked: an evaluation, which goes on where it was interrupted."""
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.nn import Module
+
+from data.files import UserError, append_jsonl, make_folder, read_appended_jsonl
+from data.problem import Completion, Problem, record_to_json
+from pipeline import processes
+from pipeline.generate import TokenSequence, decode_text, find_stop_ids, generate, to_completion
+from pipeline.models.load import get_context_tokens
+from pipeline.progress import progress_bar
+from pipeline.prompts import Prompt, encode_prompt, encode_text
+from pipeline.thinking_budget import ThinkingLimits
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's completions of problems, and the seconds that decoding them took, interrupted runs included."""
+
+    completions: list[Completion]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PartialEvaluation:
+    """What an interrupted evaluation left: completions by the problem's id, and the seconds they took."""
+
+    completions: dict[str, Completion] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def evaluate(
+    model,
+    tokenizer,
+    problems: Sequence[Problem],
+    prompt: Prompt,
+    *,
+    examples: Sequence[Problem] = (),
+    max_new_tokens: int,
+    batch_size: int,
+    thinking: ThinkingLimits | None = None,
+    prefix: str = "",
+    temperature: float = 0.0,
+    seed: int = 0,
+    label: str,
+    partial: Path | None = None,
+    on_text: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Ask a model all problems under one prompt; returns a completion of each, in order.
+
+    Args:
+        model: On this machine, or a :class:`pipeline.client.ServedModel` (without thinking limits and prefix).
+        problems: What is asked.
+        prompt: The name of a prompt, or one of the user's own.
+        examples: Worked problems that stand before each question.
+        max_new_tokens: The most tokens of a completion.
+        batch_size: Rows at a time.
+        thinking: Bounds on the tokens of a thought.
+        prefix: What each completion begins with.
+        temperature: 0 is greedy.
+        label: What the progress bar and errors call this evaluation.
+        partial: A folder for completions as they come, a file for each process; those in it are not asked for again.
+        on_text: Gets the text so far after each token, in place of a progress bar.
+
+    Raises:
+        UserError: Where a prompt and its completion do not fit the context.
+    """
+    earlier = _read_partial(partial)
+    missing = [problem for problem in problems if problem.id not in earlier.completions]
+    prompts = [encode_prompt(tokenizer, problem, prompt, examples) for problem in missing]
+    _check_context(model, prompts, max_new_tokens, label)
+
+    recorder = _Recorder(model, tokenizer, missing, prompts, earlier.seconds, partial, on_text)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    settings["on_sequence_end"] = recorder.record if partial else None
+
+    decode = model.generate
+    if isinstance(model, Module):
+        decode = functools.partial(generate, model, tokenizer)
+        settings |= {"thinking": thinking, "batch_size": batch_size}
+        settings["prefixes"] = [encode_text(tokenizer, prefix)] * len(prompts)
+        settings["on_token"] = recorder.show if on_text else None
+
+    with contextlib.nullcontext() if on_text else progress_bar(label, len(missing)) as on_progress:
+        sequences = decode(prompts, on_progress=on_progress, **settings)
+
+    seconds = recorder.elapsed_seconds()
+    completions = earlier.completions | recorder.to_completions(sequences)
+    return Evaluation([completions[problem.id] for problem in problems], seconds)
+
+
+class _Recorder:
+    """Turns the sequences of one evaluation into completions, and writes them down as they come."""
+
+    def __init__(self, model, tokenizer, problems, prompts, seconds_before, partial, on_text):
+        self.tokenizer = tokenizer
+        self.stops = find_stop_ids(model, tokenizer)
+        self.problems = problems
+        self.prompts = prompts
+        self.on_text = on_text
+
+        # Each process writes a file of its own.
+        self.file = partial / f"{processes.get_state().process_index}.jsonl" if partial else None
+        self.seconds_before = seconds_before
+        self.start = time.monotonic()
+
+    def elapsed_seconds(self) -> float:
+        """The seconds of decoding so far, earlier runs included."""
+        return self.seconds_before + time.monotonic() - self.start
+
+    def to_completion(self, i: int, sequence: TokenSequence) -> Completion:
+        """The i-th sequence as what was written on its problem."""
+        return to_completion(self.tokenizer, self.problems[i], sequence, self.stops, len(self.prompts[i]))
+
+    def to_completions(self, sequences: Sequence[TokenSequence]) -> dict[str, Completion]:
+        """All completions, by the problem's id."""
+        completions = [self.to_completion(i, sequence) for i, sequence in enumerate(sequences)]
+        return {completion.id: completion for completion in completions}
+
+    def record(self, i: int, sequence: TokenSequence) -> None:
+        """Write down the i-th sequence, which is complete."""
+        row = record_to_json(self.to_completion(i, sequence))
+        row["seconds"] = round(self.elapsed_seconds(), 1)
+        append_jsonl(self.file, [row])
+
+    def show(self, i: int, sequence: TokenSequence) -> None:
+        """Hand over the text so far."""
+        self.on_text(decode_text(self.tokenizer, sequence.ids, self.stops))
+
+
+def _read_partial(partial: Path | None) -> PartialEvaluation:
+    """What the files of an interrupted evaluation hold; nothing where there are none."""
+    if partial is None:
+        return PartialEvaluation()
+
+    folder = partial
+
+    def read() -> PartialEvaluation:
+        make_folder(folder)
+        rows: list[dict[str, Any]] = []
+        for file in sorted(folder.glob("*.jsonl")):
+            rows += read_appended_jsonl(file)
+
+        seconds = max((row.pop("seconds") for row in rows), default=0.0)
+        completions = [Completion(**row) for row in rows]
+        return PartialEvaluation({completion.id: completion for completion in completions}, seconds)
+
+    return processes.on_main_process(read)
+
+
+def _check_context(model, prompts: Sequence[Sequence[int]], max_new_tokens: int, label: str) -> None:
+    """Refuse prompts that leave no room for a completion."""
+    context = get_context_tokens(model.config) or sys.maxsize
+    longest = max((len(prompt) for prompt in prompts), default=0)
+
+    if longest + max_new_tokens > context:
+        raise UserError(
+            f"{label}: a prompt of {longest} tokens and a completion of {max_new_tokens} go beyond the base's context "
+            f"of {context}; lower shots or eval.generation.max_new_tokens, or leave out the longest problems"
+        )

@@ -1,0 +1,87 @@
+"""The one patch of a library, switched by ``base.fast_training``: faster training on a CPU with the same results.
+
+TRL's fused head (``trl.trainer.utils.add_fused_lm_head``) skips positions without a label only where Triton runs. On a
+CPU it projects every prompt token to the whole vocabulary, in several passes and once more in the backward: measured on
+SmolLM2-135M, 40 % of an SFT step. Here the same outputs come from one plain projection of the labelled positions.
+
+The backward of torch's fused attention is slow on a CPU for texts this short: with plain products four steps of 8
+solutions took 13.1 s of processor time in place of 15.6 (bf16, one thread), with losses alike to two digits.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from trl.trainer.utils import FusedCausalLMOutput
+
+# What some models do to their logits, which the plain projection below would leave out.
+RESCALING = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+def speed_up_training(model, temperature: float = 1.0) -> None:
+    """Patch a model (not its PEFT wrapper) that a trainer of TRL holds; on a GPU nothing is changed.
+
+    Args:
+        model: Its forward with ``fused_lm_head=True`` then gives log-probabilities and entropies (nats, both
+            (batch, length - 1)), zero where there is no label.
+        temperature: Divides the logits.
+    """
+    config = model.config.get_text_config()
+    has_rescaled_logits = any(getattr(config, name, None) is not None for name in RESCALING)
+    if model.device.type != "cpu" or has_rescaled_logits:
+        return
+
+    stock_forward = model.forward
+
+    def forward(*args, fused_lm_head=False, labels=None, output_router_logits=None, **kwargs):
+        if output_router_logits is not None:
+            kwargs["output_router_logits"] = output_router_logits
+
+        if not fused_lm_head or output_router_logits:
+            return stock_forward(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+
+        kwargs.pop("output_router_logits", None)
+        item_count = kwargs.pop("num_items_in_batch", None)
+        kwargs["use_cache"] = False
+        with _eager_attention(model):
+            hidden = model.base_model(*args, **kwargs).last_hidden_state
+
+        return _score_labels(model, hidden[:, :-1], labels[:, 1:], temperature, item_count)
+
+    model.forward = forward
+
+
+def _score_labels(model, hidden, labels, temperature: float, item_count) -> FusedCausalLMOutput:
+    """What TRL's head returns, computed at the labels only."""
+    mask = labels != -100
+    wanted = labels[mask]
+
+    logits = model.get_output_embeddings()(hidden[mask])
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    label_logprobs = logprobs.gather(-1, wanted[:, None])[:, 0]
+
+    with torch.no_grad():
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        is_top = logprobs.argmax(-1) == wanted
+
+    # masked_scatter keeps the output connected to the model even where there is no label at all.
+    scattered = label_logprobs.new_zeros(mask.shape).masked_scatter(mask, label_logprobs)
+    count = mask.sum().clamp(min=1) if item_count is None else item_count
+    return FusedCausalLMOutput(
+        loss=-scattered.sum() / count,
+        log_probs=scattered,
+        entropy=entropy.new_zeros(mask.shape).masked_scatter(mask, entropy),
+        is_top1=torch.zeros_like(mask).masked_scatter(mask, is_top),
+        label_mask=mask,
+    )
+
+
+@contextlib.contextmanager
+def _eager_attention(model) -> Iterator[None]:
+    """Attention in plain products for one pass; decoding is as fast with the fused one."""
+    fused = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(fused)

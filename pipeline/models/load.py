@@ -1,0 +1,242 @@
+"""From the name of a base to its folder, its tokenizer and its model.
+
+A base is a known name, a hub id, a folder that ``save_pretrained`` wrote, or a GGUF file. The folder holds safetensors,
+whatever the base was; :mod:`pipeline.models.download` makes it.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from data.files import UserError, sha256_file, suggest, write_text
+from pipeline import processes
+from pipeline.models.download import (
+    KNOWN_BASES,
+    KnownBase,
+    check_weight_files,
+    convert_gguf,
+    fetch_base,
+    get_cache_folder,
+    make_once,
+)
+from pipeline.prompts import PLAIN_TEMPLATE, encode_text, format_thinking_answer
+
+# What a fingerprint covers: weights, configuration, chat template and tokenizer.
+FINGERPRINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
+
+# CPUs that compute in bf16: SFT and decoding were measured 1.5 times as fast there as in fp32.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+QUANTIZATION: dict[str, dict[str, Any]] = {
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"},
+    "int8": {"load_in_8bit": True},
+}
+
+
+# Names
+
+
+def base_folder_name(base: str) -> str:
+    """Return the base's name as one path component, for ``runs/BASE``."""
+    if base in KNOWN_BASES:
+        return base
+    if base.endswith(".gguf"):
+        return Path(base).stem
+
+    path = Path(os.path.normpath(base))
+    if ".." in path.parts:
+        return path.resolve().name
+    return str(path).strip("/").replace("/", "--")
+
+
+def is_hub_id(base: str) -> bool:
+    """Return whether a name can be an OWNER/NAME of the hub."""
+    return base.count("/") == 1 and not base.startswith((".", "/", "~"))
+
+
+def resolve(base: str) -> Path:
+    """Return the folder that holds a base's safetensors; it is fetched, made or converted first where need be.
+
+    Raises:
+        UserError: the base is unknown, cannot be fetched, or has no safetensors.
+    """
+    if base in KNOWN_BASES:
+        return _resolve_known(base)
+
+    path = Path(base)
+    if path.is_dir():
+        return _check_folder(path, base)
+
+    if base.endswith(".gguf"):
+        if not path.is_file():
+            raise UserError(f"base {base}: no such file; check the path")
+        name = f"{path.stem}-{sha256_file(path)[:12]}"
+        return make_once(name, lambda folder: convert_gguf(path, folder))
+
+    if is_hub_id(base):
+        known = KnownBase(hub=base, licence="see its page")
+        return make_once(base.replace("/", "--"), lambda folder: fetch_base(known, base, folder))
+
+    raise UserError(f"base {base!r} is unknown; {suggest(base, KNOWN_BASES)}, or a hub id, a folder or a .gguf file")
+
+
+def _resolve_known(base: str) -> Path:
+    known = KNOWN_BASES[base]
+    if known.hub:
+        return make_once(base, lambda folder: fetch_base(known, base, folder))
+
+    # The data sets that nano needs take a second to import.
+    from pipeline.models.nano import PRESETS, hash_preset, pretrain
+
+    preset = PRESETS[base]
+    return make_once(f"{base}-{hash_preset(preset)}", lambda folder: pretrain(preset, folder))
+
+
+def _check_folder(path: Path, base: str) -> Path:
+    if not (path / "config.json").is_file():
+        raise UserError(f"base {base}: the folder has no config.json; give a folder that save_pretrained wrote")
+
+    check_weight_files(base, [file.name for file in path.iterdir()])
+    return path
+
+
+def fingerprint(folder: Path) -> str:
+    """Return one sha256 over a base's weights and tokenizer; it is computed once and kept in the cache."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINT_SUFFIXES)
+
+    # Hashing the weights takes seconds, so the result is kept under what the file system says of them.
+    stamps = []
+    for path in files:
+        status = path.stat()
+        stamps.append(f"{path.name} {status.st_size} {status.st_mtime_ns}\n")
+    name = hashlib.sha256("".join(stamps).encode()).hexdigest()[:16]
+
+    cached = get_cache_folder() / "fingerprints" / name
+    if not cached.is_file():
+        lines = [f"{path.name} {sha256_file(path)}\n" for path in files]
+        write_text(cached, hashlib.sha256("".join(lines).encode()).hexdigest())
+    return cached.read_text()
+
+
+# Models
+
+
+def resolve_precision(load: str) -> str:
+    """Return how weights are loaded on this machine: ``base.load`` of the recipe, or what "auto" stands for here.
+
+    Auto is bf16 where the machine computes in it, which GPUs and some CPUs do, else fp32.
+    """
+    if load != "auto":
+        return load
+
+    # Read without torch, which `status` does not need otherwise.
+    file = Path("/proc/cpuinfo")
+    flags = set(file.read_text().split()) if file.is_file() else set()
+    return "bf16" if flags & BF16_FLAGS or processes.count_gpus() else "fp32"
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return a base's tokenizer, with our plain chat template where it has none, and a padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"base {folder.name}: its tokenizer has no end-of-turn token; set eos_token in its config")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    folder: Path, adapter: Path | None = None, trainable: bool = False, load: str = "auto"
+) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a base.
+
+    Args:
+        folder: The base's, as :func:`resolve` gives it.
+        adapter: A LoRA adapter that is put on it.
+        trainable: Whether the adapter can be trained.
+        load: auto, fp32, bf16, nf4 or int8.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    # With torch 2.11 cuDNN's attention plans anew for each shape, and every step of decoding has a new one
+    # (docs/machines.md).
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    tokenizer = load_tokenizer(folder)
+    precision = resolve_precision(load)
+
+    quantization = None
+    if precision in QUANTIZATION:
+        quantization = BitsAndBytesConfig(**QUANTIZATION[precision])
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
+        device_map={"": processes.get_state().device} if torch.cuda.is_available() else None,
+        quantization_config=quantization,
+    )
+    _avoid_packed_rows(model)
+
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    if not trainable:
+        model.eval()
+    return model, tokenizer
+
+
+def _avoid_packed_rows(model) -> None:
+    """Switch off a kernel of bitsandbytes for AVX512-BF16 that fails on rows that are no whole blocks of 64."""
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False) and module.in_features % 64:
+            module.support_avx512bf16_for_cpu = False
+
+
+# Checks
+
+
+def check_base(name: str, folder: Path, needed_tokens: int) -> None:
+    """Refuse a base whose tokenizer or context will not do for a run; see :func:`check_tokenizer`."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    context = get_context_tokens(config) or needed_tokens
+    check_tokenizer(load_tokenizer(folder), context, needed_tokens, name)
+
+
+def get_context_tokens(config) -> int | None:
+    """Return the tokens of a model's context; None where its configuration sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> None:
+    """Refuse early what would fail late.
+
+    Args:
+        tokenizer: The base's.
+        context: Its tokens of context.
+        needed_tokens: What the recipe needs of them.
+        name: What errors call the base.
+
+    Raises:
+        UserError: the answer format or the end of turn does not survive the tokenizer, or the context is too short.
+    """
+    answer = format_thinking_answer("25 * 4 = 100", "100")
+    if tokenizer.decode(encode_text(tokenizer, answer)) != answer:
+        raise UserError(f"base {name}: its tokenizer does not give the answer format back unchanged; take another base")
+
+    end = tokenizer.eos_token
+    if encode_text(tokenizer, end) != [tokenizer.eos_token_id]:
+        raise UserError(f"base {name}: its end-of-turn token {end!r} is not one token; fix eos_token in its config")
+
+    if context < needed_tokens:
+        raise UserError(
+            f"base {name}: its context of {context} tokens is below the {needed_tokens} needed; "
+            "lower eval.generation.max_new_tokens"
+        )

@@ -1,0 +1,175 @@
+"""Samples of a model with what they earn: TRL's ``rollout_func`` and ``reward_funcs`` for GRPO."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from data.problem import Completion, Problem
+from eval.grade import grade
+from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion
+from pipeline.learnability import is_mixed
+from pipeline.problem_sampler import ProblemSampler
+from pipeline.prompts import encode_prompt
+from pipeline.rewards import CombinedReward, RewardScore
+
+# Samples of a step on which the sampler's log-probabilities are compared with the model's own.
+CHECKED_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sample of a problem and what it earns."""
+
+    problem: Problem
+    prompt_ids: list[int]
+    sequence: TokenSequence
+    completion: Completion
+    reward: RewardScore
+
+
+Group = list[Rollout]
+
+
+@dataclass
+class GroupSampler:
+    """Samples groups: several completions of a problem each.
+
+    Args:
+        size: Completions of a group.
+        max_new_tokens: The most tokens of one.
+    """
+
+    tokenizer: Any
+    reward: CombinedReward
+    size: int
+    max_new_tokens: int
+    temperature: float
+
+    def sample(
+        self, model, problems: Sequence[Problem], seed: int, on_progress: Callable[[int, int], None] | None = None
+    ) -> list[Group]:
+        """Return a group for each problem."""
+        repeated = [problem for problem in problems for _ in range(self.size)]
+        prompts = [encode_prompt(self.tokenizer, problem, "think") for problem in repeated]
+        sequences = generate(
+            model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=seed,
+            on_progress=on_progress,
+        )
+
+        stops = find_stop_ids(model, self.tokenizer)
+        completions = []
+        for problem, sequence in zip(repeated, sequences, strict=True):
+            completions.append(to_completion(self.tokenizer, problem, sequence, stops))
+
+        rewards = self.reward(repeated, completions, [sequence.ids for sequence in sequences])
+        parts = zip(repeated, prompts, sequences, completions, rewards, strict=True)
+        rollouts = [Rollout(*part) for part in parts]
+        return [rollouts[start : start + self.size] for start in range(0, len(rollouts), self.size)]
+
+
+@dataclass
+class RolloutFunction:
+    """The ``rollout_func`` of a GRPO training: groups of samples whose rewards differ.
+
+    A group that earns all the same is replaced by another problem's, until ``max_resample`` times as many groups as
+    needed were sampled. ``metrics`` are what the last call saw.
+    """
+
+    sampler: GroupSampler
+    problems: ProblemSampler
+    max_resample: int
+    seed: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, prompts: list[str], trainer) -> dict[str, Any]:
+        """Return as many samples as there are ``prompts``. Their texts say nothing: the problems are drawn here."""
+        # Every process has the groups of all, whose decoding they share, and returns its part of them.
+        accelerator = trainer.accelerator
+        count = len(prompts) * accelerator.num_processes // self.sampler.size
+        model = accelerator.unwrap_model(trainer.model)
+        groups = self.sample_groups(model, count, trainer.state.global_step)
+
+        rollouts = [rollout for group in groups for rollout in group]
+        start = accelerator.process_index * len(prompts)
+        mine = rollouts[start : start + len(prompts)]
+        return {
+            "prompt_ids": [rollout.prompt_ids for rollout in mine],
+            "completion_ids": [rollout.sequence.ids for rollout in mine],
+            "logprobs": [rollout.sequence.logprobs for rollout in mine],
+            "earned": [rollout.reward.parts for rollout in mine],
+        }
+
+    def sample_groups(self, model, count: int, step: int) -> list[Group]:
+        """Return ``count`` groups; ones without a signal only where there are no others."""
+        limit = count * self.max_resample
+        mixed: list[Group] = []
+        others: list[Group] = []
+
+        drawn = 0
+        while len(mixed) < count and drawn < limit:
+            missing = min(count - len(mixed), limit - drawn)
+            first = step * limit + drawn
+            drawn += missing
+
+            # All follows from the seed and the step, so a resumed training draws the same.
+            problems = [self.problems.draw(number) for number in range(first, first + missing)]
+            seed = zlib.crc32(f"{self.seed} {first}".encode())
+            for group in self.sampler.sample(model, problems, seed):
+                rewards = [rollout.reward.total for rollout in group]
+                (mixed if is_mixed(rewards) else others).append(group)
+
+        sampled = mixed + others
+        self.metrics = self.measure(model, sampled) | {"sampled/mixed": len(mixed) / len(sampled)}
+        return sampled[:count]
+
+    def measure(self, model, groups: list[Group]) -> dict[str, float]:
+        """Return what is to be logged of all that was sampled, also of groups that are not trained on."""
+        rollouts = [rollout for group in groups for rollout in group]
+        checked = rollouts[:CHECKED_SAMPLES]
+        return {
+            "sampled/accuracy": fmean(grade(r.problem, r.completion).correct for r in rollouts),
+            "sampled/samples": len(rollouts),
+            "drift": fmean(measure_drift(model, rollout, self.sampler.temperature) for rollout in checked),
+        }
+
+
+@torch.no_grad()
+def measure_drift(model, rollout: Rollout, temperature: float) -> float:
+    """Return how far the sampler's log-probabilities are from the model's own, in nats a token."""
+    ids = torch.tensor(rollout.sequence.ids)
+    whole = torch.tensor([rollout.prompt_ids + rollout.sequence.ids], device=model.device)
+    logits = model(whole).logits[0, len(rollout.prompt_ids) - 1 : -1].float().cpu()
+
+    logprobs = torch.log_softmax(logits / temperature, -1)
+    chosen = logprobs.gather(1, ids[:, None])[:, 0]
+    return float((chosen - torch.tensor(rollout.sequence.logprobs)).abs().mean())
+
+
+def build_reward_functions(names: Sequence[str], rollouts: RolloutFunction) -> list[Any]:
+    """Return TRL's ``reward_funcs``, one for each reward, so that each is logged under its name.
+
+    They hand on what was computed for the rollout. Computed again, a reward by chance would be another one, and TRL's
+    own texts lack the think tags where these are special tokens.
+    """
+    functions = []
+    for name in names:
+
+        def hand_on(prompts, completions, earned, log_metric, name=name, **columns) -> list[float]:
+            if name == names[0]:
+                for metric, value in rollouts.metrics.items():
+                    log_metric(metric, value)
+            return [parts[name] for parts in earned]
+
+        # Of FILE.py:function the function.
+        hand_on.__name__ = name.rpartition(":")[2]
+        functions.append(hand_on)
+    return functions

@@ -1,0 +1,199 @@
+"""A run: one base under one recipe. Opening it makes every check that can be made before anything is written."""
+
+import argparse
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.contamination import Overlap, find_overlaps
+from data.datasets import BENCHMARKS, Dataset, DatasetSpec, load_dev
+from data.files import UserError
+from data.problem import Problem
+from data.splits import take_stratified
+from eval.grade import load_benchmark
+from pipeline.config import Recipe, check_trainers, count_context_tokens, default_profile, load_recipe
+from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
+from pipeline.run_dir import RunDir, find_run_dir
+from pipeline.stages.problems import all_training_problems, select_stage_problems
+
+# Overlaps that a message shows.
+SHOWN_OVERLAPS = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One base under one recipe.
+
+    Args:
+        base: its name, as the user wrote it.
+        base_folder: where its weights are.
+        fingerprint: the sha256 of its weights and tokenizer.
+        dir: runs/BASE, or runs/BASE/seed-N.
+        benchmarks: what every stage is scored on.
+        overlaps: for each benchmark its problems that training gives away; none where the gate was not asked.
+    """
+
+    base: str
+    base_folder: Path
+    fingerprint: str
+    dir: RunDir
+    profile: str
+    recipe: Recipe
+    benchmarks: list[Dataset]
+    overlaps: dict[str, list[Overlap]]
+
+
+def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
+    """Return the run that the command line names.
+
+    Args:
+        options: base, profile, runs, limit, seed, overrides, benchmark and allow_overlap of the command line.
+        for_training: whether stages are to be run, so that all must be checked that would stop them later.
+
+    Raises:
+        UserError: The recipe, a data set, a benchmark or the base will not do; nothing is written by then.
+    """
+    recipe = read_recipe(options)
+    benchmarks = load_benchmarks(options.benchmark, recipe.eval.limit)
+
+    overlaps = {}
+    if for_training:
+        check_trainers(recipe)
+        check_tracker(recipe.report_to)
+        check_rewards(recipe)
+        overlaps = find_contamination(recipe, benchmarks, options.allow_overlap)
+
+    folder = resolve(options.base)
+    if for_training:
+        check_base(options.base, folder, count_context_tokens(recipe))
+
+    return Run(
+        base=options.base,
+        base_folder=folder,
+        fingerprint=fingerprint(folder),
+        dir=find_run_dir(options.runs, base_folder_name(options.base), recipe.seed),
+        profile=options.profile or default_profile(),
+        recipe=recipe,
+        benchmarks=benchmarks,
+        overlaps=overlaps,
+    )
+
+
+def read_recipe(options: argparse.Namespace) -> Recipe:
+    """Return the recipe that the command line names; --limit and --seed go before --set."""
+    overrides = list(options.overrides)
+    if options.limit is not None:
+        _check_at_least(1, options.limit, "--limit (LIMIT=)")
+        overrides.append(f"eval.limit={options.limit}")
+    if options.seed is not None:
+        _check_at_least(0, options.seed, "--seed (SEED=)")
+        overrides.append(f"seed={options.seed}")
+
+    return load_recipe(options.profile or default_profile(), overrides, options.base)
+
+
+def open_results(options: argparse.Namespace) -> RunDir:
+    """Return the folder of the run that the command line names, without a look at base and benchmarks."""
+    return find_run_dir(options.runs, base_folder_name(options.base), read_recipe(options).seed)
+
+
+def _check_at_least(least: int, value: int, name: str) -> None:
+    if value < least:
+        raise UserError(f"{name} is {value}; it must be {least} or more")
+
+
+def load_benchmarks(texts: Sequence[str], limit: int) -> list[Dataset]:
+    """Return the benchmarks to be scored, our own where none is named, ``limit`` problems of each, stratified."""
+    benchmarks = []
+    for text in texts or BENCHMARKS:
+        dataset = load_benchmark(text)
+        benchmarks.append(replace(dataset, problems=take_stratified(dataset.problems, limit)))
+
+    names = [dataset.name for dataset in benchmarks]
+    if len(set(names)) < len(names):
+        raise UserError(f"--benchmark: two have the same name ({', '.join(names)}); rename a file")
+    return benchmarks
+
+
+def check_tracker(report_to: str) -> None:
+    """Raise UserError where the tracker is not installed."""
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        raise UserError(f"report_to={report_to}: the package is not installed; run: pip install {report_to}")
+
+
+def check_rewards(recipe: Recipe) -> None:
+    """Raise UserError where a stage names a reward that cannot be loaded."""
+    from pipeline.rewards import load_reward
+
+    for settings in recipe.stages.values():
+        for name in getattr(settings, "rewards", ()):
+            load_reward(name)
+
+
+def find_contamination(recipe: Recipe, benchmarks: Sequence[Dataset], allow_overlap: bool) -> dict[str, list[Overlap]]:
+    """Return for each benchmark its problems that training gives away.
+
+    Raises:
+        UserError: There are any and ``allow_overlap`` is False, or a file of solutions gives dev problems away.
+    """
+    train = all_training_problems(recipe)
+    solved = list_solved_problems(recipe, train)
+    for overlap in find_overlaps(solved, list_dev_problems(recipe)):
+        raise UserError(
+            f"sft.solutions: {_describe_overlap(overlap)}, a dev problem, and adapters are chosen on dev; "
+            "take it out of the file"
+        )
+
+    found = {}
+    for benchmark in benchmarks:
+        overlaps = find_overlaps([*train, *solved], benchmark.problems)
+        if overlaps and not allow_overlap:
+            raise UserError(_describe_contamination(recipe, benchmark, overlaps))
+        found[benchmark.name] = overlaps
+    return found
+
+
+def list_solved_problems(recipe: Recipe, train: Sequence[Problem]) -> list[Problem]:
+    """Return the problems that sft takes from files of solutions and that are not among ``train``."""
+    from pipeline.traces.sources import choose_solutions
+
+    settings = recipe.stages["sft"]
+    problems = select_stage_problems(recipe, "sft", settings)
+    known = {problem.question for problem in train}
+
+    solved = choose_solutions(problems, settings.solutions, recipe.seed)
+    return [problem for problem in solved if problem.question not in known]
+
+
+def list_dev_problems(recipe: Recipe) -> list[Problem]:
+    """Return the dev problems of all data sets that stages train on."""
+    # A spec has no order, so the dictionary keeps the first of equal ones.
+    specs = {replace(spec, take=None): spec for spec in _list_specs(recipe)}
+
+    problems = []
+    for spec in specs.values():
+        problems += load_dev(spec)
+    return problems
+
+
+def _list_specs(recipe: Recipe) -> Iterator[DatasetSpec]:
+    for settings in recipe.stages.values():
+        yield from getattr(settings, "problems", ())
+
+
+def _describe_contamination(recipe: Recipe, benchmark: Dataset, overlaps: Sequence[Overlap]) -> str:
+    """What is wrong, and how to fix it."""
+    examples = "; ".join(_describe_overlap(overlap) for overlap in overlaps[:SHOWN_OVERLAPS])
+    fix = "take them out"
+    if any(spec.set == benchmark.spec.set for spec in _list_specs(recipe)):
+        fix = f"score another share of it than is trained on (--benchmark '{benchmark.spec.set}?split=test')"
+
+    return (
+        f"{benchmark.name}: {len(overlaps)} of its problems are in the training data: {examples}; {fix}, or pass "
+        "--allow-overlap (ALLOW_OVERLAP=1), which the table then says"
+    )
+
+
+def _describe_overlap(overlap: Overlap) -> str:
+    return f"{overlap.train_problem.id} has {overlap.reason} as {overlap.problem.id}"

@@ -1,0 +1,387 @@
+"""The only reader and writer of runs/BASE: where things are, what they were made from, and whether that still holds.
+
+A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
+
+    .lock                      held by the process that works here
+    problems/BENCHMARK.jsonl   the problems that were asked
+    table.json, table.md       the rows of all stages
+    STAGE/manifest.json        what each finished part was made from, and the sha256 of its files
+    STAGE/adapter/             of a trained stage, with curve.json, train.jsonl and the like beside it
+    STAGE/scores.json          with recipe.yaml, completions/ and grades/
+    STAGE/work/, partial/      an unfinished training, unfinished answers
+
+A part of a stage ("training", "scoring") counts only once the manifest has it. The manifest is written last and by a
+rename, so a part that it has is complete, whenever a process was killed.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.datasets import Dataset
+from data.files import (
+    UserError,
+    make_folder,
+    read_json,
+    read_jsonl,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
+from data.problem import Problem, read_completions, read_grades, read_problems, write_records
+from eval.run_view import RowKey, RunView, StageView
+from eval.table import StageScores, make_rows, to_markdown
+from pipeline import processes
+from pipeline.provenance import describe_machine
+
+Record = dict[str, Any]
+
+MANIFEST = "manifest.json"
+LOG = "log.txt"
+INPUTS = "inputs.json"
+WORK_FOLDERS = {"training": "work", "scoring": "partial"}
+FIRST_SEED = 1
+
+# What a training leaves in its work folder and is kept beside the adapter.
+KEPT_SUFFIXES = (".json", ".jsonl", ".txt")
+
+
+def seal(folder: Path, files: Iterable[Path], about: Record | None = None, part: str = "files") -> None:
+    """Write a part of a folder's manifest: the sha256 of its files, and what else is to be known ``about`` it."""
+    hashes = {}
+    for path in sorted(files):
+        name = str(path.relative_to(folder))
+        hashes[name] = sha256_file(path)
+
+    parts = read_manifest(folder)
+    parts[part] = {"files": hashes, **(about or {})}
+    write_json(folder / MANIFEST, {"sha256": sha256_json(parts), "parts": parts})
+
+
+def read_manifest(folder: Path) -> Record:
+    """Return the parts of a folder's manifest; none where it has no manifest.
+
+    Raises:
+        UserError: where the manifest is not what was written.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+
+    try:
+        manifest = json.loads(path.read_bytes())
+        is_intact = manifest["sha256"] == sha256_json(manifest["parts"])
+    except (ValueError, TypeError, KeyError):
+        is_intact = False
+
+    if not is_intact:
+        raise UserError(f"{path}: is not what was written; delete {folder} and run the stage again")
+    return manifest["parts"]
+
+
+def find_damaged(folder: Path, part: str = "files") -> list[Path]:
+    """Return the files of a sealed part that are not what was sealed; the manifest where that is damaged or missing."""
+    try:
+        hashes = read_manifest(folder)[part]["files"]
+    except (UserError, KeyError):
+        return [folder / MANIFEST]
+
+    damaged = []
+    for name, sha256 in hashes.items():
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != sha256:
+            damaged.append(path)
+    return damaged
+
+
+def find_differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Return what changed between two inputs, by name, from what to what; long values are only named."""
+    if old == new:
+        return []
+
+    if isinstance(old, dict) and isinstance(new, dict):
+        differences = []
+        for key in dict.fromkeys([*old, *new]):
+            inner = f"{name}.{key}" if name else key
+            differences += find_differences(old.get(key), new.get(key), inner)
+        return differences
+
+    is_short = max(len(str(old)), len(str(new))) <= 20
+    return [f"{name} was {old}, is {new}" if is_short else f"{name} changed"]
+
+
+@dataclass(frozen=True)
+class StageDir:
+    """The folder of one stage."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.folder.name
+
+    @property
+    def adapter(self) -> Path:
+        """Where its adapter is, once it is trained."""
+        return self.folder / "adapter"
+
+    def read_part(self, part: str) -> Record:
+        """Return what the manifest has of a part: "files", "inputs" and what it is about; empty where unfinished."""
+        return read_manifest(self.folder).get(part, {})
+
+    def find_changes(self, part: str, inputs: Record) -> list[str]:
+        """Return why a part is not what these inputs would make; empty where it is, or is only damaged."""
+        finished = self.read_part(part)
+        if not finished:
+            return [f"no {part} yet"]
+        return find_differences(finished["inputs"], _as_json(inputs))
+
+    def find_damaged(self, part: str) -> list[Path]:
+        """Return the files of a finished part that must be made again; what lies beside an adapter may be missing."""
+        damaged = find_damaged(self.folder, part)
+        if part != "training":
+            return damaged
+        return [path for path in damaged if path.parent == self.adapter]
+
+    def find_damaged_notes(self) -> list[Path]:
+        """Return the files beside the adapter that are there and not what was written."""
+        if not self.read_part("training"):
+            return []
+
+        damaged = find_damaged(self.folder, "training")
+        return [path for path in damaged if path.parent == self.folder and path.is_file()]
+
+    def begin(self, part: str, inputs: Record) -> Path:
+        """Return the folder to make a part in: what was begun from the same inputs goes on, all else is removed."""
+        work = self.folder / WORK_FOLDERS[part]
+        if not _was_begun_from(work, inputs):
+            shutil.rmtree(work, ignore_errors=True)
+            write_json(work / INPUTS, inputs)
+        return work
+
+    def remove_leftovers(self, part: str, inputs: Record) -> None:
+        """Remove the folder that a part was made in, where a kill came after the part was finished."""
+        work = self.folder / WORK_FOLDERS[part]
+        if _was_begun_from(work, inputs):
+            shutil.rmtree(work)
+
+    def finish(self, part: str, inputs: Record, files: Iterable[Path], about: Record) -> None:
+        """Seal a part that is complete, and remove the folder that it was made in."""
+        finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        known = {"inputs": _as_json(inputs), "finished": finished, **about, **describe_machine()}
+        seal(self.folder, files, known, part)
+        shutil.rmtree(self.folder / WORK_FOLDERS[part], ignore_errors=True)
+
+    def keep_training(self, adapter: Path, inputs: Record, about: Record) -> None:
+        """Take over what a training made: its adapter, and the files that lie in its work folder."""
+        work = self.folder / WORK_FOLDERS["training"]
+        self.forget()
+        _copy_folder(adapter, self.adapter)
+
+        files = [path for path in self.adapter.iterdir() if path.is_file()]
+        for path in sorted(work.iterdir()):
+            if path.suffix in KEPT_SUFFIXES and path.name not in (INPUTS, MANIFEST):
+                files.append(Path(shutil.copy(path, self.folder)))
+
+        alarm = self.folder / "alarm.txt"
+        if alarm.is_file():
+            about = {**about, "alarm": alarm.read_text().strip()}
+        self.finish("training", inputs, files, about)
+
+    def forget(self) -> None:
+        """Make all that is finished count no more, before something else takes its place."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for path in self.folder.glob("*"):
+            if path.suffix in KEPT_SUFFIXES and path.name != LOG:
+                path.unlink()
+
+    def adapter_sha256(self) -> str | None:
+        """Return the sha256 of the adapter's weights; None where there are none."""
+        weights = self.adapter / "adapter_model.safetensors"
+        return sha256_file(weights) if weights.is_file() else None
+
+    def check_adapter(self) -> None:
+        """Raise UserError where there is no adapter, or where it is not the one that was trained."""
+        if not self.read_part("training"):
+            raise UserError(f"{self.folder}: has no adapter yet; run `make {self.name}`")
+        for path in self.find_damaged("training"):
+            raise UserError(f"{path}: is not what was trained; run `make {self.name}` to train it again")
+
+    def read_scores(self) -> Record:
+        """Return scores.json, after a check that it and all that it names are what was written."""
+        for path in self.find_damaged("scoring"):
+            raise UserError(f"{path}: is not what was written; run the stage {self.name} again to answer anew")
+        return read_json(self.folder / "scores.json")
+
+    def read_log(self, name: str) -> list[Record]:
+        """Return the records of curve.json or train.jsonl; none where there is no such file."""
+        path = self.folder / name
+        if not path.is_file():
+            return []
+        if path.suffix == ".json":
+            return read_json(path)
+        return [row for _, row in read_jsonl(path)]
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run: runs/BASE, or runs/BASE/seed-N."""
+
+    root: Path
+
+    def stage(self, name: str) -> StageDir:
+        """Return the folder of a stage."""
+        return StageDir(self.root / name)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep all other processes out; the lock ends with the process that has it, however that ends."""
+        with contextlib.ExitStack() as stack:
+            processes.on_main_process(lambda: stack.enter_context(_lock_folder(self.root)))
+            yield
+
+    def problems_file(self, benchmark: str) -> Path:
+        """Return where the problems of a benchmark are."""
+        return self.root / "problems" / f"{benchmark}.jsonl"
+
+    def write_problems(self, benchmarks: Iterable[Dataset]) -> None:
+        """Write the problems of benchmarks, which the report shows."""
+        for benchmark in benchmarks:
+            write_records(self.problems_file(benchmark.name), benchmark.problems)
+
+    def write_table(self, rows: list[Record]) -> None:
+        """Write table.json and table.md."""
+        write_json(self.root / "table.json", rows)
+        write_text(self.root / "table.md", to_markdown(rows))
+
+    def read_stage_scores(self, controls: bool = False) -> list[StageScores]:
+        """Return the scores and grades of the stages that have a row, in order; controls come last."""
+        stages = []
+        for name in self._list_stages():
+            scores = self.stage(name).read_scores()
+            if controls or not scores["control"]:
+                grades = self._read_rows(name, scores, "grades", read_grades)
+                stages.append(StageScores(name, scores, grades))
+
+        return sorted(stages, key=_get_place)
+
+    def read_view(self) -> RunView:
+        """Return all that the report shows, controls too; every file is checked."""
+        scored = self.read_stage_scores(controls=True)
+        rows = make_rows(scored)
+        stages = [self._read_stage_view(stage) for stage in scored]
+
+        problems = {}
+        for stage in scored:
+            for benchmark, sha256 in _list_problem_hashes(stage.scores).items():
+                problems[benchmark] = self._read_problems(benchmark, sha256, stage.name)
+        return RunView(self.root.name, rows, stages, problems)
+
+    def _list_stages(self) -> list[str]:
+        folders = self.root.glob(f"*/{MANIFEST}")
+        return [path.parent.name for path in folders if self._has_row(path.parent.name)]
+
+    def _has_row(self, name: str) -> bool:
+        """Whether a stage was scored, and all adapters that it was trained on are still there."""
+        stage = self.stage(name)
+        if not stage.read_part("scoring"):
+            return False
+
+        training = stage.read_part("training")
+        parent = training["inputs"]["parent"] if training else None
+        if parent is None:
+            return True
+
+        is_same = self.stage(parent).adapter_sha256() == training["inputs"]["parent_adapter"]
+        return is_same and self._has_row(parent)
+
+    def _read_rows(self, name: str, scores: Record, key: str, read) -> dict[RowKey, Any]:
+        """The file of each row that ``key`` names: its grades or its completions."""
+        records = {}
+        for variant in scores["variants"]:
+            for entry in variant["benchmarks"]:
+                path = self.stage(name).folder / entry[key]
+                records[variant["variant"], entry["benchmark"]] = read(path)
+        return records
+
+    def _read_stage_view(self, stage: StageScores) -> StageView:
+        folder = self.stage(stage.name)
+        for path in folder.find_damaged_notes():
+            raise UserError(f"{path}: is not what was written; delete it to go without")
+
+        return StageView(
+            name=stage.name,
+            scores=stage.scores,
+            completions=self._read_rows(stage.name, stage.scores, "completions", read_completions),
+            grades=stage.grades,
+            curve=folder.read_log("curve.json"),
+            training_log=folder.read_log("train.jsonl"),
+            manifest=read_manifest(folder.folder),
+            recipe=(folder.folder / "recipe.yaml").read_text(encoding="utf-8"),
+        )
+
+    def _read_problems(self, benchmark: str, sha256: str, stage: str) -> list[Problem]:
+        path = self.problems_file(benchmark)
+        if not path.is_file() or sha256_file(path) != sha256:
+            raise UserError(f"{path}: is not what {stage} was asked; run `make {stage}` to write it again")
+        return read_problems(path)
+
+
+def find_run_dir(runs: Path, base_folder: str, seed: int) -> RunDir:
+    """Return the folder of a base's run with a seed."""
+    root = runs / base_folder
+    return RunDir(root if seed == FIRST_SEED else root / f"seed-{seed}")
+
+
+def _as_json(value: Any) -> Any:
+    """What a value is after it was written and read again."""
+    return json.loads(json.dumps(value))
+
+
+def _was_begun_from(work: Path, inputs: Record) -> bool:
+    try:
+        return json.loads((work / INPUTS).read_bytes()) == _as_json(inputs)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder in place of another, which is never seen half written."""
+    aside = target.with_name(f"{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+
+
+def _get_place(stage: StageScores) -> tuple[bool, int, str]:
+    """What stages are sorted by: controls last."""
+    return stage.scores["control"], stage.scores["number"], stage.name
+
+
+def _list_problem_hashes(scores: Record) -> dict[str, str]:
+    hashes = {}
+    for variant in scores["variants"]:
+        for entry in variant["benchmarks"]:
+            hashes[entry["benchmark"]] = entry["problems_sha256"]
+    return hashes
+
+
+@contextlib.contextmanager
+def _lock_folder(root: Path) -> Iterator[None]:
+    make_folder(root)
+    with open(root / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{root}: another run is at work in it; wait for its end, or name another RUNS=") from None
+        yield

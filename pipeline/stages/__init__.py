@@ -1,0 +1,55 @@
+"""The ladder: the only list of its stages, and of the controls.
+
+A new stage is a file here with a Stage object, its line in STAGES, and a recipe ``recipes/NUMBER_NAME.yaml``.
+"""
+
+from data.files import UserError, suggest
+from pipeline.stages.adaptive import ADAPTIVE
+from pipeline.stages.prompted import COT, PLAIN
+from pipeline.stages.rl import RL
+from pipeline.stages.sft import SFT
+from pipeline.stages.stage import Stage, make_control
+
+STAGES: tuple[Stage, ...] = (
+    PLAIN,
+    COT,
+    SFT,
+    RL,
+    ADAPTIVE,
+)
+
+# Real stages without what they should learn from: where a control gains as much as its stage, the gain is not real.
+CONTROLS: tuple[Stage, ...] = (
+    make_control(
+        SFT,
+        "sft_answers",
+        "sft on the answers alone, without steps",
+        {"steps": "none"},
+    ),
+    make_control(
+        SFT,
+        "sft_shuffled",
+        "sft on the steps of other problems",
+        {"steps": "shuffled"},
+    ),
+    make_control(
+        RL,
+        "rl_random_keep",
+        "expert iteration that keeps samples by chance",
+        {"algorithm": "expert_iteration", "expert_iteration.keep": "random"},
+    ),
+    make_control(
+        RL,
+        "rl_random_reward",
+        "GRPO with a reward by chance",
+        {"algorithm": "grpo", "rewards": ["random"], "reward_weights": [1.0]},
+    ),
+)
+
+
+def get_stage(name: str) -> Stage:
+    """Return a stage or a control by its name."""
+    stages = {stage.name: stage for stage in (*STAGES, *CONTROLS)}
+    if name not in stages:
+        raise UserError(f"stage {name!r} is unknown; {suggest(name, stages)}")
+    return stages[name]

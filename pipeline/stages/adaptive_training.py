@@ -1,0 +1,200 @@
+"""The training of stage 5, in the order in which it is done.
+
+After the training of the choice, greedy decoding must be the operating point: on dev the fewest tokens whose accuracy
+is within ``accuracy_margin`` of always thinking. Where it is another point of the sweep over the probability, a short
+last training on labels by the threshold of that point moves it to 0.5, so an exported adapter behaves like that
+anywhere. Of all adapters on the way, the parent's included, the best on dev is kept.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from data.files import read_json, write_json, write_jsonl
+from data.problem import Problem
+from eval.grade import grade_all
+from pipeline import choice
+from pipeline.choice import GREEDY, THINKING, Answer, Outcome, Point
+from pipeline.evaluate import evaluate
+from pipeline.models.load import load_tokenizer
+from pipeline.processes import on_main_process
+from pipeline.progress import say
+from pipeline.prompts import DIRECT
+from pipeline.stages.sft import train_adapter
+from pipeline.stages.stage import TrainingContext
+from pipeline.training import build_dev_scorer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter that may be kept, and its cost on dev."""
+
+    name: str
+    adapter: Path
+    cost: float
+
+
+class AdaptiveTraining:
+    """One training of this stage."""
+
+    def __init__(self, context: TrainingContext) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.problems = context.train_problems()
+        self.dev = context.dev_problems()
+        self.tokenizer = load_tokenizer(context.run.base_folder)
+
+        self.max_new_tokens = self.settings.generation["max_new_tokens"]
+        self.batch_size = context.run.recipe.eval.batch_size
+        self.curve: list[dict[str, Any]] = []
+
+    def run(self) -> Path:
+        """Train, move greedy decoding to the operating point, and return the folder of the best adapter on dev."""
+        parent = self.context.parent_adapter
+        assert parent is not None
+
+        # The parent sets the bar, so that no training can lower it.
+        thinking = self.answer(parent, self.dev, "dev", THINKING)
+        self.least_accuracy = fmean(answer.is_right for answer in thinking) - self.settings.accuracy_margin
+
+        outcomes = self.measure(parent, self.problems, "train")
+        advantages = [outcome.compute_advantage(self.settings.price) for outcome in outcomes]
+        chosen = self.train_on(parent, outcomes, advantages, "choice", {"load_best_model_at_end": False})
+        candidates = [Candidate("parent", parent, self.curve[0]["cost"]), chosen]
+
+        dev = self.measure(chosen.adapter, self.dev, "dev after training")
+        points = choice.sweep_thresholds(dev)
+        target = choice.choose_point(points, self.least_accuracy)
+        if target.direct_rate != choice.measure_point(dev, GREEDY).direct_rate:
+            candidates.append(self.move_to(target.threshold, chosen.adapter, outcomes))
+
+        best = min(candidates, key=lambda candidate: candidate.cost)
+        say(f"{self.context.stage.name}: the adapter '{best.name}' is the best on dev")
+        outcomes = self.update(best.adapter, outcomes)
+        on_main_process(lambda: self.write_results(best.name, outcomes, points, target))
+        return best.adapter
+
+    def answer(self, adapter: Path, problems: Sequence[Problem], name: str, beginning: str) -> list[Answer]:
+        """Return greedy answers that begin in one way; they are kept as they come."""
+        way = "direct" if beginning == DIRECT else "thinking"
+        model, tokenizer = self.context.load_model(adapter)
+        answers = evaluate(
+            model,
+            tokenizer,
+            problems,
+            "think",
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            prefix=beginning,
+            label=f"{self.context.stage.name}: {name}, {way}",
+            partial=self.context.work / "answers" / f"{name}, {way}",
+        )
+        grades = grade_all(problems, answers.completions)
+        return [Answer(c, grade.verdict) for c, grade in zip(answers.completions, grades, strict=True)]
+
+    def measure(self, adapter: Path, problems: Sequence[Problem], name: str) -> list[Outcome]:
+        """Return the outcomes of problems under an adapter."""
+        thinking = self.answer(adapter, problems, name, THINKING)
+        direct = self.answer(adapter, problems, name, DIRECT)
+        outcomes = [Outcome(*parts, probability=0.0) for parts in zip(problems, thinking, direct, strict=True)]
+        return self.update(adapter, outcomes)
+
+    def update(self, adapter: Path, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Return the outcomes with the probabilities that an adapter gives."""
+        model, tokenizer = self.context.load_model(adapter)
+        problems = [outcome.problem for outcome in outcomes]
+        probabilities = choice.compute_direct_probabilities(model, tokenizer, problems)
+        return [replace(outcome, probability=p) for outcome, p in zip(outcomes, probabilities, strict=True)]
+
+    def move_to(self, threshold: float, adapter: Path, outcomes: Sequence[Outcome]) -> Candidate:
+        """Train one more pass, on the choices that a threshold makes; the best on dev of it is kept."""
+        # The model's own order of the problems stays as it is; only the place where it is divided moves.
+        labels = [1.0 if outcome.probability > threshold else -1.0 for outcome in self.update(adapter, outcomes)]
+        overrides = {
+            "num_train_epochs": 1,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_cost",
+            "greater_is_better": False,
+        }
+        return self.train_on(adapter, outcomes, labels, "threshold", overrides)
+
+    def train_on(
+        self,
+        adapter: Path,
+        outcomes: Sequence[Outcome],
+        advantages: Sequence[float],
+        name: str,
+        overrides: Mapping[str, Any],
+    ) -> Candidate:
+        """Train an adapter further, and note its points on dev."""
+        work = self.context.work / name
+        trainer = {
+            **self.settings.trainer,
+            "eval_strategy": "steps",
+            "eval_on_start": True,
+            # The weights are a column that transformers does not know.
+            "remove_unused_columns": False,
+            **overrides,
+        }
+        trained = train_adapter(
+            self.context,
+            choice.build_choice_rows(self.tokenizer, outcomes, advantages, self.settings.content_weight),
+            trainer,
+            work,
+            adapter,
+            score_dev=self.score_dev,
+            trainer_class=choice.ChoiceTrainer,
+            data_collator=functools.partial(choice.collate_weighted, self.tokenizer.pad_token_id),
+        )
+
+        points = read_json(work / "curve.json")
+        costs = [point["cost"] for point in points]
+        offset = self.curve[-1]["step"] if self.curve else 0
+        self.curve += [point | {"step": point["step"] + offset} for point in points]
+        return Candidate(name, trained, min(costs[1:]) if overrides["load_best_model_at_end"] else costs[-1])
+
+    def score_dev(self, model) -> dict[str, float]:
+        """Score greedy answers to the dev problems, with the cost that adapters are compared by."""
+        score = build_dev_scorer(self.tokenizer, self.dev, self.settings.generation, self.batch_size)
+        scores = score(model)
+        cost = choice.compute_cost(scores["accuracy"], scores["tokens"], self.least_accuracy, self.max_new_tokens)
+        return {**scores, "cost": cost}
+
+    def write_results(self, kept: str, outcomes: Sequence[Outcome], points: Sequence[Point], target: Point) -> None:
+        """Write what is known of every training problem, what the kept adapter chooses, and the curve."""
+        work = self.context.work
+        write_json(work / "curve.json", self.curve)
+        write_jsonl(work / "outcomes.jsonl", [_to_record(outcome) for outcome in outcomes])
+        summary = {
+            "kept": kept,
+            "least_accuracy": self.least_accuracy,
+            "operating_point": asdict(target),
+            "dev_points": [asdict(point) for point in points],
+            "direct_rate": compute_direct_rates(outcomes),
+        }
+        write_json(work / "choice.json", summary)
+
+
+def compute_direct_rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the share of problems that greedy decoding answers directly, by family and level ("sums 3")."""
+    groups: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        name = f"{outcome.problem.family} {outcome.problem.level}".strip()
+        groups.setdefault(name, []).append(outcome.probability > GREEDY)
+    return {name: fmean(groups[name]) for name in sorted(groups)}
+
+
+def _to_record(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "id": outcome.problem.id,
+        "family": outcome.problem.family,
+        "level": outcome.problem.level,
+        "thinking": outcome.thinking.verdict,
+        "thinking_tokens": outcome.thinking.tokens,
+        "direct": outcome.direct.verdict,
+        "direct_tokens": outcome.direct.tokens,
+        "probability": outcome.probability,
+    }

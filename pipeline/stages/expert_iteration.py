@@ -1,0 +1,312 @@
+"""Stage 4 by expert iteration: sample, keep the solutions that are verified, train a new adapter on them.
+
+Each round asks problems of which it has too few solutions, with the adapter of the round before. A new adapter is then
+trained from the base, on sft's first solutions and all that were kept. Of all adapters, sft's included, the best on dev
+is returned.
+
+Source: STaR, arXiv 2203.14465, section 3.1; ReST-EM, arXiv 2312.06585, section 3 (anew from the base in each round).
+"""
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.files import UserError, read_json, write_json, write_jsonl
+from data.problem import Problem
+from eval.grade import grade
+from eval.steps import has_checkable_steps
+from pipeline.config import ExpertIterationSettings
+from pipeline.learnability import NoSignal
+from pipeline.models.load import load_tokenizer
+from pipeline.processes import on_main_process
+from pipeline.progress import printable, progress_bar, say
+from pipeline.prompts import format_thinking_answer
+from pipeline.rewards import combine_rewards
+from pipeline.stages.problems import select_stage_problems
+from pipeline.stages.sft import build_training_rows, train_adapter
+from pipeline.stages.stage import TrainingContext
+from pipeline.traces.sample import sample_candidates
+from pipeline.traces.sources import choose_solutions
+from pipeline.traces.verify import (
+    Candidate,
+    Rules,
+    Selection,
+    describe_account,
+    is_guessable,
+    make_candidate,
+    select_solutions,
+    to_conversation,
+    write_solution,
+)
+from pipeline.training import build_dev_scorer
+
+# Samples of a round that are shown while it runs.
+SHOWN_SAMPLES = 2
+
+# What a training leaves that is worth keeping: those of the last round.
+TRAINING_NOTES = ("train.jsonl", "alarm.txt")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text of the model, and at which attempt at its problem it was written, from 0 in each round."""
+
+    candidate: Candidate
+    attempt: int
+
+
+def train_expert_iteration(context: TrainingContext) -> Path:
+    """Train by expert iteration and return the folder of the best adapter on dev."""
+    return ExpertIteration(context).run()
+
+
+class ExpertIteration:
+    """One training. Each step of it finds what an interrupted run left in ``work``, and goes on from there."""
+
+    def __init__(self, context: TrainingContext) -> None:
+        self.context = context
+        self.settings: ExpertIterationSettings = context.settings.expert_iteration
+        self.recipe = context.run.recipe
+        self.label = context.stage.name
+        self.work = context.work
+
+        self.tokenizer = load_tokenizer(context.run.base_folder)
+        self.reward = combine_rewards(context.settings.rewards, context.settings.reward_weights)
+        self.problems = context.train_problems()
+        self.dev = context.dev_problems()
+
+        self.samples: list[Sample] = []
+        self.solved: Counter[str] = Counter()
+        self.rounds: list[dict[str, Any]] = []
+        # A step of the curve is a round; round 0 is the adapter that it all starts from.
+        self.curve: list[dict[str, Any]] = on_main_process(self.read_curve)
+
+    def run(self) -> Path:
+        """Do all rounds; returns the folder of the best adapter on dev."""
+        self.score_round(0)
+
+        for number in range(1, self.settings.rounds + 1):
+            problems = self.find_unsolved(number)
+            if not problems:
+                say(f"{self.label}: all problems are solved after {number - 1} rounds")
+                break
+
+            self.sample_round(problems, number)
+            solutions = self.keep_solutions(number, len(problems))
+            self.train_round(solutions, number)
+            self.score_round(number)
+            self.write_round(number)
+
+        # The first of equals: a new adapter must be better than the ones before.
+        best = max(self.curve, key=lambda point: point["accuracy"])
+        say(f"{self.label}: the adapter of round {best['step']} is the best on dev ({best['accuracy']:.1%})")
+        return self.find_adapter(best["step"])
+
+    def find_adapter(self, number: int) -> Path:
+        """Return the folder of a round's adapter."""
+        if number:
+            return self.work / f"adapter-{number}"
+
+        assert self.context.parent_adapter is not None
+        return self.context.parent_adapter
+
+    def score_round(self, number: int) -> None:
+        """Score the adapter of a round on dev, unless that is done already."""
+        if number < len(self.curve):
+            return
+
+        model, tokenizer = self.context.load_model(self.find_adapter(number))
+        evaluation = self.recipe.eval
+        score_dev = build_dev_scorer(tokenizer, self.dev, evaluation.generation, evaluation.batch_size)
+        self.curve.append({"step": number, **score_dev(model)})
+        on_main_process(lambda: write_json(self.work / "curve.json", self.curve))
+
+    def write_round(self, number: int) -> None:
+        """Write the accounts of all rounds so far."""
+        self.rounds[-1]["dev_accuracy"] = self.curve[number]["accuracy"]
+        on_main_process(lambda: write_json(self.work / "rounds.json", self.rounds))
+
+    def read_curve(self) -> list[dict[str, Any]]:
+        """Return the scores that an interrupted run left."""
+        path = self.work / "curve.json"
+        return read_json(path) if path.is_file() else []
+
+    def find_unsolved(self, number: int) -> list[Problem]:
+        """Return what a round asks: its share of new problems, and the earlier ones with too few solutions."""
+        unsolved = []
+        for i, problem in enumerate(self.problems):
+            is_due = i % self.settings.rounds < number
+            if is_due and self.solved[problem.id] < self.settings.max_per_problem:
+                unsolved.append(problem)
+        return unsolved
+
+    def sample_round(self, problems: Sequence[Problem], number: int) -> None:
+        """Ask problems up to ``samples`` times each; those that are solved often enough are not asked again."""
+        model, _ = self.context.load_model(self.find_adapter(number - 1))
+
+        for attempt in range(self.settings.samples):
+            pending = [p for p in problems if self.solved[p.id] < self.settings.max_per_problem]
+            candidates = self.ask(model, pending, number, attempt)
+            self.samples += [Sample(candidate, attempt) for candidate in candidates]
+            if attempt == 0:
+                show_samples(candidates[:SHOWN_SAMPLES], f"{self.label} round {number}")
+
+            # Each problem was asked once here, so a solution has its problem's id.
+            for solution in self.select(candidates, balance=False).solutions:
+                self.solved[solution.id] += 1
+
+    def ask(self, model, problems: Sequence[Problem], number: int, attempt: int) -> list[Candidate]:
+        """Have one text of each problem written; texts go to a file as they come."""
+        label = f"{self.label} round {number}: sampling, attempt {attempt + 1} of {self.settings.samples}"
+        with progress_bar(label, len(problems)) as on_progress:
+            return sample_candidates(
+                model,
+                self.tokenizer,
+                problems,
+                1,
+                self.settings.generation,
+                self.context.seed,
+                self.work / "samples" / f"round-{number}.jsonl",
+                on_progress,
+                origin=f"round {number} attempt {attempt}",
+            )
+
+    def select(self, candidates: Sequence[Candidate], balance: bool) -> Selection:
+        """Return the verified solutions among candidates."""
+        rules = Rules(
+            max_tokens=self.recipe.eval.generation["max_new_tokens"],
+            max_per_problem=self.settings.max_per_problem,
+            keep_at=self.settings.keep_at,
+            require_checked_steps=self.settings.require_checked_steps,
+            balance=balance,
+        )
+        # The gate has checked all training problems before any stage ran.
+        return select_solutions(
+            candidates, self.label, tokenizer=self.tokenizer, rules=rules, held_out=(), reward=self.reward
+        )
+
+    def keep_solutions(self, number: int, asked: int) -> list[Problem]:
+        """Return what to train on, of all rounds so far, and write it and its account.
+
+        Raises:
+            NoSignal: where nothing is verified.
+        """
+        candidates = [sample.candidate for sample in self.samples]
+        if self.settings.require_checked_steps:
+            check_guessable(candidates, self.label)
+
+        selection = self.select(candidates, balance=True)
+        dropped = selection.account["dropped"]
+        if not selection.solutions:
+            account = describe_account(selection.account)
+            raise NoSignal(f"{account}; there is nothing to learn from, so train sft longer or take easier problems")
+
+        solutions = selection.solutions
+        if self.settings.keep == "random":
+            solutions = keep_at_random(self.samples, solutions, self.context.seed)
+            dropped = {"not drawn": len(candidates) - len(solutions)}
+
+        row = {"round": number, "problems": asked, "dropped": dropped, **describe_samples(candidates, solutions)}
+        self.rounds.append(row)
+        on_main_process(lambda: write_jsonl(self.work / "kept.jsonl", map(to_conversation, solutions)))
+
+        say(f"round {number}: {describe_account({**selection.account, 'dropped': dropped})}")
+        return solutions
+
+    def train_round(self, solutions: Sequence[Problem], number: int) -> None:
+        """Train a new adapter from the base, on sft's solutions and the kept ones, unless that is done already."""
+        adapter = self.find_adapter(number)
+        if on_main_process(adapter.is_dir):
+            return
+
+        sft = self.recipe.stages["sft"]
+        first = choose_solutions(select_stage_problems(self.recipe, "sft", sft), sft.solutions, self.context.seed)
+        rows = build_training_rows(self.tokenizer, [*first, *solutions], sft, self.context.seed)
+
+        training = self.work / f"training-{number}"
+        trained = train_adapter(self.context, rows, self.settings.trainer, training)
+        on_main_process(lambda: self.finish_training(trained, adapter))
+
+    def finish_training(self, trained: Path, adapter: Path) -> None:
+        """Take a finished adapter, and what says how it was trained, out of its training's folder."""
+        for name in TRAINING_NOTES:
+            note = trained.parent / name
+            if note.is_file():
+                shutil.copy(note, self.work / name)
+
+        trained.rename(adapter)
+        shutil.rmtree(trained.parent)
+
+
+def show_samples(candidates: Sequence[Candidate], label: str) -> None:
+    """Show texts of the model with the grader's verdicts."""
+    for candidate in candidates:
+        verdict = grade(candidate.problem, candidate.completion).verdict
+        text = f"{candidate.problem.question}\n{candidate.completion.text}"
+        say(f"{label}, a sample ({verdict}):\n{printable(text)}")
+
+
+def check_guessable(candidates: Sequence[Candidate], label: str) -> None:
+    """Raises UserError where answers can be guessed and no sample of them has a step that can be checked."""
+    guessable = [candidate for candidate in candidates if is_guessable(candidate.problem)]
+    checkable = [c for c in guessable if has_checkable_steps(c.problem, c.completion.text)]
+    if guessable and not checkable:
+        raise UserError(
+            f"{label}: no step can be checked in {len(guessable)} samples of problems whose answers can be guessed; "
+            "take other rl.problems, or set rl.expert_iteration.require_checked_steps=false"
+        )
+
+
+def keep_at_random(samples: Sequence[Sample], verified: Sequence[Problem], seed: int) -> list[Problem]:
+    """Return as many solutions as are verified, of each family and level, whatever their verdict: the control.
+
+    First attempts come first, since further ones are made only where the earlier ones failed.
+    """
+    wanted = Counter((solution.family, solution.level) for solution in verified)
+    shuffled = random.Random(seed).sample(list(samples), len(samples))
+    shuffled.sort(key=lambda sample: sample.attempt)
+
+    kept = []
+    numbers: Counter[str] = Counter()
+    for sample in shuffled:
+        solution = read_solution(sample.candidate)
+        if solution is None or not wanted[solution.family, solution.level]:
+            continue
+
+        wanted[solution.family, solution.level] -= 1
+        numbers[solution.id] += 1
+        number = numbers[solution.id]
+        kept.append(solution if number == 1 else replace(solution, id=f"{solution.id}#{number}"))
+    return kept
+
+
+def read_solution(candidate: Candidate) -> Problem | None:
+    """Return a text as a solution with its own answer, right or wrong; None where it has none, or is truncated."""
+    if candidate.completion.finish != "stop":
+        return None
+
+    solution = write_solution(candidate)
+    if solution is None or not solution.rationale:
+        return None
+
+    # What is extracted may be no value of the kind that is asked for.
+    rewritten = make_candidate(solution, format_thinking_answer(solution.rationale, solution.answer))
+    return solution if grade(solution, rewritten.completion).correct else None
+
+
+def describe_samples(candidates: Sequence[Candidate], solutions: Sequence[Problem]) -> dict[str, Any]:
+    """Return how much was sampled and kept in all rounds so far, by level and family."""
+    completions = [candidate.completion for candidate in candidates]
+    levels = Counter(str(solution.level) for solution in solutions)
+    families = Counter(solution.family for solution in solutions)
+    return {
+        "samples": len(candidates),
+        "tokens": sum(completion.thinking_tokens + completion.answer_tokens for completion in completions),
+        "kept": len(solutions),
+        "kept_by_level": dict(sorted(levels.items())),
+        "kept_by_family": dict(sorted(families.items())),
+    }

@@ -1,0 +1,83 @@
+"""Which problems each stage takes, by the ``problems:`` of its recipe section."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from data.datasets import DatasetSpec, load_dev, load_spec, load_train
+from data.files import sha256_json
+from data.problem import Problem, record_to_json
+
+if TYPE_CHECKING:
+    from pipeline.config import Recipe
+
+# The section whose problems the others draw last.
+FIRST_SECTION = "sft"
+
+
+def select_stage_problems(recipe: Recipe, section: str, settings: Any) -> list[Problem]:
+    """Return the training problems of a recipe section; all but sft's own are first those that sft has not seen."""
+    if section == FIRST_SECTION:
+        return select_problems(settings.problems)
+    return select_problems(settings.problems, recipe.stages[FIRST_SECTION].problems)
+
+
+def select_problems(specs: Sequence[DatasetSpec], seen_specs: Sequence[DatasetSpec] = ()) -> list[Problem]:
+    """Return ``take`` training problems of each data set, those of ``seen_specs`` only where there are no others."""
+    selected = []
+    for spec in specs:
+        seen = _find_seen(spec, seen_specs)
+        count = None if spec.take is None else spec.take + len(seen)
+        drawn = load_train(spec, count)
+
+        unseen_first = sorted(drawn, key=lambda problem: problem.id in seen)
+        selected += unseen_first[: spec.take]
+    return selected
+
+
+def select_dev_problems(specs: Iterable[DatasetSpec], count: int) -> list[Problem]:
+    """Return the first dev problems of each data set."""
+    selected = []
+    for spec in dict.fromkeys(_identify(spec) for spec in specs):
+        selected += load_dev(spec, count)
+    return selected
+
+
+def all_training_problems(recipe: Recipe) -> list[Problem]:
+    """Return every problem that a stage, or `make traces`, may train on; the contamination gate looks at these."""
+    sections: dict[str, Any] = {**recipe.stages, "traces": recipe.traces}
+
+    problems = {}
+    for name, settings in sections.items():
+        if hasattr(settings, "problems"):
+            for problem in select_stage_problems(recipe, name, settings):
+                problems[problem.id, problem.question] = problem
+    return list(problems.values())
+
+
+def hash_sources(specs: Iterable[DatasetSpec]) -> dict[str, list[str]]:
+    """Return the sha256 of the train and the dev problems of each data set, by its name.
+
+    Of our own sets only the committed problems count: those beyond are made from a seed, which takes a minute.
+    """
+    hashes = {}
+    for spec in dict.fromkeys(_identify(spec) for spec in specs):
+        dev = [record_to_json(problem) for problem in load_dev(spec)]
+        hashes[spec.set] = [load_spec(spec).sha256, sha256_json(dev)]
+    return hashes
+
+
+def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> set[str]:
+    """The ids that other specs take of the same data set."""
+    seen: set[str] = set()
+    for other in seen_specs:
+        if _identify(other) == _identify(spec):
+            seen |= {problem.id for problem in load_train(other, other.take)}
+    return seen
+
+
+def _identify(spec: DatasetSpec) -> DatasetSpec:
+    """The data set that a spec takes from."""
+    return dataclasses.replace(spec, take=None, split=spec.split or "train")

@@ -1,0 +1,54 @@
+"""Stages 1 and 2: the base itself, asked for a direct answer or for steps, with and without worked examples.
+
+Source: Kojima et al. 2022, arXiv 2205.11916 ("think step by step"); Wei et al. 2022, arXiv 2201.11903 (worked steps).
+"""
+
+from data.datasets import Dataset, DatasetSpec, has_train_split, load_train
+from data.problem import Problem
+from pipeline.config import PromptedSettings
+from pipeline.stages.stage import Stage
+
+PLAIN = Stage(
+    name="plain",
+    number=1,
+    help="the base, asked for a direct answer",
+    prompt="plain",
+    compared_to=(),
+    settings=PromptedSettings,
+)
+
+COT = Stage(
+    name="cot",
+    number=2,
+    help="the base, asked to think step by step",
+    prompt="cot",
+    compared_to=("plain",),
+    settings=PromptedSettings,
+)
+
+
+def load_examples(benchmark: Dataset, settings: PromptedSettings) -> list[Problem]:
+    """Return as many worked problems as any variant shows before a benchmark's questions.
+
+    They come from ``examples`` where the recipe names data sets, else from the benchmark's own train split, else from
+    arithmetic_v1 where most answers are numbers, and from logic_v1 where they are not.
+    """
+    count = max(settings.shots)
+    if count == 0:
+        return []
+
+    if settings.examples is not None:
+        problems = []
+        for spec in settings.examples:
+            problems += load_train(spec, spec.take or count)
+        return problems[:count]
+
+    # A set without worked answers has nothing to show for the step-by-step prompt.
+    if has_train_split(benchmark.spec):
+        problems = load_train(benchmark.spec, count)
+        if all(problem.rationale for problem in problems):
+            return problems
+
+    numbers = sum(problem.kind == "number" for problem in benchmark.problems)
+    is_numeric = numbers * 2 > len(benchmark.problems)
+    return load_train(DatasetSpec(set="arithmetic_v1" if is_numeric else "logic_v1"), count)

@@ -1,0 +1,383 @@
+"""Run a stage: bring its parent up to date, train its adapter, answer every benchmark, grade and score.
+
+What is up to date is left alone: each part's manifest names what it was made from, and the part is made again where
+that has changed or where a file is damaged. A part that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from data.contamination import find_overlaps
+from data.datasets import Dataset
+from data.files import sha256_file, sha256_json, write_json, write_text
+from data.problem import Problem, record_to_json, write_records
+from eval.extract import EXTRACTION_VERSION
+from eval.grade import grade_all
+from eval.score import SCORES_VERSION, score_completions
+from pipeline import stages
+from pipeline.learnability import NoSignal
+from pipeline.models.load import resolve_precision
+from pipeline.processes import on_main_process
+from pipeline.progress import console, log_to, say
+from pipeline.prompts import prompt_sha256
+from pipeline.run_dir import StageDir
+from pipeline.stages.problems import hash_sources
+from pipeline.stages.prompted import load_examples
+from pipeline.stages.stage import Stage, TrainingContext, apply_overrides
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
+    from pipeline.run import Run
+
+Record = dict[str, Any]
+
+UP_TO_DATE = "up to date"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """What one row of the table stands for: a variant of the stage's prompt, put to one benchmark."""
+
+    variant: str
+    shots: int
+    benchmark: Dataset
+    examples: Sequence[Problem]
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """Where its completions and grades go, below completions/ and grades/."""
+        return self.folder / f"{self.benchmark.name}.jsonl"
+
+
+def run_stage(run: Run, stage: Stage) -> None:
+    """Bring a stage up to date, and first the stage that it starts from."""
+    if stage.parent:
+        run_stage(run, stages.get_stage(stage.parent))
+
+    folder = run.dir.stage(stage.name)
+    with log_to(folder.folder):
+        try:
+            train_stage(run, stage)
+        except NoSignal as error:
+            # A row from an earlier recipe must not stay.
+            on_main_process(folder.forget)
+            if not stage.control_of:
+                raise
+            say(f"{error}. A control that has nothing to learn equals its parent, so it gets no row")
+            return
+
+        score_stage(run, stage)
+
+
+def get_settings(run: Run, stage: Stage) -> Any:
+    """Return a stage's section of the recipe, with a control's overrides."""
+    return apply_overrides(run.recipe.stages[stage.section], stage.overrides)
+
+
+def train_stage(run: Run, stage: Stage) -> None:
+    """Train a stage's adapter unless the one on disk was made from the same inputs."""
+    if stage.train is None:
+        return
+
+    folder = run.dir.stage(stage.name)
+    inputs = on_main_process(lambda: training_inputs(run, stage))
+    if on_main_process(lambda: _is_up_to_date(folder, "training", inputs)):
+        return
+
+    say(f"{stage.name}: training")
+    start = time.monotonic()
+    work = on_main_process(lambda: folder.begin("training", inputs))
+    # The trackers' own folder; their default is the work folder, which does not stay.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.folder / "tensorboard")
+    context = TrainingContext(run, stage, get_settings(run, stage), run.recipe.seed, work)
+    adapter = stage.train(context)
+    _finish_tracking(run.recipe.report_to)
+
+    seconds = time.monotonic() - start
+    about = {"base": run.base, "profile": run.profile, "seconds": round(seconds, 1)}
+    on_main_process(lambda: folder.keep_training(adapter, inputs, about))
+    say(f"{stage.name}: trained in {seconds:.0f} s")
+
+
+def training_inputs(run: Run, stage: Stage) -> Record:
+    """Return what a stage's adapter is made from."""
+    settings = get_settings(run, stage)
+    section = settings.model_dump(mode="json")
+    parent = run.dir.stage(stage.parent) if stage.parent else None
+
+    return {
+        **_describe_base(run),
+        "settings": section,
+        "seed": run.recipe.seed,
+        "parent": stage.parent,
+        "parent_adapter": parent.adapter_sha256() if parent else None,
+        "prompt": prompt_sha256(stage.prompt),
+        "problems": hash_sources(getattr(settings, "problems", [])),
+        "files": _hash_named_files(section),
+    }
+
+
+def scoring_inputs(run: Run, stage: Stage) -> Record:
+    """Return what a stage's completions and scores are made from."""
+    folder = run.dir.stage(stage.name)
+    prompts = {}
+    for row in list_rows(run, stage):
+        prompts[str(row.file)] = prompt_sha256(stage.prompt, row.examples)
+
+    return {
+        **_describe_base(run),
+        "settings": get_settings(run, stage).model_dump(mode="json"),
+        "seed": run.recipe.seed,
+        "adapter": folder.adapter_sha256() if stage.train else None,
+        "prompts": prompts,
+        "batch_size": run.recipe.eval.batch_size,
+        "benchmarks": {b.name: [b.sha256, _hash_problems(b.problems)] for b in run.benchmarks},
+        "extraction_version": EXTRACTION_VERSION,
+        "scores_version": SCORES_VERSION,
+    }
+
+
+def stage_status(run: Run) -> dict[str, str]:
+    """Return for each stage whether it is up to date, and if not, why."""
+    states: dict[str, str] = {}
+    for stage in stages.STAGES:
+        reasons = _find_reasons(run, stage)
+        if stage.parent and states.get(stage.parent) != UP_TO_DATE:
+            reasons.append(f"{stage.parent}, which it starts from, is not up to date")
+        states[stage.name] = "; ".join(reasons) or UP_TO_DATE
+    return states
+
+
+def list_rows(run: Run, stage: Stage) -> list[TableRow]:
+    """Return the rows that a stage gets in the table."""
+    settings = get_settings(run, stage)
+    all_shots = [0]
+    examples: dict[str, list[Problem]] = {}
+    if stage.train is None:
+        all_shots = settings.shots
+        examples = {benchmark.name: load_examples(benchmark, settings) for benchmark in run.benchmarks}
+
+    rows = []
+    for shots in all_shots:
+        variant = f"{shots}-shot" if shots else "zero-shot"
+        folder = Path(variant) if len(all_shots) > 1 else Path()
+        for benchmark in run.benchmarks:
+            shown = examples.get(benchmark.name, [])[:shots]
+            rows.append(TableRow(variant, shots, benchmark, shown, folder))
+    return rows
+
+
+def score_stage(run: Run, stage: Stage) -> None:
+    """Score a stage on every benchmark unless that was done with the same inputs."""
+    folder = run.dir.stage(stage.name)
+    inputs = on_main_process(lambda: scoring_inputs(run, stage))
+    if on_main_process(lambda: _is_scored(run, stage, inputs)):
+        return
+
+    start = time.monotonic()
+    partial = on_main_process(lambda: folder.begin("scoring", inputs))
+    evaluations = answer_benchmarks(run, stage, partial)
+    seconds = time.monotonic() - start
+
+    on_main_process(lambda: _write_scores(run, stage, inputs, evaluations, seconds))
+    say(f"{stage.name}: scored in {seconds:.0f} s")
+
+
+def answer_benchmarks(run: Run, stage: Stage, partial: Path) -> list[Evaluation]:
+    """Ask a stage's model the problems of all rows; completions are kept in ``partial`` as they come."""
+    from pipeline import evaluate
+    from pipeline.models.load import load_model
+
+    adapter = run.dir.stage(stage.name).adapter if stage.train else None
+    model, tokenizer = load_model(run.base_folder, adapter, load=run.recipe.base.load)
+
+    evaluations = []
+    for row in list_rows(run, stage):
+        benchmark = row.benchmark
+        evaluation = evaluate.evaluate(
+            model,
+            tokenizer,
+            benchmark.problems,
+            stage.prompt,
+            examples=row.examples,
+            max_new_tokens=run.recipe.eval.generation["max_new_tokens"],
+            batch_size=run.recipe.eval.batch_size,
+            label=f"{stage.name} {row.variant} {benchmark.name}",
+            partial=partial / row.variant / benchmark.name,
+        )
+        evaluations.append(evaluation)
+    return evaluations
+
+
+def _is_scored(run: Run, stage: Stage, inputs: Record) -> bool:
+    """Whether the scores on disk were made from these inputs and are what was written."""
+    run.dir.write_problems(run.benchmarks)
+    folder = run.dir.stage(stage.name)
+
+    # The recipe follows from the inputs, so a damaged one is only written again.
+    if not folder.find_changes("scoring", inputs):
+        _write_recipe(run, stage)
+
+    is_scored = _is_up_to_date(folder, "scoring", inputs)
+    if is_scored:
+        # The log is not told, since nothing happened.
+        console.print(f"{stage.name}: {UP_TO_DATE}")
+    return is_scored
+
+
+def _is_up_to_date(folder: StageDir, part: str, inputs: Record) -> bool:
+    """Whether a part on disk was made from these inputs and is what was written."""
+    if folder.find_changes(part, inputs):
+        return False
+
+    for path in folder.find_damaged(part):
+        say(f"{folder.name}: {path} is not what was written; {part} again")
+        return False
+
+    folder.remove_leftovers(part, inputs)
+    return True
+
+
+def _find_reasons(run: Run, stage: Stage) -> list[str]:
+    """Why a stage is not up to date, its parent aside."""
+    folder = run.dir.stage(stage.name)
+    parts = {"training": training_inputs} if stage.train else {}
+    reasons = []
+
+    for part, make_inputs in {**parts, "scoring": scoring_inputs}.items():
+        changes = folder.find_changes(part, make_inputs(run, stage))
+        if not folder.read_part(part):
+            reasons += changes
+            continue
+        reasons += [f"{part}: {change}" for change in changes]
+        reasons += [f"{path} is not what was written" for path in folder.find_damaged(part)]
+
+    return reasons + [f"{path} is not what was written" for path in folder.find_damaged_notes()]
+
+
+def _write_scores(run: Run, stage: Stage, inputs: Record, evaluations: Sequence[Evaluation], seconds: float) -> None:
+    """Write completions, grades, the recipe and scores.json, and seal them."""
+    folder = run.dir.stage(stage.name)
+    scores_file = folder.folder / "scores.json"
+    files = [scores_file, _write_recipe(run, stage)]
+
+    # An earlier recipe may have had other variants.
+    for name in ("completions", "grades"):
+        shutil.rmtree(folder.folder / name, ignore_errors=True)
+
+    variants: dict[str, Record] = {}
+    for row, evaluation in zip(list_rows(run, stage), evaluations, strict=True):
+        entry = _write_row(run, stage, row, evaluation)
+        files += [folder.folder / entry["completions"], folder.folder / entry["grades"]]
+
+        variant = {"variant": row.variant, "prompt": stage.prompt, "shots": row.shots, "benchmarks": []}
+        variants.setdefault(row.variant, variant)["benchmarks"].append(entry)
+
+    scores = {
+        "stage": stage.name,
+        "number": stage.number,
+        "control": stage.control_of is not None,
+        "compared_to": list(stage.compared_to),
+        "parent": stage.parent,
+        "alarm": folder.read_part("training").get("alarm"),
+        "extraction_version": EXTRACTION_VERSION,
+        "scores_version": SCORES_VERSION,
+        "base": run.fingerprint,
+        "load": inputs["load"],
+        "max_new_tokens": run.recipe.eval.generation["max_new_tokens"],
+        "variants": list(variants.values()),
+    }
+    write_json(scores_file, scores)
+
+    sources = {benchmark.name: benchmark.source for benchmark in run.benchmarks if benchmark.source}
+    about = {"base": run.base, "profile": run.profile, "seconds": round(seconds, 1), "sources": sources}
+    folder.finish("scoring", inputs, files, about)
+
+
+def _write_row(run: Run, stage: Stage, row: TableRow, evaluation: Evaluation) -> Record:
+    """Write the completions and grades of one row; return its entry in scores.json."""
+    benchmark = row.benchmark
+    folder = run.dir.stage(stage.name).folder
+    completions_file = Path("completions") / row.file
+    grades_file = Path("grades") / row.file
+
+    grades = grade_all(benchmark.problems, evaluation.completions)
+    write_records(folder / completions_file, evaluation.completions)
+    write_records(folder / grades_file, grades)
+
+    return {
+        "benchmark": benchmark.name,
+        "benchmark_sha256": benchmark.sha256,
+        "problems_sha256": sha256_file(run.dir.problems_file(benchmark.name)),
+        "completions": str(completions_file),
+        "grades": str(grades_file),
+        "overlaps": _count_overlaps(run, stage, row),
+        **score_completions(benchmark.problems, evaluation.completions, grades, evaluation.seconds),
+    }
+
+
+def _write_recipe(run: Run, stage: Stage) -> Path:
+    """Write a stage's settings, as they were resolved."""
+    path = run.dir.stage(stage.name).folder / "recipe.yaml"
+    section = get_settings(run, stage).model_dump(mode="json")
+    text = yaml.safe_dump({"seed": run.recipe.seed, stage.name: section}, sort_keys=False)
+
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(path, text)
+    return path
+
+
+def _count_overlaps(run: Run, stage: Stage, row: TableRow) -> int:
+    """How many problems of a benchmark were seen in training, or stand in the examples of the prompt."""
+    overlaps = find_overlaps(row.examples, row.benchmark.problems)
+    if stage.train:
+        overlaps += run.overlaps[row.benchmark.name]
+    return len({overlap.problem.id for overlap in overlaps})
+
+
+def _describe_base(run: Run) -> Record:
+    """What every part depends on: the base, how it is loaded, and how it generates."""
+    return {
+        "base": run.fingerprint,
+        "load": resolve_precision(run.recipe.base.load),
+        "generation": run.recipe.eval.generation,
+    }
+
+
+def _hash_problems(problems: Sequence[Problem]) -> str:
+    return sha256_json([record_to_json(problem) for problem in problems])
+
+
+def _hash_named_files(value: Any) -> dict[str, str]:
+    """The sha256 of each file that settings name, such as FILE.jsonl:0.5 or FILE.py:function."""
+    hashes: dict[str, str] = {}
+    if isinstance(value, dict):
+        value = list(value.values())
+
+    if isinstance(value, list):
+        for item in value:
+            hashes |= _hash_named_files(item)
+
+    elif isinstance(value, str):
+        for name in (value, value.rpartition(":")[0]):
+            if name and Path(name).is_file():
+                hashes[name] = sha256_file(name)
+    return hashes
+
+
+def _finish_tracking(report_to: str) -> None:
+    """End the tracker's run, or the next stage would go on with it."""
+    if report_to == "wandb":
+        import wandb
+
+        wandb.finish()

@@ -1,0 +1,136 @@
+"""Bounds on the tokens of a thought, kept exactly by forcing tokens while a completion is decoded.
+
+Source: s1, arXiv 2501.19393, sections 3 and 3.1. No hook of a library does this for each row of a batch.
+"""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.prompts import DIRECT, END_THINK, THINK, encode_text
+
+BOX = "\\boxed{"
+
+# What takes the place of the end of a thought that comes too soon.
+CONTINUE = "Wait"
+
+
+@dataclass(frozen=True)
+class ThinkingLimits:
+    """The fewest and the most tokens between the think tags; a maximum of 0 means a direct answer."""
+
+    min_tokens: int = 0
+    max_tokens: int | None = None
+
+
+def count_thinking_tokens(tokenizer, ids: Sequence[int]) -> int:
+    """Return how many tokens hold some text between the think tags."""
+    return _count_thinking(tokenizer, ids, END_THINK)
+
+
+def find_forced_tokens(tokenizer, ids: Sequence[int], token: int, limits: ThinkingLimits, stops: set[int]) -> list[int]:
+    """Return the tokens that must come next so that the limits hold; none where the model may go on.
+
+    Args:
+        tokenizer: Of the model.
+        ids: The completion so far.
+        token: The one that the model has chosen to come next.
+        limits: The bounds on the thought.
+        stops: The tokens that end a turn.
+    """
+    forced: list[int] = []
+
+    if limits.max_tokens is not None:
+        forced = _close_thought(tokenizer, ids, limits.max_tokens)
+
+    if limits.min_tokens and not forced:
+        forced = _extend_thought(tokenizer, ids, token, limits, stops)
+
+    return forced
+
+
+def _close_thought(tokenizer, ids: Sequence[int], max_tokens: int) -> list[int]:
+    """The tokens that close the thought and begin the answer where the maximum is reached."""
+    if not ids:
+        return encode_text(tokenizer, DIRECT + BOX) if max_tokens == 0 else []
+
+    text = tokenizer.decode(ids)
+    is_thinking = THINK in text and END_THINK not in text.split(THINK, 1)[1]
+    if not is_thinking or _count_thinking(tokenizer, ids, "") < max_tokens:
+        return []
+
+    # A tail that may be the start of the closing tag counts as thinking: the next token could make content of it.
+    # Only what is missing of the tag is forced then.
+    begun = _count_begun(text, END_THINK)
+    return encode_text(tokenizer, END_THINK[begun:] + "\n" + BOX)
+
+
+def _extend_thought(tokenizer, ids: Sequence[int], token: int, limits: ThinkingLimits, stops: set[int]) -> list[int]:
+    """The tokens that take the place of ``token`` where it would end, or begin to end, too short a thought."""
+    before = tokenizer.decode(ids)
+    after = tokenizer.decode([*ids, token])
+    if THINK not in after or END_THINK in before.partition(THINK)[2]:
+        return []
+
+    spent = _count_thinking(tokenizer, ids, "")
+    if spent >= limits.min_tokens:
+        return []
+
+    # A lone "<" may begin anything; two characters of the tag are taken for its beginning.
+    thought = after.partition(THINK)[2]
+    is_closing = END_THINK in thought or _count_begun(thought, END_THINK) >= 2
+    if token not in stops and not is_closing:
+        return []
+
+    # One token may end the opening tag and begin the closing one, so the end of the opening tag may be missing.
+    missing = "" if THINK in before else THINK[_count_begun(before, THINK) :]
+    separator = "" if before.endswith("\n") else "\n"
+    more = encode_text(tokenizer, separator + CONTINUE)
+
+    if limits.max_tokens is not None:
+        more = more[: limits.max_tokens - spent]
+    return encode_text(tokenizer, missing) + more
+
+
+def _count_begun(text: str, tag: str) -> int:
+    """How many first characters of ``tag`` stand at the end of ``text``, without the whole tag."""
+    for length in range(len(tag) - 1, 0, -1):
+        if text.endswith(tag[:length]):
+            return length
+    return 0
+
+
+def _count_thinking(tokenizer, ids: Sequence[int], closing: str) -> int:
+    """How many tokens hold text between the opening tag and ``closing``, or the end where that is missing or "".
+
+    Only whole decoded pieces are looked at, never offsets: a token may end in the middle of a character, and may hold
+    the end of one tag and the start of another.
+    """
+    opened = _count_until(tokenizer, ids, THINK)
+    if opened > len(ids):
+        return 0
+
+    ends_with_tag = tokenizer.decode(ids[:opened]).endswith(THINK)
+    start = opened if ends_with_tag else opened - 1
+    thought = tokenizer.decode(ids).split(THINK, 1)[1]
+
+    if not closing or closing not in thought:
+        # Tokens without a text count too: a model may know more ids than its tokenizer.
+        return len(ids) - start
+
+    if thought.startswith(closing):
+        return 0
+
+    rest = ids[start:]
+    end = _count_until(tokenizer, rest, closing)
+    first = end - 1
+    while closing not in tokenizer.decode(rest[first:end]):
+        first -= 1
+
+    tag_is_alone = tokenizer.decode(rest[first:end]).startswith(closing)
+    return first if tag_is_alone else first + 1
+
+
+def _count_until(tokenizer, ids: Sequence[int], tag: str) -> int:
+    """How many of the first tokens it takes to hold a tag; more than there are where they do not."""
+    return bisect.bisect_left(range(len(ids) + 1), True, key=lambda n: tag in tokenizer.decode(ids[:n]))

@@ -1,0 +1,66 @@
+"""``make compare``: all stages on several bases, or finished runs of two recipes, in one table."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from data.files import UserError, write_json, write_text
+from eval.compare import compare_runs, to_markdown
+from eval.run_view import RunView
+from pipeline.models.load import base_folder_name
+from pipeline.run import open_run
+from pipeline.run_dir import RunDir
+from pipeline.stages import STAGES
+from pipeline.stages.run import run_stage
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare what the command line names, and print the table.
+
+    Raises:
+        UserError: where it names neither bases nor folders, or both, or fewer than two.
+    """
+    names = options.bases or options.folders or []
+    if (options.bases and options.folders) or len(set(names)) < 2:
+        raise UserError("compare: name two bases or more (--bases), or two folders of finished runs (--folders)")
+
+    runs = run_bases(options) if options.bases else read_folders(options.folders)
+    print(write_comparison(runs, options.runs), end="")
+
+
+def run_bases(options: argparse.Namespace) -> list[RunView]:
+    """Bring all stages of each base up to date; return the runs under the bases' names."""
+    bases = list(dict.fromkeys(options.bases))
+    folders = [base_folder_name(base) for base in bases]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"--bases: two of them would share the folder {folder}; rename a file or a folder")
+
+    views = []
+    for base in bases:
+        run = open_run(argparse.Namespace(**vars(options) | {"base": base}))
+        with run.dir.lock():
+            for stage in STAGES:
+                run_stage(run, stage)
+        views.append(replace(run.dir.read_view(), name=base))
+    return views
+
+
+def read_folders(folders: Sequence[Path]) -> list[RunView]:
+    """Return finished runs under their folders' names."""
+    views = []
+    for folder in dict.fromkeys(folders):
+        if not folder.is_dir():
+            raise UserError(f"--folders {folder}: no such folder; name a run, such as runs/nano")
+        views.append(replace(RunDir(folder).read_view(), name=str(folder)))
+    return views
+
+
+def write_comparison(runs: Sequence[RunView], folder: Path) -> str:
+    """Write compare.json and compare.md into a folder; return the Markdown."""
+    rows = compare_runs(runs)
+    text = to_markdown(rows)
+    write_json(folder / "compare.json", rows)
+    write_text(folder / "compare.md", text)
+    return text

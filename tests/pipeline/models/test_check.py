@@ -1,0 +1,89 @@
+"""What `check` finds in a base's configuration and tokenizer."""
+
+import copy
+
+import pytest
+
+from pipeline.config import load_recipe
+from pipeline.models import check
+from pipeline.models.check import Finding, check_base, find_all, print_findings
+
+
+@pytest.fixture
+def recipe():
+    """The recipe of the cpu profile."""
+    return load_recipe("cpu")
+
+
+@pytest.fixture
+def save(tmp_path):
+    """The function that saves a model and a tokenizer as a base."""
+
+    def write(model, tokenizer):
+        model.save_pretrained(tmp_path / "base")
+        tokenizer.save_pretrained(tmp_path / "base")
+        return tmp_path / "base"
+
+    return write
+
+
+def list_bad(findings):
+    """Return the names of the findings that stop a run."""
+    return [finding.name for finding in findings if not finding.good]
+
+
+def test_a_base_that_will_do_has_every_finding_good(tiny, save, recipe):
+    findings = {finding.name: finding for finding in check_base(str(save(*tiny)), recipe)}
+
+    assert list_bad(findings.values()) == []
+    assert findings["template"].text == "its own"
+    assert findings["think tags"].text.startswith("1 and 1 token(s)")
+    assert findings["digits"].text == "one token each"
+    assert "q_proj x 2" in findings["LoRA on"].text
+    assert findings["prompt"].text == "the template's, token for token"
+    assert findings["licence"].text.startswith("not known of local files")
+
+
+def test_a_base_without_a_template_gets_ours(tiny, save, recipe):
+    tokenizer = copy.deepcopy(tiny[1])
+    tokenizer.chat_template = None
+    findings = {finding.name: finding for finding in find_all(save(tiny[0], tokenizer), recipe)}
+
+    assert findings["template"].text == "none of its own; ours"
+
+
+def test_a_template_without_a_system_role_is_said(tiny, save, recipe):
+    tokenizer = copy.deepcopy(tiny[1])
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    findings = {finding.name: finding for finding in find_all(save(tiny[0], tokenizer), recipe)}
+
+    assert "takes no system role" in findings["prompt"].text
+    assert list_bad(findings.values()) == []
+
+
+def test_a_short_context_stops_a_run(tiny, save, recipe):
+    model = copy.deepcopy(tiny[0])
+    model.config.max_position_embeddings = 128
+    findings = find_all(save(model, tiny[1]), recipe)
+
+    assert list_bad(findings) == ["context"]
+    assert "128 tokens" in next(finding.text for finding in findings if finding.name == "context")
+
+
+def test_a_model_that_does_not_fit_the_memory_stops_a_run(tiny, save, recipe, monkeypatch):
+    monkeypatch.setattr(check, "_measure_memory", lambda: 0.5)
+    assert list_bad(find_all(save(*tiny), recipe)) == ["memory"]
+
+
+def test_a_tokenizer_without_an_end_of_turn_stops_a_run(tiny, save, recipe):
+    tokenizer = copy.deepcopy(tiny[1])
+    tokenizer.eos_token = None
+    assert list_bad(find_all(save(tiny[0], tokenizer), recipe)) == ["end of turn"]
+
+
+def test_findings_are_printed_as_a_table(capsys):
+    good = print_findings("base", [Finding("a", "fine"), Finding("longer", "not fine", good=False)])
+
+    assert not good
+    assert capsys.readouterr().out == "base:\n  ok  a       fine\n  NO  longer  not fine\n"

@@ -1,0 +1,168 @@
+"""From a name to a folder, a tokenizer and a model; and what is refused on the way."""
+
+import copy
+import os
+
+import pytest
+import torch
+import transformers
+
+from data.files import UserError
+from pipeline import processes
+from pipeline.models import load
+from pipeline.models.load import (
+    base_folder_name,
+    check_base,
+    check_tokenizer,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    resolve,
+    resolve_precision,
+)
+from pipeline.prompts import PLAIN_TEMPLATE
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """The folder of a tiny base."""
+    for part in tiny:
+        part.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_a_base_has_one_folder_name_whatever_its_path(tmp_path, monkeypatch):
+    (tmp_path / "model" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "model" / "inside")
+
+    names = {
+        "nano": "nano",
+        "nano-tiny": "nano-tiny",
+        "owner/name": "owner--name",
+        "a/b.gguf": "b",
+        "..": "model",
+        "../": "model",
+        ".././inside/..": "model",
+    }
+    assert {name: base_folder_name(name) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nanoo", "base 'nanoo' is unknown; did you mean nano"),
+        ("none.gguf", "no such file"),
+        ("empty", "no config.json"),
+        ("pickled", "no safetensors, and weights in a pickle are not loaded"),
+    ],
+)
+def test_what_is_no_base_is_refused(tmp_path, monkeypatch, base, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text("{}")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"a pickle")
+
+    with pytest.raises(UserError, match=message):
+        resolve(base)
+
+
+def test_a_folder_is_loaded_as_it_was_saved(tiny, folder):
+    model, tokenizer = load_model(resolve(str(folder)), load="fp32")
+
+    assert not model.training
+    assert tokenizer.chat_template == tiny[1].chat_template
+    for name, weights in tiny[0].state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights)
+
+
+def test_a_tokenizer_gets_our_template_and_a_padding_token_where_it_has_none(tiny, tmp_path):
+    bare = copy.deepcopy(tiny[1])
+    bare.chat_template = None
+    bare.pad_token = None
+    bare.save_pretrained(tmp_path)
+
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.chat_template == PLAIN_TEMPLATE
+    assert tokenizer.pad_token == tokenizer.eos_token
+
+
+def test_a_fingerprint_follows_the_weights_and_nothing_else(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
+    first = fingerprint(folder)
+
+    (folder / "notes.txt").write_text("nothing that counts")
+    os.utime(folder / "config.json")
+    assert fingerprint(folder) == first
+
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert fingerprint(folder) != first
+
+
+@pytest.mark.parametrize(("gpus", "flag", "precision"), [(0, "none", "fp32"), (1, "none", "bf16"), (0, "fpu", "bf16")])
+def test_auto_is_what_the_machine_computes_in(monkeypatch, gpus, flag, precision):
+    monkeypatch.setattr(processes, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(load, "BF16_FLAGS", {flag})
+
+    assert resolve_precision("auto") == precision
+    assert resolve_precision("nf4") == "nf4"
+
+
+def test_a_base_that_a_run_can_use_passes(folder):
+    check_base("tiny", folder, 672)
+
+
+def test_a_context_that_is_too_short_is_refused(tiny):
+    with pytest.raises(UserError, match="base tiny: its context of 128 tokens is below the 672 needed"):
+        check_tokenizer(tiny[1], 128, 672, "tiny")
+
+
+def test_a_tokenizer_that_changes_the_answer_format_is_refused(tiny):
+    class Lossy:
+        eos_token = tiny[1].eos_token
+        eos_token_id = tiny[1].eos_token_id
+
+        def __call__(self, text, **options):
+            return tiny[1](text, **options)
+
+        def decode(self, ids):
+            return tiny[1].decode(ids).lower().replace("\n", " ")
+
+    with pytest.raises(UserError, match="does not give the answer format back unchanged"):
+        check_tokenizer(Lossy(), 2048, 672, "tiny")
+
+
+def test_an_end_of_turn_of_several_tokens_is_refused(tiny):
+    broken = copy.deepcopy(tiny[1])
+    broken.backend_tokenizer.add_special_tokens(["x"])
+    broken._special_tokens_map["eos_token"] = "not one token"
+
+    with pytest.raises(UserError, match="its end-of-turn token 'not one token' is not one token"):
+        check_tokenizer(broken, 2048, 672, "tiny")
+
+
+@pytest.mark.parametrize(("setting", "width"), [("nf4", 64), ("nf4", 96), ("int8", 64)])
+def test_a_quantized_base_computes_and_takes_an_adapter(tiny, tmp_path, setting, width):
+    pytest.importorskip("bitsandbytes")
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = tiny
+    shape = {"hidden_size": width, "intermediate_size": 128, "head_dim": width // 4}
+    config = transformers.LlamaConfig(**(model.config.to_dict() | shape))
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+
+    quantized, _ = load_model(tmp_path / "base", trainable=True, load=setting)
+    kinds = {type(module).__name__ for module in quantized.modules()}
+    assert any("4bit" in kind or "8bit" in kind for kind in kinds)
+
+    trainable = get_peft_model(quantized, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    ids = torch.tensor([tokenizer("What is 25 * 4?")["input_ids"]], device=trainable.device)
+    trainable(ids, labels=ids).loss.backward()
+    gradients = [weights.grad for weights in trainable.parameters() if weights.requires_grad]
+    assert gradients
+    assert all(gradient is not None for gradient in gradients)

@@ -1,0 +1,120 @@
+"""Stage 5 as a whole: what a training leaves, and that it goes on where it was."""
+
+import copy
+import json
+import types
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from data.problem import Completion, Problem
+from pipeline.choice import Answer, Outcome
+from pipeline.stages import adaptive, adaptive_training
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+TRAINER = {
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "eval_steps": 2,
+}
+PROBLEMS = [
+    Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i), "number", family="sums", level=1 + i % 2) for i in range(6, 14)
+]
+
+
+@pytest.fixture
+def make_context(tiny, tmp_path, monkeypatch):
+    """The function that gives the context of a training in one folder, as a run would."""
+    model, tokenizer = tiny
+    torch.manual_seed(0)
+    parent = get_peft_model(copy.deepcopy(model), LoraConfig(task_type="CAUSAL_LM", **LORA))
+    parent.save_pretrained(tmp_path / "parent")
+    monkeypatch.setattr(adaptive_training, "load_tokenizer", lambda folder: tokenizer)
+
+    def load_model(adapter, trainable=False):
+        return PeftModel.from_pretrained(copy.deepcopy(model), adapter, is_trainable=trainable), tokenizer
+
+    recipe = types.SimpleNamespace(
+        eval=types.SimpleNamespace(generation={"max_new_tokens": 12}, batch_size=8),
+        base=types.SimpleNamespace(fast_training=True),
+        report_to="none",
+    )
+    settings = types.SimpleNamespace(
+        price=0.1,
+        content_weight=0.1,
+        accuracy_margin=0.01,
+        generation={"max_new_tokens": 12},
+        trainer=TRAINER,
+    )
+    return lambda: types.SimpleNamespace(
+        run=types.SimpleNamespace(recipe=recipe, base="tiny", base_folder=tmp_path),
+        stage=adaptive.ADAPTIVE,
+        settings=settings,
+        seed=1,
+        work=tmp_path / "work",
+        parent_adapter=tmp_path / "parent",
+        load_model=load_model,
+        train_problems=lambda: PROBLEMS,
+        dev_problems=lambda: PROBLEMS[:4],
+    )
+
+
+def test_a_training_leaves_an_adapter_and_what_was_known(make_context, tmp_path):
+    adapter = adaptive.train(make_context())
+    assert (adapter / "adapter_model.safetensors").is_file()
+
+    work = tmp_path / "work"
+    records = [json.loads(line) for line in (work / "outcomes.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in records] == [problem.id for problem in PROBLEMS]
+    assert {"thinking", "direct", "probability"} <= records[0].keys()
+
+    choice = json.loads((work / "choice.json").read_text())
+    assert choice["kept"] in ("parent", "choice", "threshold")
+    assert choice["direct_rate"].keys() == {"sums 1", "sums 2"}
+    assert {"operating_point", "dev_points", "least_accuracy"} <= choice.keys()
+
+    curve = json.loads((work / "curve.json").read_text())
+    assert [point["step"] for point in curve] == sorted(point["step"] for point in curve)
+    assert curve[0]["step"] == 0
+    assert {"accuracy", "tokens", "cost", "n"} <= curve[0].keys()
+
+
+def test_greedy_decoding_is_moved_to_the_operating_point_where_it_is_another(make_context, monkeypatch, tmp_path):
+    """The untrained model is right on nothing, so answering directly throughout costs no accuracy."""
+    monkeypatch.setattr(adaptive_training, "GREEDY", 2.0)
+
+    adaptive.train(make_context())
+
+    labels = json.loads((tmp_path / "work" / "choice.json").read_text())
+    assert labels["operating_point"]["direct_rate"] > 0
+    assert (tmp_path / "work" / "threshold" / "final").is_dir()
+
+
+def test_an_interrupted_training_goes_on_to_the_same_adapter(make_context, monkeypatch, tmp_path):
+    whole = (adaptive.train(make_context()) / "adapter_model.safetensors").read_bytes()
+    results = [(tmp_path / "work" / name).read_bytes() for name in ("outcomes.jsonl", "choice.json", "curve.json")]
+
+    def stop(self, *args):
+        raise KeyboardInterrupt
+
+    (tmp_path / "work").rename(tmp_path / "first")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(adaptive_training.AdaptiveTraining, "write_results", stop)
+        adaptive.train(make_context())
+
+    again = adaptive.train(make_context())
+    assert (again / "adapter_model.safetensors").read_bytes() == whole
+    assert results == [
+        (tmp_path / "work" / name).read_bytes() for name in ("outcomes.jsonl", "choice.json", "curve.json")
+    ]
+
+
+def test_who_answers_directly_is_counted_by_family_and_level():
+    answer = Answer(Completion("p", "", 1, 1, 1, "stop"), "wrong")
+    outcomes = [Outcome(problem, answer, answer, 0.9 if problem.level == 2 else 0.2) for problem in PROBLEMS]
+    outcomes[0] = Outcome(PROBLEMS[0], answer, answer, 0.8)
+
+    assert adaptive_training.compute_direct_rates(outcomes) == {"sums 1": 0.25, "sums 2": 1.0}

@@ -1,0 +1,336 @@
+"""Expert iteration: what is asked, what is kept, what is trained on, and that it goes on where it was interrupted."""
+
+import copy
+import json
+import types
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from data.datasets import load, parse_spec
+from data.files import UserError
+from data.problem import Completion, read_problems
+from data.solutions import render_solution
+from pipeline.config import ExpertIterationSettings
+from pipeline.learnability import NoSignal
+from pipeline.prompts import format_thinking_answer
+from pipeline.stages import expert_iteration
+from pipeline.stages.expert_iteration import Sample, keep_at_random, train_expert_iteration
+from pipeline.traces.verify import Candidate
+
+PROBLEMS = load("arithmetic_v1", "train", 16).problems
+DEV = load("arithmetic_v1", "dev", 4).problems
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+TRAINER = {
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-2,
+    "max_steps": 1,
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+}
+SETTINGS = {
+    "rounds": 1,
+    "samples": 2,
+    "keep": "verified",
+    "keep_at": 1.0,
+    "max_per_problem": 1,
+    "require_checked_steps": False,
+    "generation": {"max_new_tokens": 12, "temperature": 0.8},
+    "trainer": TRAINER,
+}
+
+
+def make_candidate(problem, is_correct, finish="stop"):
+    text = format_thinking_answer("987653 + 1 = 987654", "987654")
+    if is_correct:
+        text = format_thinking_answer(render_solution(problem, "short"), problem.answer)
+    return Candidate(problem, Completion(problem.id, text, 10, 20, 5, finish))
+
+
+class FakeSampler:
+    """Solves, at its first attempt, every second problem, and the others at the second; remembers what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, model, tokenizer, problems, samples, generation, seed, file, on_progress, origin):
+        self.calls.append((origin, [problem.id for problem in problems]))
+        is_first = origin.endswith("attempt 0")
+
+        candidates = []
+        for problem in problems:
+            is_even = PROBLEMS.index(problem) % 2 == 0
+            candidates.append(make_candidate(problem, is_even or not is_first))
+        return candidates
+
+
+@pytest.fixture
+def sampler(monkeypatch):
+    fake = FakeSampler()
+    monkeypatch.setattr(expert_iteration, "sample_candidates", fake)
+    return fake
+
+
+@pytest.fixture
+def trained_rows(monkeypatch):
+    """Replaces training by writing down how many rows there were; a list a training."""
+    trainings = []
+
+    def train_adapter(context, rows, trainer, work):
+        trainings.append(rows)
+        (work / "final").mkdir(parents=True)
+        (work / "train.jsonl").write_text('{"step": 1}\n')
+        return work / "final"
+
+    monkeypatch.setattr(expert_iteration, "train_adapter", train_adapter)
+    return trainings
+
+
+@pytest.fixture
+def dev_accuracy(monkeypatch):
+    """Makes so many of the four dev answers right in each round."""
+
+    def plan(*counts):
+        rounds = iter(counts)
+
+        def build_dev_scorer(*_):
+            return lambda model: {"accuracy": next(rounds) / len(DEV), "tokens": 20.0, "n": len(DEV)}
+
+        monkeypatch.setattr(expert_iteration, "build_dev_scorer", build_dev_scorer)
+
+    return plan
+
+
+@pytest.fixture
+def make_context(tiny, tmp_path):
+    """The function that makes the context of a training: make_context(key=value of ExpertIterationSettings)."""
+    base = tmp_path / "base"
+    tiny[0].save_pretrained(base)
+    tiny[1].save_pretrained(base)
+
+    parent = tmp_path / "parent"
+    torch.manual_seed(0)
+    get_peft_model(copy.deepcopy(tiny[0]), LoraConfig(task_type="CAUSAL_LM", **LORA)).save_pretrained(parent)
+
+    def load_model(adapter=None, trainable=False):
+        model = copy.deepcopy(tiny[0])
+        # A replaced training leaves an empty folder.
+        if adapter and (adapter / "adapter_config.json").is_file():
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        return model, tiny[1]
+
+    sft = types.SimpleNamespace(
+        problems=[parse_spec("arithmetic_v1?split=train&take=4")],
+        solutions=["short"],
+        steps="kept",
+        direct_share=[0.0] * 5,
+        direct_choice_share=0.0,
+        lora=LORA,
+    )
+    recipe = types.SimpleNamespace(
+        report_to="none",
+        base=types.SimpleNamespace(fast_training=True),
+        eval=types.SimpleNamespace(batch_size=8, generation={"max_new_tokens": 160}),
+        stages={"sft": sft},
+    )
+
+    def make(problems=PROBLEMS, rewards=("correctness",), **changes):
+        settings = ExpertIterationSettings(**SETTINGS | changes)
+        return types.SimpleNamespace(
+            run=types.SimpleNamespace(base="tiny", base_folder=base, recipe=recipe),
+            stage=types.SimpleNamespace(name="rl", parent="sft"),
+            settings=types.SimpleNamespace(
+                expert_iteration=settings, rewards=list(rewards), reward_weights=[1.0] * len(rewards)
+            ),
+            seed=1,
+            work=tmp_path / "work",
+            parent_adapter=parent,
+            load_model=load_model,
+            train_problems=lambda: problems,
+            dev_problems=lambda: DEV,
+        )
+
+    return make
+
+
+def read_rounds(context):
+    return json.loads((context.work / "rounds.json").read_text())
+
+
+def read_kept(context):
+    return [json.loads(line) for line in (context.work / "kept.jsonl").read_text().splitlines()]
+
+
+def test_problems_are_asked_again_until_they_are_solved(make_context, sampler, trained_rows, dev_accuracy):
+    dev_accuracy(1, 2)
+    train_expert_iteration(make_context(samples=3))
+
+    ids = [problem.id for problem in PROBLEMS]
+    assert sampler.calls == [
+        ("round 1 attempt 0", ids),
+        ("round 1 attempt 1", ids[1::2]),
+        ("round 1 attempt 2", []),
+    ]
+
+
+def test_an_adapter_is_trained_on_sfts_solutions_and_the_kept_ones(make_context, sampler, trained_rows, dev_accuracy):
+    dev_accuracy(1, 2)
+    context = make_context()
+    best = train_expert_iteration(context)
+
+    [row] = read_rounds(context)
+    [rows] = trained_rows
+    assert best == context.work / "adapter-1"
+    assert len(rows) == 4 + row["kept"]
+    assert len(read_kept(context)) == row["kept"] == sum(row["kept_by_level"].values())
+    assert row["kept"] == sum(row["kept_by_family"].values())
+    assert (row["problems"], row["samples"], row["tokens"]) == (16, 24, 24 * 25)
+    assert row["dropped"]["a wrong answer"] == 8
+    assert row["dev_accuracy"] == 0.5
+
+
+def test_what_is_left_behind_trains_with_trl_and_is_a_data_set(make_context, sampler, trained_rows, dev_accuracy):
+    dev_accuracy(1, 2)
+    context = make_context()
+    train_expert_iteration(context)
+
+    [line, *_] = read_kept(context)
+    assert [message["role"] for message in line["prompt"]] == ["system", "user"]
+    assert line["completion"][0]["content"].startswith("<think>")
+    assert len(read_problems(context.work / "kept.jsonl")) == len(read_kept(context))
+
+    curve = json.loads((context.work / "curve.json").read_text())
+    assert [(point["step"], point["accuracy"], point["n"]) for point in curve] == [(0, 0.25, 4), (1, 0.5, 4)]
+    assert (context.work / "train.jsonl").is_file()
+
+
+def test_an_adapter_that_is_not_better_on_dev_is_not_returned(make_context, sampler, trained_rows, dev_accuracy):
+    dev_accuracy(2, 2)
+    context = make_context()
+    assert train_expert_iteration(context) == context.parent_adapter
+
+
+def test_each_round_asks_new_problems_and_trains_on_all_that_was_kept(
+    make_context, sampler, trained_rows, dev_accuracy
+):
+    dev_accuracy(1, 3, 2)
+    context = make_context(rounds=2, samples=1)
+    best = train_expert_iteration(context)
+
+    # The odd problems are of round 2, and none is solved at a first attempt.
+    ids = [problem.id for problem in PROBLEMS]
+    assert sampler.calls == [("round 1 attempt 0", ids[::2]), ("round 2 attempt 0", ids[1::2])]
+    assert [row["samples"] for row in read_rounds(context)] == [8, 16]
+    assert len(trained_rows[0]) == len(trained_rows[1])
+    assert best == context.work / "adapter-1"
+
+
+def test_a_round_asks_again_what_the_one_before_did_not_solve(make_context, sampler, trained_rows, dev_accuracy):
+    dev_accuracy(1, 2, 3)
+    first, second, third, fourth = PROBLEMS[:4]
+    train_expert_iteration(make_context(problems=[first, third, second, fourth], rounds=2, samples=1))
+
+    assert sampler.calls == [
+        ("round 1 attempt 0", [first.id, second.id]),
+        ("round 2 attempt 0", [third.id, second.id, fourth.id]),
+    ]
+
+
+def test_the_control_keeps_as_many_at_random(make_context, sampler, trained_rows, dev_accuracy, tmp_path):
+    dev_accuracy(1, 2)
+    verified = make_context()
+    train_expert_iteration(verified)
+    kept = read_kept(verified)
+    [row] = read_rounds(verified)
+
+    dev_accuracy(1, 2)
+    control = make_context(keep="random")
+    control.work = tmp_path / "control"
+    train_expert_iteration(control)
+    [control_row] = read_rounds(control)
+
+    for key in ("kept", "kept_by_level", "kept_by_family", "samples"):
+        assert control_row[key] == row[key]
+    assert len(trained_rows[0]) == len(trained_rows[1])
+    assert any(line["answer"] == "987654" for line in read_kept(control))
+    assert not any(line["answer"] == "987654" for line in kept)
+
+
+def test_samples_at_random_are_finished_and_of_the_first_attempt_where_there_are_enough():
+    first = [Sample(make_candidate(problem, False), 0) for problem in PROBLEMS]
+    later = [Sample(make_candidate(problem, True), 1) for problem in PROBLEMS]
+    assert all(s.answer == "987654" for s in keep_at_random(later + first, PROBLEMS, seed=1))
+
+    truncated = [Sample(make_candidate(problem, False, "length"), 0) for problem in PROBLEMS]
+    assert [s.answer for s in keep_at_random(truncated, PROBLEMS, seed=1)] == []
+
+
+def test_a_problem_that_is_kept_twice_gets_two_ids():
+    [problem] = PROBLEMS[:1]
+    samples = [Sample(make_candidate(problem, True), attempt) for attempt in (0, 1)]
+    assert [s.id for s in keep_at_random(samples, [problem, problem], seed=1)] == [problem.id, f"{problem.id}#2"]
+
+
+def test_where_nothing_is_verified_it_is_refused_with_the_reasons(make_context, monkeypatch, dev_accuracy):
+    def sample(model, tokenizer, problems, *rest, **settings):
+        return [make_candidate(problem, False) for problem in problems]
+
+    monkeypatch.setattr(expert_iteration, "sample_candidates", sample)
+    dev_accuracy(1)
+    with pytest.raises(NoSignal, match="32 candidates, 0 kept; dropped: 32 a wrong answer; there is nothing"):
+        train_expert_iteration(make_context())
+
+
+def test_guessable_answers_without_a_step_to_check_are_refused(make_context, monkeypatch, dev_accuracy):
+    problems = [problem for problem in load("logic_v1", "train", 40).problems if problem.family == "syllogism"]
+
+    def sample(model, tokenizer, problems, *rest, **settings):
+        text = format_thinking_answer("It is so.", "yes")
+        return [Candidate(p, Completion(p.id, text, 1, 1, 1, "stop")) for p in problems]
+
+    monkeypatch.setattr(expert_iteration, "sample_candidates", sample)
+    dev_accuracy(1)
+    with pytest.raises(
+        UserError, match="no step can be checked in .* samples of problems whose answers can be guessed"
+    ):
+        train_expert_iteration(make_context(problems=problems, require_checked_steps=True))
+
+
+def test_samples_that_earn_enough_are_kept_by_a_reward_of_the_recipe(make_context, sampler, trained_rows, dev_accuracy):
+    """The form alone is rewarded, so wrong answers are kept too."""
+    dev_accuracy(1, 2)
+    context = make_context(rewards=("format",), samples=1)
+    train_expert_iteration(context)
+
+    assert any(line["answer"] == "987654" for line in read_kept(context))
+
+
+def test_a_finished_round_is_not_done_again(make_context, monkeypatch):
+    """With real sampling, training and scoring; only what the untrained model writes is replaced."""
+    sample = expert_iteration.sample_candidates
+
+    def sample_half_right(*arguments, **options):
+        candidates = sample(*arguments, **options)
+        return [make_candidate(c.problem, PROBLEMS.index(c.problem) % 2 == 0) for c in candidates]
+
+    monkeypatch.setattr(expert_iteration, "sample_candidates", sample_half_right)
+    context = make_context(samples=1)
+    best = train_expert_iteration(context)
+    left = read_files(context.work)
+
+    assert (context.work / "adapter-1" / "adapter_model.safetensors").is_file()
+    assert not (context.work / "training-1").exists()
+
+    def refuse(*_, **__):
+        raise AssertionError("this was done already")
+
+    monkeypatch.setattr("pipeline.traces.sample.generate", refuse)
+    monkeypatch.setattr(expert_iteration, "train_adapter", refuse)
+    assert train_expert_iteration(context) == best
+    assert read_files(context.work) == left
+
+
+def read_files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,94 @@
+"""Which problems a stage takes: first those that sft has not seen, and never another order from one run to the next."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from data.datasets import DatasetSpec, load_dev, load_train
+from data.files import write_jsonl
+from pipeline.stages.problems import all_training_problems, select_dev_problems, select_problems, select_stage_problems
+
+ARITHMETIC = DatasetSpec(set="arithmetic_v1", split="train")
+LOGIC = DatasetSpec(set="logic_v1", split="train")
+
+
+def take(spec: DatasetSpec, count: int | None) -> DatasetSpec:
+    """The same data set, with another ``take``."""
+    fields = {name: getattr(spec, name) for name in ("set", "split", "question")}
+    return DatasetSpec(**fields, take=count)
+
+
+def list_ids(problems) -> list[str]:
+    return [problem.id for problem in problems]
+
+
+@pytest.fixture
+def file(tmp_path) -> DatasetSpec:
+    """A file of 40 problems, named as a data set for training."""
+    rows = [{"id": f"p{i}", "question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(40)]
+    path = tmp_path / "sums.jsonl"
+    write_jsonl(path, rows)
+    return DatasetSpec(set=str(path), split="all")
+
+
+def make_recipe(**sections) -> SimpleNamespace:
+    traces = SimpleNamespace(problems=[take(LOGIC, 3)])
+    return SimpleNamespace(stages=sections, traces=traces)
+
+
+def test_later_stages_take_first_what_sft_has_not_seen():
+    sft = [take(ARITHMETIC, 150), take(LOGIC, 50)]
+    selected = select_problems([take(ARITHMETIC, 40), take(LOGIC, 20)], sft)
+
+    expected = load_train(ARITHMETIC, 190)[150:] + load_train(LOGIC, 70)[50:]
+    assert list_ids(selected) == list_ids(expected)
+
+
+def test_what_sft_has_seen_comes_last_where_there_is_nothing_else(file):
+    everything = list_ids(load_train(file, None))
+    seen = list_ids(select_problems([take(file, 10)]))
+    selected = list_ids(select_problems([take(file, None)], [take(file, 10)]))
+
+    assert sorted(selected) == sorted(everything)
+    assert set(selected[-10:]) == set(seen)
+
+
+def test_only_the_same_data_set_counts_as_seen(file):
+    alone = select_problems([take(file, 10)])
+    assert list_ids(select_problems([take(file, 10)], [take(ARITHMETIC, 5)])) == list_ids(alone)
+
+
+def test_sft_takes_its_problems_from_the_start():
+    section = SimpleNamespace(problems=[take(ARITHMETIC, 12)])
+    recipe = make_recipe(sft=section, rl=section)
+
+    assert list_ids(select_stage_problems(recipe, "sft", section)) == list_ids(load_train(ARITHMETIC, 12))
+    assert list_ids(select_stage_problems(recipe, "rl", section)) == list_ids(load_train(ARITHMETIC, 24)[12:])
+
+
+def test_dev_problems_are_the_first_of_each_set_and_of_no_set_twice():
+    specs = [take(ARITHMETIC, 5), take(ARITHMETIC, 9), take(LOGIC, 5)]
+    expected = load_dev(ARITHMETIC, 7) + load_dev(LOGIC, 7)
+    assert list_ids(select_dev_problems(specs, 7)) == list_ids(expected)
+
+
+def test_no_dev_problem_of_a_file_is_trained_on(file):
+    dev = set(list_ids(load_dev(file, 40)))
+    assert dev
+    assert not dev & set(list_ids(select_problems([file])))
+
+
+def test_the_gate_sees_the_problems_of_every_section(file):
+    recipe = make_recipe(
+        plain=SimpleNamespace(shots=[0]),
+        sft=SimpleNamespace(problems=[take(ARITHMETIC, 4)]),
+        rl=SimpleNamespace(problems=[take(ARITHMETIC, 2)]),
+        toy=SimpleNamespace(problems=[file]),
+    )
+    seen = list_ids(all_training_problems(recipe))
+
+    assert seen[:4] == list_ids(load_train(ARITHMETIC, 4))
+    assert seen[4:6] == list_ids(load_train(ARITHMETIC, 6)[4:])
+    assert set(list_ids(load_train(file, None))) < set(seen)
+    assert seen[-3:] == list_ids(load_train(LOGIC, 3))
+    assert len(seen) == len(set(seen))

@@ -1,0 +1,193 @@
+"""Bad input gets one line and exit status 2, and leaves nothing behind; every --help works."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import __main__ as command_line
+from pipeline.stages import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GOOD = json.dumps({"id": "1", "question": "What is 1 + 1?", "answer": "2"})
+
+COMMANDS = (
+    *[stage.name for stage in STAGES],
+    *("all", "controls", "table", "report", "status", "check", "compare", "export"),
+    *("ask", "traces", "tradeoff", "score"),
+)
+
+
+def run_module(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """Run ``python -m MODULE OPTIONS`` without the hub."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
+    )
+
+
+@pytest.fixture
+def refuse(capsys, monkeypatch):
+    """The function that carries out a command that must be refused, and returns the line that says why."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def carry_out(*arguments: object) -> str:
+        assert command_line.main([str(argument) for argument in arguments]) == 2
+
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return carry_out
+
+
+def test_the_commands_are_those_of_the_contract():
+    _, commands = command_line.build_parser()
+    assert set(commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [(), *[(name,) for name in COMMANDS]])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        command_line.main([*command, "--help"])
+
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["pipeline", "data.datasets", "eval.grade", "eval.errors"])
+def test_help_of_every_module(module):
+    done = run_module(module, "--help")
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["--help", "table", "report"])
+def test_what_only_reads_imports_no_torch(command, tmp_path):
+    options = [] if command == "--help" else ["--profile", "cpu", "--runs", str(tmp_path / "runs")]
+    code = (
+        "import sys\n"
+        "from pipeline.__main__ import main\n"
+        "try:\n"
+        f"    main({[command, *options]!r})\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "AssertionError" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["plain", "--base", "smollm2-135n"], "did you mean smollm2-135m?"),
+        (["plain", "--base", "no/such/model/at/all"], "is unknown"),
+        (["plain", "--base", "absent.gguf"], "no such file"),
+        (["plain", "--profile", "gpux"], "did you mean gpu?"),
+        (["plain", "--limit", "0"], "must be 1 or more"),
+        (["plain", "--limit", "-3"], "must be 1 or more"),
+        (["plain", "--seed", "-3"], "must be 0 or more"),
+        (["plain", "--set", "sft.trainer.learning_rat=1"], "did you mean learning_rate?"),
+        (["plain", "--set", "sft.dev=many"], "sft.dev must be a whole number"),
+        (["plain", "--set", "sft.problems=gsm9k"], "did you mean gsm8k?"),
+        (["plain", "--set", "sft.problems=absent.jsonl"], "no such file"),
+        (["plain", "--set", "report_to=trakio"], "did you mean trackio?"),
+        (["plain", "--set", "rl.rewards=[coin]"], "coin"),
+        (["plain", "--benchmark", "absent.jsonl"], "no such file"),
+        (["plain", "--benchmark", "gsm9k"], "did you mean gsm8k?"),
+        (["table"], "run"),
+        (["report"], "run"),
+        (["ask", "What is 1 + 1?", "--budget", "-1"], "must be 0 or more"),
+        (["ask", "What is 1 + 1?", "--min-thinking", "9", "--budget", "8"], "9"),
+        (["compare", "--bases", "q4/model.gguf", "q8/model.gguf"], "model"),
+    ],
+)
+def test_bad_input_is_one_line_with_status_2(tmp_path, refuse, options, words):
+    error = refuse(*options, "--runs", tmp_path / "runs")
+
+    assert words in error
+    assert not (tmp_path / "runs").exists()
+
+
+SCORE = ["score", "--model", "nano-tiny", "--benchmark", "logic_v1", "--prompt", "think", "--out", "out"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["adaptiv"], "did you mean adaptive?"),
+        ([], "COMMAND"),
+        (["plain", "--limit", "ten"], "invalid int value: 'ten'"),
+        (["export", "--to", "out", "--stage", "plaim"], "invalid choice"),
+        ([*SCORE, "--shots", "-1"], "--shots is -1"),
+        ([*SCORE, "--samples", "2", "--temperature", "-1"], "--temperature is -1.0"),
+        ([*SCORE, "--samples", "2", "--temperature", "nan"], "--temperature is nan"),
+        ([*SCORE[:-4], "--prompt", "thinc", "--out", "out"], "did you mean think?"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_too(refuse, options, words):
+    assert words in refuse(*options)
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "words"),
+    [
+        ("eval.grade", ["--benchmark", "logic_v1"], "--completions, --out"),
+        ("data.datasets", ["--set", "logic_v1", "--split", "dev", "--out", "/proc/no/such"], "/proc/no"),
+        ("pipeline", ["plain", "--base", "smollm2-135n"], "did you mean smollm2-135m?"),
+    ],
+)
+def test_every_command_line_refuses_in_one_line(module, options, words):
+    done = run_module(module, *options)
+
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{broken", "not JSON"),
+        ('{"id": "2", "question": "?"}', "'answer'"),
+        (GOOD, "already at"),
+        ('{"id": "2", "question": "?", "answer": "about ten", "kind": "number"}', "about ten"),
+    ],
+)
+def test_a_malformed_benchmark_line_is_named(tmp_path, refuse, line, words):
+    benchmark = tmp_path / "bench.jsonl"
+    benchmark.write_text(f"{GOOD}\n{line}\n")
+
+    error = refuse("plain", "--benchmark", benchmark, "--runs", tmp_path / "runs")
+    assert words in error
+    assert "bench.jsonl:2" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_command_for_one_process_is_not_run_by_several(refuse, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "ask runs in one process" in refuse("ask")
+
+
+def test_several_gpus_want_several_processes(refuse, monkeypatch):
+    monkeypatch.setattr(command_line.processes, "count_gpus", lambda: 4)
+    assert "there are 4 GPUs and one process" in refuse("plain")
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_line_with_status_2(refuse, monkeypatch):
+    def fill(options):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/nano/sft/adapter")
+
+    monkeypatch.setattr(command_line, "run_one_stage", fill)
+    error = refuse("plain")
+    assert error == "error: runs/nano/sft/adapter: no space left on the disk; free some and rerun\n"

@@ -1,0 +1,55 @@
+"""The largest part of a batch that fits the memory is found by trying."""
+
+import copy
+
+import pytest
+import torch
+from trl.trainer.utils import add_fused_lm_head
+
+from data.files import UserError
+from pipeline import memory
+
+
+@pytest.fixture
+def limited_model(tiny, monkeypatch):
+    """A function that gives a model which holds so many rows at most, and the list of the rows it was tried with."""
+    monkeypatch.setattr(memory, "MEASURED_DEVICES", ("cpu",))
+
+    def make(limit):
+        model = copy.deepcopy(tiny[0])
+        add_fused_lm_head(model)
+        tried = []
+
+        def refuse(module, inputs):
+            rows = len(inputs[0])
+            tried.append(rows)
+            if rows > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+        model.get_input_embeddings().register_forward_pre_hook(refuse)
+        return model, tried
+
+    return make
+
+
+def test_a_batch_that_fits_stays_whole(limited_model):
+    model, tried = limited_model(100)
+    assert memory.find_micro_batch_size(model, 12, 20) == 12
+    assert tried == [12]
+
+
+def test_parts_divide_the_batch_and_leave_no_gradient(limited_model):
+    model, tried = limited_model(5)
+    assert memory.find_micro_batch_size(model, 12, 20) == 4
+    assert tried == [12, 6, 4]
+    assert all(weights.grad is None for weights in model.parameters())
+
+
+def test_a_row_that_does_not_fit_is_refused(limited_model):
+    model, _ = limited_model(0)
+    with pytest.raises(UserError, match="not even one row of 20 tokens"):
+        memory.find_micro_batch_size(model, 4, 20)
+
+
+def test_on_a_cpu_nothing_is_tried(tiny):
+    assert memory.find_micro_batch_size(tiny[0], 12, 20) == 12

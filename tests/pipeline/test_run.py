@@ -1,0 +1,185 @@
+"""Opening a run: what is checked before anything is written."""
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from data.datasets import load
+from data.files import UserError, write_jsonl
+from data.problem import record_to_json
+from pipeline import run as run_module
+from pipeline.run import (
+    check_rewards,
+    check_tracker,
+    find_contamination,
+    load_benchmarks,
+    open_results,
+    open_run,
+    read_recipe,
+)
+
+
+def make_options(**values) -> argparse.Namespace:
+    """The options of a command line."""
+    options = {
+        "base": "nano-tiny",
+        "profile": "cpu",
+        "runs": Path("runs"),
+        "limit": None,
+        "seed": None,
+        "overrides": [],
+        "benchmark": [],
+        "allow_overlap": False,
+    }
+    return argparse.Namespace(**options | values)
+
+
+@pytest.fixture(scope="module")
+def own_file(tmp_path_factory) -> Path:
+    """A user's file of 60 problems with solutions."""
+    rows = []
+    for i in range(60):
+        question = f"Box {i} has {i + 3} rows of {2 * i + 5} jars. How many jars are in box {i}?"
+        steps = f"{i + 3} * {2 * i + 5} = {(i + 3) * (2 * i + 5)}"
+        rows.append({"id": f"box-{i}", "question": question, "answer": (i + 3) * (2 * i + 5), "rationale": steps})
+
+    path = tmp_path_factory.mktemp("own") / "boxes.jsonl"
+    write_jsonl(path, rows)
+    return path
+
+
+def use_file(path: Path) -> list[str]:
+    """Overrides that train every stage on a file."""
+    return [f"{section}.problems=[{{set: {path}}}]" for section in ("sft", "rl", "adaptive", "traces")]
+
+
+def test_options_become_the_recipe():
+    recipe = read_recipe(make_options(limit=7, seed=3, overrides=["eval.limit=9", "seed=5", "sft.dev=4"]))
+
+    assert recipe.eval.limit == 7
+    assert recipe.seed == 3
+    assert recipe.stages["sft"].dev == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"limit": 0}, "--limit (LIMIT=) is 0; it must be 1 or more"),
+        ({"seed": -1}, "--seed (SEED=) is -1; it must be 0 or more"),
+        ({"profile": "gpux"}, "did you mean gpu?"),
+    ],
+)
+def test_wrong_options_are_named(values, words):
+    with pytest.raises(UserError) as refusal:
+        read_recipe(make_options(**values))
+    assert words in str(refusal.value)
+
+
+def test_another_seed_has_a_folder_of_its_own():
+    first = open_results(make_options())
+    second = open_results(make_options(seed=2))
+
+    assert first.root == Path("runs/nano-tiny")
+    assert second.root == Path("runs/nano-tiny/seed-2")
+
+
+def test_benchmarks_are_ours_where_none_is_named(own_file):
+    ours = load_benchmarks([], 10)
+    named = load_benchmarks([f"{own_file}?split=test", "logic_v1"], 5)
+
+    assert [dataset.name for dataset in ours] == ["arithmetic_v1", "logic_v1"]
+    assert [len(dataset.problems) for dataset in ours] == [10, 10]
+    assert [dataset.name for dataset in named] == ["boxes", "logic_v1"]
+
+
+def test_two_benchmarks_of_one_name_are_refused(own_file):
+    with pytest.raises(UserError, match="two have the same name"):
+        load_benchmarks([str(own_file), str(own_file)], 5)
+
+
+def test_our_own_sets_do_not_overlap():
+    recipe = read_recipe(make_options())
+    overlaps = find_contamination(recipe, load_benchmarks([], 500), allow_overlap=False)
+    assert overlaps == {"arithmetic_v1": [], "logic_v1": []}
+
+
+def test_a_file_that_is_trained_on_is_scored_by_its_test_share_only(own_file):
+    recipe = read_recipe(make_options(overrides=use_file(own_file)))
+
+    with pytest.raises(UserError) as refusal:
+        find_contamination(recipe, load_benchmarks([str(own_file)], 60), allow_overlap=False)
+    assert "of its problems are in the training data" in str(refusal.value)
+    assert f"--benchmark '{own_file}?split=test'" in str(refusal.value)
+
+    allowed = find_contamination(recipe, load_benchmarks([str(own_file)], 60), allow_overlap=True)
+    assert allowed["boxes"]
+
+    test_share = load_benchmarks([f"{own_file}?split=test"], 60)
+    assert find_contamination(recipe, test_share, allow_overlap=False) == {"boxes": []}
+
+
+def test_a_single_section_that_trains_on_a_benchmark_is_noticed(own_file):
+    for section in ("rl", "adaptive", "traces"):
+        recipe = read_recipe(make_options(overrides=[f"{section}.problems=[{{set: {own_file}}}]"]))
+        with pytest.raises(UserError, match="are in the training data"):
+            find_contamination(recipe, load_benchmarks([str(own_file)], 60), allow_overlap=False)
+
+
+def test_solutions_that_give_dev_problems_away_are_refused(tmp_path):
+    problem = load("arithmetic_v1", "dev").problems[0]
+    row = record_to_json(problem) | {"id": "leak"}
+    solutions = tmp_path / "solutions.jsonl"
+    solutions.write_text(json.dumps(row) + "\n")
+
+    recipe = read_recipe(make_options(overrides=[f"sft.solutions=['short:127','{solutions}:1']"]))
+    with pytest.raises(UserError) as refusal:
+        find_contamination(recipe, load_benchmarks([], 5), allow_overlap=False)
+    assert f"leak has the same text as {problem.id}, a dev problem" in str(refusal.value)
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    check_tracker("none")
+    with pytest.raises(UserError, match="report_to=wandb: the package is not installed; run: pip install wandb"):
+        check_tracker("wandb")
+
+
+def test_a_reward_that_cannot_be_loaded_is_refused():
+    recipe = read_recipe(make_options(overrides=["rl.rewards=[correctnes]"]))
+    with pytest.raises(UserError, match="correctnes"):
+        check_rewards(recipe)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"overrides": ["sft.trainer.learning_rat=1"]}, "did you mean learning_rate?"),
+        ({"overrides": ["rl.rewards=[correctnes]"]}, "correctnes"),
+        ({"benchmark": ["absent.jsonl"]}, "no such file"),
+        ({"base": "nano-tinu"}, "did you mean nano-tiny?"),
+    ],
+)
+def test_a_run_that_will_not_do_is_refused_before_its_base_is_made(tmp_path, monkeypatch, values, words):
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
+
+    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+        open_run(make_options(runs=tmp_path / "runs", **values))
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_are_opened_without_the_checks_of_a_training(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise AssertionError("checked")
+
+    for name in ("check_trainers", "check_rewards", "find_contamination", "check_base"):
+        monkeypatch.setattr(run_module, name, fail)
+    monkeypatch.setattr(run_module, "resolve", lambda base: tmp_path)
+    monkeypatch.setattr(run_module, "fingerprint", lambda folder: "abc")
+
+    run = open_run(make_options(runs=tmp_path), for_training=False)
+    assert run.dir.root == tmp_path / "nano-tiny"
+    assert run.overlaps == {}

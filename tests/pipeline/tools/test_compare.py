@@ -1,0 +1,47 @@
+"""``make compare``: what is run, what is read, and what is written."""
+
+import argparse
+import json
+import shutil
+
+import pytest
+
+from data.files import UserError
+from pipeline.tools.compare import compare
+
+
+def run_compare(runs, bases=None, folders=None):
+    compare(argparse.Namespace(bases=bases, folders=folders, runs=runs))
+
+
+def test_two_folders_are_compared_stage_by_stage(copy_run, tmp_path, capsys):
+    first = copy_run.dir.root
+    second = tmp_path / "other"
+    shutil.copytree(first, second)
+    run_compare(tmp_path, folders=[first, second])
+
+    rows = json.loads((tmp_path / "compare.json").read_text())
+    assert capsys.readouterr().out == (tmp_path / "compare.md").read_text()
+    assert {row["run"] for row in rows} == {str(first), str(second)}
+    assert {row["stage"] for row in rows} == {"plain", "sft", "rl", "adaptive"}
+    assert {row["p_vs_first"] for row in rows if row["run"] == str(second)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "name two"),
+        ({"bases": ["nano"]}, "name two"),
+        ({"bases": ["nano", "nano"]}, "name two"),
+        ({"bases": ["a", "b"], "folders": ["c", "d"]}, "name two"),
+        ({"bases": ["q4/model.gguf", "q8/model.gguf"]}, "would share the folder model"),
+    ],
+)
+def test_names_that_cannot_be_compared_are_refused(tmp_path, options, words):
+    with pytest.raises(UserError, match=words):
+        run_compare(tmp_path, **options)
+
+
+def test_a_folder_that_is_not_there_is_named(copy_run, tmp_path):
+    with pytest.raises(UserError, match="absent: no such folder"):
+        run_compare(tmp_path, folders=[copy_run.dir.root, tmp_path / "absent"])
