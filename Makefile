@@ -102,7 +102,7 @@ faults: $(READY)    ## each stage on nano killed 20 times, a full disk, damaged 
 	@FAULTS=20 $(PYTHON) -m pytest -q -s tests/test_faults.py
 
 bench: $(READY)     ## how fast this is, against the same libraries used plainly
-	@$(PYTHON) tests/bench.py
+	@$(PYTHON) -m tests.bench --base "$(BASE)"
 
 check: $(READY)     ## lint, format, types, the import rule
 	@$(PYTHON) -m ruff check .

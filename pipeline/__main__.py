@@ -43,9 +43,11 @@ def run_controls(options: argparse.Namespace) -> None:
 
 
 def _run_stages(options: argparse.Namespace, stages: Sequence[Stage]) -> None:
-    from pipeline.run import open_run
+    from pipeline.run import open_run, read_recipe
     from pipeline.stages.run import run_stage
 
+    # A wrong recipe is refused before the libraries are imported, which takes seconds.
+    read_recipe(options)
     _check_gpus()
     _silence_libraries()
     run = processes.on_main_process(lambda: open_run(options))

@@ -69,6 +69,7 @@ def find_alarm(log: Sequence[Mapping[str, Any]], norms: Sequence[float]) -> str 
         _find_fall_on_dev(curve)
         or _find_drift(steps)
         or _find_still_weights(norms)
+        # GRPO sharpens as it learns, so entropy may fall further than reward before it is an alarm.
         or _find_collapse(steps, "entropy", 0.1)
         or _find_collapse(steps, "reward", 0.5)
     )
@@ -78,6 +79,7 @@ def _find_fall_on_dev(curve: Sequence[Mapping[str, Any]]) -> str | None:
     if len(curve) < 2:
         return None
 
+    # A fall of the size of chance is none: two standard deviations.
     first = curve[0]["eval_accuracy"]
     last = curve[-1]["eval_accuracy"]
     by_chance = 2 * math.sqrt(first * (1 - first) / curve[0]["eval_n"])

@@ -43,12 +43,10 @@ class RequestLimit(Exception):
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What a teacher wrote, with its thought between our tags; ``tokens`` are those of both."""
+    """What a teacher wrote, with its thought between our tags."""
 
     text: str
     finish: str
-    prompt_tokens: int
-    tokens: int
 
 
 class Client:
@@ -73,14 +71,15 @@ class Client:
 
         if not url.startswith(("http://", "https://")):
             raise UserError(f"server {url!r}: no address; write http://HOST:PORT/v1")
-        try:
-            http_client = openai.DefaultHttpxClient(event_hooks={"request": [self._count_request]}, timeout=timeout)
-            self.openai = openai.OpenAI(
-                base_url=self.url, api_key=key or "none", max_retries=RETRIES, http_client=http_client
-            )
-        except Exception as error:
-            # Whatever the packages find wrong in an address.
-            raise UserError(f"server {url!r}: no address ({error}); write http://HOST:PORT/v1") from None
+
+        # The hook is called before each request, repeated ones too.
+        hooks = {"request": [self._count_request]}
+        self.openai = openai.OpenAI(
+            base_url=self.url,
+            api_key=key or "none",
+            max_retries=RETRIES,
+            http_client=openai.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
+        )
         self.model = model or self._find_only_model()
 
     def chat(
@@ -132,7 +131,7 @@ class Client:
         return listing[0]
 
     def _count_request(self, request) -> None:
-        """Called by the package before each request, repeated ones too; an error in it ends the call."""
+        """Count a request; an error here ends the call that it is of."""
         with self.lock:
             if self.max_requests is not None and self.requests >= self.max_requests:
                 raise RequestLimit
@@ -189,13 +188,7 @@ def _read_chat(answer: Any) -> ChatAnswer:
 
     if thought.strip():
         text = f"{THINK}\n{thought}\n{END_THINK}\n{text}"
-    usage = answer.get("usage") or {}
-    return ChatAnswer(
-        text=text,
-        finish="length" if choice.get("finish_reason") == "length" else "stop",
-        prompt_tokens=usage.get("prompt_tokens") or 0,
-        tokens=usage.get("completion_tokens") or 0,
-    )
+    return ChatAnswer(text, "length" if choice.get("finish_reason") == "length" else "stop")
 
 
 def _read_sequence(answer: Any) -> TokenSequence:

@@ -82,6 +82,7 @@ def evaluate(
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     settings["on_sequence_end"] = recorder.record if partial else None
 
+    # A server has its own batches, and knows neither limits nor prefixes.
     decode = model.generate
     if isinstance(model, Module):
         decode = functools.partial(generate, model, tokenizer)
@@ -149,6 +150,7 @@ def _read_partial(partial: Path | None) -> PartialEvaluation:
         for file in sorted(folder.glob("*.jsonl")):
             rows += read_appended_jsonl(file)
 
+        # Each row has the seconds up to then, so the largest number is the sum of all.
         seconds = max((row.pop("seconds") for row in rows), default=0.0)
         completions = [Completion(**row) for row in rows]
         return PartialEvaluation({completion.id: completion for completion in completions}, seconds)

@@ -84,6 +84,7 @@ def estimate_learnability(levels: Sequence[str], groups: Sequence[Sequence[Rollo
         pass_rates.append(rate)
         by_level.setdefault(level, []).append(rate)
 
+        # By reward, not by correctness: it is the reward that is learnt from.
         mixed.append(is_mixed([rollout.reward.total for rollout in group]))
         truncated += [rollout.completion.finish == "length" for rollout in group]
 

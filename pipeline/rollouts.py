@@ -164,12 +164,13 @@ def build_reward_functions(names: Sequence[str], rollouts: RolloutFunction) -> l
     for name in names:
 
         def hand_on(prompts, completions, earned, log_metric, name=name, **columns) -> list[float]:
+            # Once a step, whichever reward is asked first.
             if name == names[0]:
                 for metric, value in rollouts.metrics.items():
                     log_metric(metric, value)
             return [parts[name] for parts in earned]
 
-        # Of FILE.py:function the function.
+        # TRL logs a reward under its function's name.
         hand_on.__name__ = name.rpartition(":")[2]
         functions.append(hand_on)
     return functions

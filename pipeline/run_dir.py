@@ -77,6 +77,7 @@ def read_manifest(folder: Path) -> Record:
 
     try:
         manifest = json.loads(path.read_bytes())
+        # With a flipped bit it is often valid JSON still.
         is_intact = manifest["sha256"] == sha256_json(manifest["parts"])
     except (ValueError, TypeError, KeyError):
         is_intact = False
@@ -149,6 +150,8 @@ class StageDir:
         damaged = find_damaged(self.folder, part)
         if part != "training":
             return damaged
+
+        # A curve is no reason to train again: it may be deleted.
         return [path for path in damaged if path.parent == self.adapter]
 
     def find_damaged_notes(self) -> list[Path]:
@@ -183,6 +186,7 @@ class StageDir:
     def keep_training(self, adapter: Path, inputs: Record, about: Record) -> None:
         """Take over what a training made: its adapter, and the files that lie in its work folder."""
         work = self.folder / WORK_FOLDERS["training"]
+        # From here on nothing of an earlier training counts.
         self.forget()
         _copy_folder(adapter, self.adapter)
 
@@ -199,6 +203,8 @@ class StageDir:
     def forget(self) -> None:
         """Make all that is finished count no more, before something else takes its place."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
+
+        # The log goes on through all trainings.
         for path in self.folder.glob("*"):
             if path.suffix in KEPT_SUFFIXES and path.name != LOG:
                 path.unlink()
@@ -236,6 +242,12 @@ class RunDir:
     """The folder of one run: runs/BASE, or runs/BASE/seed-N."""
 
     root: Path
+
+    @property
+    def name(self) -> str:
+        """BASE, or BASE/seed-N."""
+        has_seed = self.root.name.startswith("seed-")
+        return f"{self.root.parent.name}/{self.root.name}" if has_seed else self.root.name
 
     def stage(self, name: str) -> StageDir:
         """Return the folder of a stage."""
@@ -283,7 +295,7 @@ class RunDir:
         for stage in scored:
             for benchmark, sha256 in _list_problem_hashes(stage.scores).items():
                 problems[benchmark] = self._read_problems(benchmark, sha256, stage.name)
-        return RunView(self.root.name, rows, stages, problems)
+        return RunView(self.name, rows, stages, problems)
 
     def _list_stages(self) -> list[str]:
         folders = self.root.glob(f"*/{MANIFEST}")
@@ -292,7 +304,8 @@ class RunDir:
     def _has_row(self, name: str) -> bool:
         """Whether a stage was scored, and all adapters that it was trained on are still there."""
         stage = self.stage(name)
-        if not stage.read_part("scoring"):
+        scored_files = stage.read_part("scoring").get("files", {})
+        if "scores.json" not in scored_files:
             return False
 
         training = stage.read_part("training")
@@ -300,6 +313,7 @@ class RunDir:
         if parent is None:
             return True
 
+        # Another adapter in its place would make a comparison with it meaningless.
         is_same = self.stage(parent).adapter_sha256() == training["inputs"]["parent_adapter"]
         return is_same and self._has_row(parent)
 
@@ -330,6 +344,7 @@ class RunDir:
 
     def _read_problems(self, benchmark: str, sha256: str, stage: str) -> list[Problem]:
         path = self.problems_file(benchmark)
+        # A run with another limit may have written it since.
         if not path.is_file() or sha256_file(path) != sha256:
             raise UserError(f"{path}: is not what {stage} was asked; run `make {stage}` to write it again")
         return read_problems(path)
@@ -380,6 +395,7 @@ def _list_problem_hashes(scores: Record) -> dict[str, str]:
 def _lock_folder(root: Path) -> Iterator[None]:
     make_folder(root)
     with open(root / ".lock", "w", encoding="utf-8") as file:
+        # The system lets go of it when the process ends, even by a kill.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -72,6 +72,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     if options.limit:
         benchmark = replace(benchmark, problems=take_stratified(benchmark.problems, options.limit))
 
+    # After all checks, since loading may take minutes.
     scored_model = load_scored_model(options)
     samples = []
     for number in range(options.samples or 1):
@@ -104,6 +105,7 @@ def load_scored_model(options: argparse.Namespace) -> ScoredModel:
     base = part["base"] if part else options.model
     recipe = load_recipe(default_profile(), base=base)
 
+    # A stage is asked as it was scored, whatever this machine would choose.
     load = recipe.base.load
     generation = recipe.eval.generation
     if part:
@@ -184,6 +186,7 @@ def _score_sample(
         batch_size=scored.recipe.eval.batch_size,
         thinking=ThinkingLimits(options.min_thinking, options.budget),
         temperature=options.temperature if options.samples else 0.0,
+        # No two seeds of the command share a sample.
         seed=1_000_003 * options.seed + number,
         label=f"{benchmark.name} {name}".strip(),
     )

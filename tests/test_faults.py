@@ -1,6 +1,7 @@
 """A run that is killed, whose disk fills up or whose files rot ends as an unbroken one, and no table is ever wrong.
 
-``make faults`` (FAULTS=20) kills each stage 20 times and prints what happened. Without FAULTS each is killed once.
+``make faults`` (FAULTS=20) kills each stage 20 times and prints what happened. Without FAULTS each trained stage is
+killed once.
 """
 
 import json
@@ -24,6 +25,9 @@ KILLS = int(os.environ.get("FAULTS", "1"))
 BASE = "nano-tiny"
 TRAINED = ("sft", "rl", "adaptive")
 STAGES = ("plain", "cot", *TRAINED)
+
+# By default only the stages that have the most to lose.
+KILLED = STAGES if "FAULTS" in os.environ else TRAINED
 
 SETTINGS = [
     "plain.shots=[0]",
@@ -153,7 +157,7 @@ def test_killed_at_random_points_each_stage_ends_as_the_unbroken_one(unbroken, t
     rng = random.Random(KILLS)
     began = time.monotonic()
 
-    for stage in STAGES:
+    for stage in KILLED:
         folder = tmp_path / BASE / stage
         seconds = measure_work(unbroken / BASE / stage)
         moments: list[str] = []
@@ -176,7 +180,7 @@ def test_killed_at_random_points_each_stage_ends_as_the_unbroken_one(unbroken, t
     call_well(tmp_path, "all")
     assert read_results(tmp_path) == read_results(unbroken)
     assert not list_leftovers(tmp_path)
-    print(f"\n{KILLS * len(STAGES)} kills; lost: nothing; {time.monotonic() - began:.0f} s")
+    print(f"\n{KILLS * len(KILLED)} kills; lost: nothing; {time.monotonic() - began:.0f} s")
 
 
 # A full disk
@@ -251,10 +255,12 @@ def test_a_disk_that_fills_up_is_one_line_and_with_more_room_the_run_goes_on(unb
     shutil.copytree(unbroken / BASE, disk.folder / BASE)
     shutil.rmtree(sft)
 
-    # Full while the first checkpoint is written.
-    fill_up(disk, (sft / "work" / "inputs.json").is_file, kib=64)
-    assert not (sft / "adapter").exists()
-    assert not (sft / "manifest.json").exists()
+    # Full while the first checkpoint's adapter is written, then while its optimizer is: each has its own error.
+    for kib in (64, 500):
+        fill_up(disk, (sft / "work" / "inputs.json").is_file, kib)
+        assert not (sft / "adapter").exists()
+        assert not (sft / "manifest.json").exists()
+        shutil.rmtree(sft / "work")
 
     # Full when the adapter is there and the answers come.
     fill_up(disk, (sft / "partial" / "inputs.json").is_file, kib=0)

@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.datasets import load
 from data.files import UserError
 from pipeline.config import Recipe, count_context_tokens
 from pipeline.models.download import KNOWN_BASES, TOKENIZER_FILES, HubError, download_from_hub, get_cache_folder
-from pipeline.models.load import get_context_tokens, is_hub_id, load_tokenizer, resolve, resolve_precision
-from pipeline.prompts import (
-    DIRECT,
-    END_THINK,
-    PLAIN_TEMPLATE,
-    THINK,
-    build_messages,
-    encode_prompt,
-    encode_text,
-    format_thinking_answer,
+from pipeline.models.load import (
+    check_tokenizer,
+    get_context_tokens,
+    is_hub_id,
+    load_tokenizer,
+    resolve,
+    resolve_precision,
 )
+from pipeline.prompts import PLAIN_TEMPLATE, encode_text
 
 GIB = 2**30
 
@@ -78,88 +75,46 @@ def check_base(base: str, recipe: Recipe) -> list[Finding]:
             return [Finding("licence", licence), *find_all(resolve(base), recipe)]
 
         stated = getattr(info.card_data, "license", None)
-        findings = [
+        return [
             Finding("licence", str(stated or "not stated")),
             Finding("gated", str(info.gated or "no"), good=not info.gated),
+            *find_all(folder, recipe),
         ]
-        return findings + find_all(folder, recipe)
 
 
 def find_all(folder: Path, recipe: Recipe) -> list[Finding]:
     """Return what the configuration and the tokenizer in a folder say."""
     from transformers import AutoConfig
 
+    config = AutoConfig.from_pretrained(folder)
+    return [*check_text(folder, config, recipe), *check_model(config, recipe)]
+
+
+def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
+    """Whether what is trained and asked survives the tokenizer and fits the context."""
+    needed = count_context_tokens(recipe)
+    context = get_context_tokens(config)
+    yield Finding(
+        "context", f"{context or 'not limited'} tokens, {needed} needed", context is None or context >= needed
+    )
+
     try:
         tokenizer = load_tokenizer(folder)
+        check_tokenizer(tokenizer, needed, needed, folder.name)
     except UserError as error:
-        return [Finding("end of turn", str(error), good=False)]
+        yield Finding("tokenizer", str(error), good=False)
+        return
 
-    config = AutoConfig.from_pretrained(folder)
-    return [
-        *check_format(tokenizer),
-        check_chat_template(tokenizer),
-        *check_tokens(tokenizer),
-        check_context(config, recipe),
-        *check_model(config, recipe),
-    ]
-
-
-# Tokenizer
-
-
-def check_format(tokenizer) -> Iterator[Finding]:
-    """Whether template, end of turn and answer format survive the tokenizer."""
+    yield Finding("tokenizer", f"gives the answer format back; a turn ends with {tokenizer.eos_token!r}")
     is_ours = tokenizer.chat_template == PLAIN_TEMPLATE
     yield Finding("template", "none of its own; ours" if is_ours else "its own")
 
-    end = encode_text(tokenizer, tokenizer.eos_token)
-    is_one_token = end == [tokenizer.eos_token_id]
-    yield Finding("end of turn", f"{tokenizer.eos_token!r}, {len(end)} token(s)", is_one_token)
-
-    answer = format_thinking_answer("25 * 4 = 100\n100 + 8 = 108", "108")
-    decoded = tokenizer.decode(encode_text(tokenizer, answer))
-    is_same = decoded == answer
-    yield Finding("answer format", "comes back unchanged" if is_same else f"comes back as {decoded!r}", is_same)
-
-
-def check_chat_template(tokenizer) -> Finding:
-    """Whether the template writes a whole chat as our prompt and answer."""
-    problem = load("arithmetic_v1", "train").problems[0]
-    prompt_ids = encode_prompt(tokenizer, problem, "think")
-    answer = format_thinking_answer(problem.rationale or "", problem.answer)
-    chat = [*build_messages(problem, "think"), {"role": "assistant", "content": answer}]
-
-    try:
-        whole = tokenizer.apply_chat_template(chat, tokenize=False)
-    except Exception as error:
-        # Whatever a template raises.
-        reason = type(error).__name__
-        return Finding("prompt", f"its template takes no system role ({reason}); the instruction goes to the question")
-
-    if encode_text(tokenizer, whole)[: len(prompt_ids)] == prompt_ids:
-        return Finding("prompt", "the template's, token for token")
-    return Finding("prompt", "not what its template writes of a whole chat; ours counts")
-
-
-def check_tokens(tokenizer) -> Iterator[Finding]:
-    """How many tokens tags and numbers take."""
-    opening, closing, direct = (len(encode_text(tokenizer, tag)) for tag in (THINK, END_THINK, DIRECT))
-    yield Finding("think tags", f"{opening} and {closing} token(s); {DIRECT.strip()} {direct}")
-
-    digits = len(encode_text(tokenizer, "1234567"))
-    is_single = digits >= 7
-    yield Finding("digits", "one token each" if is_single else f"1234567 takes {digits} tokens: sums are harder")
+    # One token a digit makes sums easier.
+    digits = encode_text(tokenizer, "1234567")
+    yield Finding("digits", f"1234567 is {len(digits)} token(s)")
 
 
 # Model
-
-
-def check_context(config, recipe: Recipe) -> Finding:
-    """Whether the longest prompt and answer fit."""
-    context = get_context_tokens(config)
-    needed = count_context_tokens(recipe)
-    is_enough = context is None or context >= needed
-    return Finding("context", f"{context or 'not limited'} tokens, {needed} needed", is_enough)
 
 
 def check_model(config, recipe: Recipe) -> Iterator[Finding]:
@@ -179,15 +134,13 @@ def check_model(config, recipe: Recipe) -> Iterator[Finding]:
     precision = resolve_precision(recipe.base.load)
     yield Finding("parameters", f"{parameters / 1e6:.1f} million, loaded as {precision}")
 
-    parts = estimate_memory(config, layers, parameters, recipe)
-    total = sum(parts.values()) + LIBRARIES_GIB
+    needed = estimate_memory(config, layers, parameters, recipe)
     available = _measure_memory()
-    listing = ", ".join(f"{name} {gib:.1f}" for name, gib in parts.items())
-    yield Finding("memory", f"about {total:.1f} GiB ({listing}) of {available:.1f}", total <= available)
+    yield Finding("memory", f"sft takes about {needed:.1f} GiB of {available:.1f}", needed <= available)
 
 
-def estimate_memory(config, layers: dict[str, Any], parameters: int, recipe: Recipe) -> dict[str, float]:
-    """Return what sft takes, in GiB, by what takes it."""
+def estimate_memory(config, layers: dict[str, Any], parameters: int, recipe: Recipe) -> float:
+    """Return what sft takes, in GiB."""
     precision = resolve_precision(recipe.base.load)
     text = config.get_text_config()
     sft = recipe.stages["sft"]
@@ -195,16 +148,12 @@ def estimate_memory(config, layers: dict[str, Any], parameters: int, recipe: Rec
     rows = sft.trainer["per_device_train_batch_size"]
     answer = recipe.eval.generation["max_new_tokens"]
     trained = sft.lora["r"] * sum(sum(layer.weight.shape) for layer in layers.values())
-
-    tokens = rows * (PROMPT_TOKENS + answer)
     width = text.hidden_size * text.num_hidden_layers
-    sizes = {
-        "weights": parameters * WEIGHT_BYTES[precision],
-        "optimizer": trained * TRAINED_WEIGHT_BYTES,
-        "activations": tokens * width * ACTIVATION_BYTES[precision],
-        "logits": rows * answer * text.vocab_size * LOGIT_BYTES,
-    }
-    return {name: size / GIB for name, size in sizes.items()}
+
+    weights = parameters * WEIGHT_BYTES[precision] + trained * TRAINED_WEIGHT_BYTES
+    activations = rows * (PROMPT_TOKENS + answer) * width * ACTIVATION_BYTES[precision]
+    logits = rows * answer * text.vocab_size * LOGIT_BYTES
+    return (weights + activations + logits) / GIB + LIBRARIES_GIB
 
 
 def _find_linear_layers(model) -> dict[str, Any]:

@@ -29,7 +29,7 @@ CONTROLS: tuple[Stage, ...] = (
     make_control(
         SFT,
         "sft_shuffled",
-        "sft on the steps of other problems",
+        "sft on solutions whose steps are in another order",
         {"steps": "shuffled"},
     ),
     make_control(

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.files import UserError, read_json, write_json, write_jsonl
+from data.files import UserError, read_json, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
 from eval.steps import has_checkable_steps
 from pipeline.config import ExpertIterationSettings
-from pipeline.learnability import NoSignal
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
@@ -97,6 +96,9 @@ class ExpertIteration:
 
             self.sample_round(problems, number)
             solutions = self.keep_solutions(number, len(problems))
+            if not solutions:
+                break
+
             self.train_round(solutions, number)
             self.score_round(number)
             self.write_round(number)
@@ -139,6 +141,7 @@ class ExpertIteration:
         """Return what a round asks: its share of new problems, and the earlier ones with too few solutions."""
         unsolved = []
         for i, problem in enumerate(self.problems):
+            # Each data set is spread over all rounds.
             is_due = i % self.settings.rounds < number
             if is_due and self.solved[problem.id] < self.settings.max_per_problem:
                 unsolved.append(problem)
@@ -172,6 +175,7 @@ class ExpertIteration:
                 self.context.seed,
                 self.work / "samples" / f"round-{number}.jsonl",
                 on_progress,
+                # Other texts at every attempt, and the same ones where an interrupted run goes on.
                 origin=f"round {number} attempt {attempt}",
             )
 
@@ -190,11 +194,7 @@ class ExpertIteration:
         )
 
     def keep_solutions(self, number: int, asked: int) -> list[Problem]:
-        """Return what to train on, of all rounds so far, and write it and its account.
-
-        Raises:
-            NoSignal: where nothing is verified.
-        """
+        """Return what to train on, of all rounds so far, and write it and its account; nothing where all is dropped."""
         candidates = [sample.candidate for sample in self.samples]
         if self.settings.require_checked_steps:
             check_guessable(candidates, self.label)
@@ -202,11 +202,14 @@ class ExpertIteration:
         selection = self.select(candidates, balance=True)
         dropped = selection.account["dropped"]
         if not selection.solutions:
-            account = describe_account(selection.account)
-            raise NoSignal(f"{account}; there is nothing to learn from, so train sft longer or take easier problems")
+            alarm = f"nothing was kept in round {number} ({describe_account(selection.account)})"
+            say(f"{self.label}: {alarm}; train sft longer, or take easier problems")
+            on_main_process(lambda: write_text(self.work / "alarm.txt", alarm + "\n"))
+            return []
 
         solutions = selection.solutions
         if self.settings.keep == "random":
+            # The control has the same samples, and differs in what is kept of them alone.
             solutions = keep_at_random(self.samples, solutions, self.context.seed)
             dropped = {"not drawn": len(candidates) - len(solutions)}
 
@@ -223,6 +226,7 @@ class ExpertIteration:
         if on_main_process(adapter.is_dir):
             return
 
+        # Anew from the base: on from the adapter before, errors of earlier rounds would stay.
         sft = self.recipe.stages["sft"]
         first = choose_solutions(select_stage_problems(self.recipe, "sft", sft), sft.solutions, self.context.seed)
         rows = build_training_rows(self.tokenizer, [*first, *solutions], sft, self.context.seed)
@@ -238,6 +242,7 @@ class ExpertIteration:
             if note.is_file():
                 shutil.copy(note, self.work / name)
 
+        # From now on the round counts as trained.
         trained.rename(adapter)
         shutil.rmtree(trained.parent)
 

@@ -32,6 +32,7 @@ def select_problems(specs: Sequence[DatasetSpec], seen_specs: Sequence[DatasetSp
         count = None if spec.take is None else spec.take + len(seen)
         drawn = load_train(spec, count)
 
+        # The sort is stable, so each part keeps its order.
         unseen_first = sorted(drawn, key=lambda problem: problem.id in seen)
         selected += unseen_first[: spec.take]
     return selected

@@ -120,6 +120,7 @@ def training_inputs(run: Run, stage: Stage) -> Record:
         "settings": section,
         "seed": run.recipe.seed,
         "parent": stage.parent,
+        # By its content: a parent that comes out the same makes nothing stale.
         "parent_adapter": parent.adapter_sha256() if parent else None,
         "prompt": prompt_sha256(stage.prompt),
         "problems": hash_sources(getattr(settings, "problems", [])),
@@ -184,6 +185,7 @@ def score_stage(run: Run, stage: Stage) -> None:
     if on_main_process(lambda: _is_scored(run, stage, inputs)):
         return
 
+    # With the model's loading; a row's own seconds are those of decoding alone.
     start = time.monotonic()
     partial = on_main_process(lambda: folder.begin("scoring", inputs))
     evaluations = answer_benchmarks(run, stage, partial)

@@ -224,7 +224,7 @@ SFT = Stage(
     number=3,
     help="fine-tune an adapter on worked solutions",
     prompt="think",
-    compared_to=("cot",),
+    compared_to=("plain", "cot"),
     settings=SftSettings,
     train=train,
 )

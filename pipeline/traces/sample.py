@@ -17,7 +17,7 @@ from pipeline import processes
 from pipeline.client import Client, RequestLimit
 from pipeline.generate import BATCH_SIZES, find_stop_ids, generate, to_completion
 from pipeline.prompts import build_messages, encode_prompt
-from pipeline.traces.verify import Candidate
+from pipeline.traces.verify import Candidate, make_candidate
 
 # Gets how many texts came, and their tokens.
 OnProgress = Callable[[int, int], None]
@@ -173,8 +173,8 @@ class TeacherSampling:
             self.is_over = True
             raise
 
-        completion = Completion(draw.problem.id, answer.text, answer.prompt_tokens, 0, answer.tokens, answer.finish)
-        self.file.add({draw.key: completion})
+        candidate = make_candidate(draw.problem, answer.text, answer.finish)
+        self.file.add({draw.key: candidate.completion})
 
 
 def sample_teacher(

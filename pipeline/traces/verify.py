@@ -8,7 +8,6 @@ keep by these rules (STaR, arXiv 2203.14465, section 3.1; RFT, arXiv 2308.01825,
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 from data.contamination import find_overlaps
@@ -173,7 +172,6 @@ def select_solutions(
         "kept": len(kept),
         "dropped": dict(selector.dropped.most_common()),
         "levels": {str(level): levels[level] for level in sorted(levels)},
-        "rewards": _average_parts(scores),
     }
     return Selection(kept, account)
 
@@ -267,13 +265,6 @@ def _even_out(solutions: list[Problem], dropped: Counter[str]) -> list[Problem]:
         else:
             dropped[BEYOND_SHARE] += 1
     return kept
-
-
-def _average_parts(scores: Sequence[RewardScore]) -> dict[str, float]:
-    """The mean of each reward over all candidates."""
-    if not scores:
-        return {}
-    return {name: fmean(score.parts[name] for score in scores) for name in scores[0].parts}
 
 
 # What is written

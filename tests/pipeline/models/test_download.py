@@ -163,7 +163,7 @@ def test_a_base_of_the_hub_is_looked_at_then_fetched_once_and_pinned(hub, run_py
     assert run_python(RESOLVE.format(base="team/tiny")).stdout == fetch.stdout
 
 
-@pytest.mark.parametrize("code", [CHECK, RESOLVE])
+@pytest.mark.parametrize("code", [CHECK, RESOLVE], ids=["check", "resolve"])
 def test_what_the_hub_does_not_give_is_refused(run_python, tmp_path, code):
     cases = {
         "team/none": "check the name",

@@ -13,7 +13,6 @@ from data.files import UserError
 from data.problem import Completion, read_problems
 from data.solutions import render_solution
 from pipeline.config import ExpertIterationSettings
-from pipeline.learnability import NoSignal
 from pipeline.prompts import format_thinking_answer
 from pipeline.stages import expert_iteration
 from pipeline.stages.expert_iteration import Sample, keep_at_random, train_expert_iteration
@@ -273,14 +272,19 @@ def test_a_problem_that_is_kept_twice_gets_two_ids():
     assert [s.id for s in keep_at_random(samples, [problem, problem], seed=1)] == [problem.id, f"{problem.id}#2"]
 
 
-def test_where_nothing_is_verified_it_is_refused_with_the_reasons(make_context, monkeypatch, dev_accuracy):
+def test_where_nothing_is_verified_the_first_adapter_is_kept_and_the_reason_is_written(
+    make_context, monkeypatch, dev_accuracy
+):
     def sample(model, tokenizer, problems, *rest, **settings):
         return [make_candidate(problem, False) for problem in problems]
 
     monkeypatch.setattr(expert_iteration, "sample_candidates", sample)
     dev_accuracy(1)
-    with pytest.raises(NoSignal, match="32 candidates, 0 kept; dropped: 32 a wrong answer; there is nothing"):
-        train_expert_iteration(make_context())
+    context = make_context()
+
+    assert train_expert_iteration(context) == context.parent_adapter
+    alarm = (context.work / "alarm.txt").read_text()
+    assert alarm.startswith("nothing was kept in round 1 (") and "32 candidates, 0 kept; dropped: 32 a wrong" in alarm
 
 
 def test_guessable_answers_without_a_step_to_check_are_refused(make_context, monkeypatch, dev_accuracy):

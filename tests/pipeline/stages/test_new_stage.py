@@ -87,7 +87,7 @@ def command(project, tiny, tmp_path_factory):
         options = ["--base", str(base), "--runs", str(runs), "--profile", "cpu", "--limit", "6"]
         # The gate looks at the problems of all stages, and more than are committed take seconds to make.
         for section in ("sft", "rl", "adaptive", "traces"):
-            options += ["--set", f"{section}.problems=[arithmetic_v1?take=9]"]
+            options += ["--set", f"{section}.problems=[{{set: arithmetic_v1, take: 9}}]"]
         return subprocess.run(
             [sys.executable, "-m", "pipeline", *arguments, *options, "--set", "eval.generation.max_new_tokens=8"],
             cwd=project,

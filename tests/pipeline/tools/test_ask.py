@@ -4,8 +4,10 @@ import contextlib
 import fcntl
 import io
 import os
+import pickle
 import pty
 import re
+import select
 import subprocess
 import sys
 import termios
@@ -192,10 +194,12 @@ def test_a_chat_without_a_line_is_refused(finished_run, monkeypatch):
         module.chat(finished_run, [], None, 0)
 
 
-# A chat on the tiny model, whose answers would go on for thousands of tokens.
+# A chat whose answers never end by themselves.
 ENDLESS = """
 import pickle, sys
+from pipeline import generate
 from pipeline.tools import ask
+generate.find_stop_ids = lambda *_: set()
 run = pickle.load(open(sys.argv[1], "rb"))
 run.recipe.eval.generation["max_new_tokens"] = 1500
 ask.chat(run, ["sft"], None, 0)
@@ -203,8 +207,6 @@ ask.chat(run, ["sft"], None, 0)
 
 
 def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(finished_run, tmp_path, root):
-    import pickle
-
     (tmp_path / "run.pickle").write_bytes(pickle.dumps(finished_run))
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -219,17 +221,21 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(finished_run, tmp_path, roo
     os.close(theirs)
     seen = ""
 
+    def read():
+        assert select.select([ours], [], [], 60)[0], seen
+        return os.read(ours, 4096).decode(errors="replace")
+
     def read_until(words):
         nonlocal seen
         while words not in seen:
-            seen += os.read(ours, 4096).decode(errors="replace")
+            seen += read()
         seen = seen.partition(words)[2]
 
     read_until("> ")
     os.write(ours, b"What is 7?\r")
-    read_until("\nsft")
+    read_until("sft")
     while len(seen) < 300:
-        seen += os.read(ours, 4096).decode(errors="replace")
+        seen += read()
     os.write(ours, b"\x03")
     read_until("stopped")
     read_until("> ")
@@ -237,7 +243,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(finished_run, tmp_path, roo
     os.write(ours, b"\x04")
     # The other side is gone at some point.
     with contextlib.suppress(OSError):
-        while os.read(ours, 4096):
+        while read():
             pass
     assert process.wait() == 0
     os.close(ours)
