@@ -13,7 +13,6 @@ BASES     ?=
 Q         ?=
 STAGES    ?=
 BUDGET    ?=
-MIN_THINKING ?=
 SOURCE    ?= own
 STAGE     ?=
 TO        ?= exported
@@ -69,9 +68,8 @@ report: $(READY)    ## one HTML page: table, levels, curves, errors, every answe
 status: $(READY)    ## which stages are up to date, and why the others are not
 	@$(LADDER) status $(OPTIONS)
 
-ask: $(READY)       ## chat with all STAGES, or ask them Q="…"; BUDGET=N and MIN_THINKING=N bound the thought
-	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") \
-	  $(if $(MIN_THINKING),--min-thinking "$(MIN_THINKING)") $(if $(Q),"$(Q)") $(if $(STAGES),--stages $(STAGES))
+ask: $(READY)       ## chat with all STAGES, or ask them Q="…"; BUDGET=N bounds the thought
+	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$(Q)") $(if $(STAGES),--stages $(STAGES))
 
 controls: $(READY)  ## what must not help: random rewards, shuffled or no steps; in the table
 	@$(SHARED) controls $(OPTIONS)

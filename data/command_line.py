@@ -25,6 +25,17 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number, ``minimum`` or more."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be {minimum} or more, not {text!r}")
+        return int(text)
+
+    return parse
+
+
 Main = Callable[[Sequence[str] | None], int]
 
 

@@ -1,31 +1,27 @@
 """A model behind an OpenAI-compatible address: a teacher that writes solutions, or a served model that is scored.
 
-The ``openai`` package sends requests and repeats those that fail on the way. Here stand what it lacks: a cap on the
-number of requests, and answers that arrive whole with an error in them.
+The ``openai`` package sends requests and repeats those that fail on the way. Two hooks add what it lacks: a cap on the
+number of requests, and that an answer which arrives whole with an error in it counts as lost.
 """
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import httpx2
 import openai
 
 from data.files import UserError
-from pipeline.generate import TokenSequence, find_stop_ids
+from pipeline.generate import OnProgress, OnSequence, TokenSequence, find_stop_ids
 from pipeline.models.load import load_tokenizer
 from pipeline.prompts import END_THINK, THINK
 
-# Times that the package repeats a request that was refused for now, or lost.
+# Times that the package repeats a request that was refused for now, or lost, or whose answer cannot be read.
 RETRIES = 5
-
-# Times that a request is sent whose answer comes and cannot be read.
-ATTEMPTS = 3
-SECONDS_BETWEEN_ATTEMPTS = 1.0
 
 # For scoring a served model: requests under way together, and seconds for an answer with the wait for its turn.
 SERVED_CONCURRENCY = 256
@@ -72,8 +68,8 @@ class Client:
         if not url.startswith(("http://", "https://")):
             raise UserError(f"server {url!r}: no address; write http://HOST:PORT/v1")
 
-        # The hook is called before each request, repeated ones too.
-        hooks = {"request": [self._count_request]}
+        # They are called for each request, repeated ones too.
+        hooks: dict[str, Any] = {"request": [self._count_request], "response": [_check_answer]}
         self.openai = openai.OpenAI(
             base_url=self.url,
             api_key=key or "none",
@@ -82,50 +78,32 @@ class Client:
         )
         self.model = model or self._find_only_model()
 
-    def chat(
-        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float, seed: int
-    ) -> ChatAnswer:
-        """Return the answer to a chat.
+    def chat(self, messages: Sequence[Mapping[str, str]], **sampling: float) -> ChatAnswer:
+        """Return the answer to a chat; ``sampling`` is max_tokens, temperature and seed.
 
         Raises:
             RequestLimit: ``max_requests`` have been sent.
         """
-        return self._ask(
-            self.openai.chat.completions,
-            {
-                "model": self.model,
-                "messages": list(messages),
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "seed": seed,
-            },
-            _read_chat,
-        )
+        return self._ask("/chat/completions", messages=messages, **sampling)
 
-    def complete(
-        self, prompt_ids: Sequence[int], *, stop_ids: set[int], max_new_tokens: int, temperature: float, seed: int
-    ) -> TokenSequence:
-        """Return the completion of a prompt, both in token ids, as vLLM serves it.
+    def complete(self, prompt_ids: Sequence[int], stop_ids: set[int], **sampling: float) -> TokenSequence:
+        """Return the completion of a prompt, both in token ids, as vLLM serves it; ``sampling`` as in :meth:`chat`.
 
         So nothing depends on a server's template, tokenizer or reading of a text. The log-probabilities are the
         server's (vLLM: before the temperature, unless it was started otherwise).
         """
         return self._ask(
-            self.openai.completions,
-            {
-                "model": self.model,
-                "prompt": list(prompt_ids),
-                "max_tokens": max_new_tokens,
-                "temperature": temperature,
-                "seed": seed,
-                "logprobs": 0,
-                "extra_body": {"return_token_ids": True, "stop_token_ids": sorted(stop_ids), **FULL_DISTRIBUTION},
-            },
-            _read_sequence,
+            "/completions",
+            prompt=prompt_ids,
+            logprobs=0,
+            return_token_ids=True,
+            stop_token_ids=sorted(stop_ids),
+            **sampling,
+            **FULL_DISTRIBUTION,
         )
 
     def _find_only_model(self) -> str:
-        listing = self._ask(self.openai.models, {}, _read_models, method="list")
+        listing = self._ask("/models")
         if len(listing) != 1:
             raise UserError(f"server {self.url}: it serves {len(listing)} models ({listing}); start it with one")
         return listing[0]
@@ -137,24 +115,14 @@ class Client:
                 raise RequestLimit
             self.requests += 1
 
-    def _ask(self, endpoint, body: Mapping[str, Any], read: Callable[[Any], Any], method: str = "create") -> Any:
-        """What ``read`` makes of an answer; one that it cannot read is asked for again."""
-        shown = ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(SECONDS_BETWEEN_ATTEMPTS)
-
-            reply = self._send(getattr(endpoint.with_raw_response, method), body)
-            shown = _shorten(reply.text)
-            try:
-                return read(reply.json())
-            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                continue
-        raise UserError(f"server {self.url}: its answer cannot be read ({shown}); check the address and the server")
-
-    def _send(self, call: Callable[..., Any], body: Mapping[str, Any]) -> Any:
+    def _ask(self, path: str, **body) -> Any:
+        """What a server answers to a request with a body, or to one without."""
         try:
-            return call(**body).http_response
+            # The raw answer: the package would make an object of any JSON, an error too.
+            if body:
+                reply = self.openai.post(path, body={"model": self.model, **body}, cast_to=httpx2.Response)
+            else:
+                reply = self.openai.get(path, cast_to=httpx2.Response)
         except openai.APIStatusError as error:
             said = _shorten(error.response.text)
             raise UserError(
@@ -162,10 +130,26 @@ class Client:
                 "name and OPENAI_API_KEY"
             ) from None
         except openai.APIConnectionError as error:
-            reason = type(error.__cause__ or error).__name__
-            raise UserError(
-                f"server {self.url}: no answer ({reason}, {RETRIES + 1} times); check the address (http://HOST:PORT/v1)"
-            ) from None
+            cause = error.__cause__ or error
+            problem = f"no answer ({type(cause).__name__}, {RETRIES + 1} times)"
+            if isinstance(cause, httpx2.DecodingError):
+                problem = f"its answer cannot be read ({cause})"
+            raise UserError(f"server {self.url}: {problem}; check the address (http://HOST:PORT/v1)") from None
+        return READERS[path](reply.json())
+
+
+def _check_answer(response) -> None:
+    """Raise what the package takes for a request lost on the way where an answer cannot be read."""
+    response.read()
+    if not response.is_success:
+        return
+
+    # The first that fits: "/chat/completions" ends like "/completions".
+    path = next(path for path in READERS if response.url.path.endswith(path))
+    try:
+        READERS[path](response.json())
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise httpx2.DecodingError(_shorten(response.text), request=response.request) from None
 
 
 def _shorten(text: str) -> str:
@@ -196,11 +180,19 @@ def _read_sequence(answer: Any) -> TokenSequence:
     ids = choice["token_ids"]
     logprobs = choice["logprobs"]["token_logprobs"]
 
+    # Not every server that calls itself compatible gives one for each.
     if len(ids) != len(logprobs) or not all(isinstance(token, int) for token in ids):
         raise ValueError
 
     finish = "stop" if choice.get("finish_reason") == "stop" else "length"
     return TokenSequence(ids, [False] * len(ids), logprobs, finish)
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "/chat/completions": _read_chat,
+    "/completions": _read_sequence,
+    "/models": _read_models,
+}
 
 
 class ServedModel:
@@ -228,34 +220,23 @@ class ServedModel:
         max_new_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-        on_progress: Callable[[int, int], None] | None = None,
-        on_sequence_end: Callable[[int, TokenSequence], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_sequence_end: OnSequence | None = None,
     ) -> list[TokenSequence]:
         """Complete every prompt; arguments and sequences are those of :func:`pipeline.generate.generate`."""
         stops = find_stop_ids(self, self.tokenizer)
-        sequences = [TokenSequence() for _ in prompts]
+        lock = Lock()
 
+        def complete(i: int) -> TokenSequence:
+            sampling = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed + i}
+            sequence = self.client.complete(prompts[i], stops, **sampling)
+            with lock:
+                if on_sequence_end:
+                    on_sequence_end(i, sequence)
+                if on_progress:
+                    on_progress(1, len(sequence.ids))
+            return sequence
+
+        # Where one fails, those that have not begun are cancelled.
         with ThreadPoolExecutor(SERVED_CONCURRENCY) as pool:
-            places = {}
-            for i, prompt in enumerate(prompts):
-                future = pool.submit(
-                    self.client.complete,
-                    prompt,
-                    stop_ids=stops,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    seed=seed + i,
-                )
-                places[future] = i
-
-            try:
-                for future in as_completed(places):
-                    i = places[future]
-                    sequences[i] = future.result()
-                    if on_sequence_end:
-                        on_sequence_end(i, sequences[i])
-                    if on_progress:
-                        on_progress(1, len(sequences[i].ids))
-            finally:
-                pool.shutdown(cancel_futures=True)
-        return sequences
+            return list(pool.map(complete, range(len(prompts))))

@@ -5,8 +5,8 @@ A value stands in one place, a YAML file: the classes here say what may be there
 """
 
 import dataclasses
+import difflib
 import enum
-import importlib
 import json
 import re
 import typing
@@ -17,33 +17,18 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from data.datasets import DatasetSpec, parse_spec
 from data.files import UserError, suggest
 from data.splits import LEVELS
+from pipeline import processes
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 # The longest prompt that a run makes room for, in tokens.
 PROMPT_TOKENS = 512
-
-UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-
-# What pydantic says, and what a recipe's author understands.
-PHRASES = {
-    "Value error, ": "",
-    "Input should be": "must be",
-    "List should have": "must have",
-    " after validation": "",
-    "a valid integer": "a whole number",
-    "a valid string": "a text",
-    "a valid boolean": "true or false",
-    "a valid": "a",
-    "an object": "keys and values",
-    "array": "list",
-}
 
 # Longer values are not repeated in a message.
 SHOWN_CHARACTERS = 60
@@ -64,28 +49,14 @@ RESERVED = {
 
 # Keys of the libraries that would fail late, or train nothing, below 1.
 AT_LEAST_ONE = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_generations",
-    "max_completion_length",
-    "eval_steps",
-    "save_steps",
-    "logging_steps",
-    "r",
+    "per_device_train_batch_size gradient_accumulation_steps num_generations max_completion_length eval_steps "
+    "save_steps logging_steps r"
 )
 
-
-@dataclass(frozen=True)
-class KeysOf:
-    """Marks a block of settings whose keys are the fields of a library's dataclass."""
-
-    module: str
-    name: str
-
-
-SftTrainer = Annotated[dict[str, Any], KeysOf("trl", "SFTConfig")]
-GrpoTrainer = Annotated[dict[str, Any], KeysOf("trl", "GRPOConfig")]
-Lora = Annotated[dict[str, Any], KeysOf("peft", "LoraConfig")]
+# Blocks of a library's own keys: of peft.LoraConfig, trl.SFTConfig and trl.GRPOConfig.
+Lora = dict[str, Any]
+SftTrainer = dict[str, Any]
+GrpoTrainer = dict[str, Any]
 
 
 def _read_spec(value: Any) -> Any:
@@ -96,12 +67,6 @@ def _read_spec(value: Any) -> Any:
 def _wrap_one(value: Any) -> Any:
     """One such text needs no list around it."""
     return [value] if isinstance(value, str) else value
-
-
-def _refuse_repeats(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise ValueError("must name none twice")
-    return values
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -124,11 +89,9 @@ class Greedy(TypedDict):
     max_new_tokens: Count
 
 
-class Sampled(TypedDict):
+class Sampled(Greedy):
     """Keys of transformers.GenerationConfig that sampling takes."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-    max_new_tokens: Count
     temperature: Annotated[float, Field(gt=0)]
 
 
@@ -150,7 +113,7 @@ class EvalSettings(Settings):
 class PromptedSettings(Settings):
     """Stages 1 and 2: one row for each number of worked examples."""
 
-    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_refuse_repeats)]
+    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     examples: Problems | None
 
 
@@ -270,8 +233,6 @@ class Recipe:
 
 def default_profile() -> str:
     """Return cpu or gpu, by what this machine has."""
-    from pipeline import processes
-
     return "gpu" if processes.count_gpus() else "cpu"
 
 
@@ -281,37 +242,30 @@ def load_recipe(profile: str, overrides: Iterable[str] = (), base: str = "") -> 
     Raises:
         UserError: A key, a type or a value is wrong; the line names the file or the override, and the dotted key.
     """
-    run_file = RECIPES / "run.yaml"
-    tree = _read_yaml(run_file)
-    recipe_files = find_recipe_files()
-    for section, path in recipe_files.items():
-        tree[section] = _read_yaml(path)
-    sections = _build(tree, str(run_file), recipe_files)
+    # The stages need the classes above, so they cannot be imported there.
+    from pipeline.stages import STAGES
 
-    for changes in (_find_profile(profile), _find_base_file(base)):
-        if changes:
-            _merge(tree, _read_yaml(changes))
-            sections = _build(tree, str(changes))
+    files = {stage.name: RECIPES / f"{stage.number}_{stage.name}.yaml" for stage in STAGES}
+    files["traces"] = RECIPES / "traces.yaml"
+    tree = _read_yaml(RECIPES / "run.yaml")
+    for section, path in files.items():
+        tree[section] = _read_yaml(path)
+
+    kinds: dict[str, Any] = {stage.name: stage.settings for stage in STAGES}
+    model = pydantic.create_model("Sections", __base__=RunSettings, traces=TracesSettings, **kinds)
+    sections = _validate(model, tree, RECIPES / "run.yaml", files)
+
+    # Each is checked on its own, so that a message names where the fault is.
+    for path in (_find_profile(profile), *_find_base_file(base)):
+        _merge(tree, _read_yaml(path))
+        sections = _validate(model, tree, path)
 
     for item in overrides:
         _merge(tree, _parse_override(item))
-        sections = _build(tree, f"--set {item!r}")
+        sections = _validate(model, tree, f"--set {item!r}")
 
-    stages = {stage.name: getattr(sections, stage.name) for stage in _list_stages()}
+    stages = {stage.name: getattr(sections, stage.name) for stage in STAGES}
     return Recipe(sections.seed, sections.report_to, sections.base, sections.eval, sections.traces, stages)
-
-
-def find_recipe_files() -> dict[str, Path]:
-    """Return the file of each section that has one of its own."""
-    files = {stage.name: RECIPES / f"{stage.number}_{stage.name}.yaml" for stage in _list_stages()}
-    return files | {"traces": RECIPES / "traces.yaml"}
-
-
-def _list_stages() -> tuple[Any, ...]:
-    # The stages need the settings' classes, so they cannot be imported above.
-    from pipeline.stages import STAGES
-
-    return STAGES
 
 
 def _find_profile(profile: str) -> Path:
@@ -321,15 +275,14 @@ def _find_profile(profile: str) -> Path:
     return RECIPES / "profiles" / f"{profile}.yaml"
 
 
-def _find_base_file(base: str) -> Path | None:
+def _find_base_file(base: str) -> list[Path]:
     """The file of a base by its name, or by a hub id's part after the slash; a folder or a file has none."""
-    owner, slash, name = base.rpartition("/")
-    is_path = base.endswith(".gguf") or owner.startswith((".", "/", "~")) or "/" in owner
-    if is_path or (slash and Path(base).is_dir()):
-        return None
+    match = re.fullmatch(r"(\w[\w.-]*/)?([\w.-]+)", base)
+    if match is None or (match[1] and Path(base).is_dir()):
+        return []
 
-    path = RECIPES / "bases" / f"{name.lower()}.yaml"
-    return path if path.is_file() else None
+    path = RECIPES / "bases" / f"{match[2].lower()}.yaml"
+    return [path] if path.is_file() else []
 
 
 # YAML
@@ -349,19 +302,17 @@ for _letter in "yYnNoO":
     _Loader.yaml_implicit_resolvers[_letter] = [each for each in _resolvers if not each[0].endswith(":bool")]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _parse_yaml(text: str, where: object) -> Any:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; every stage needs its recipe") from None
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise UserError(f"{path}:{line}: not YAML; fix the line") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: not YAML: {reason}") from None
 
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: must hold keys and values")
-    return tree
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    # An empty file is one without keys.
+    return _parse_yaml(path.read_text(encoding="utf-8"), path) or {}
 
 
 def _parse_override(item: str) -> dict[str, Any]:
@@ -370,11 +321,7 @@ def _parse_override(item: str) -> dict[str, Any]:
     if not equals:
         raise UserError(f"--set {item!r}: no '='; write section.key=value, such as sft.trainer.learning_rate=1e-4")
 
-    try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UserError(f"--set {item!r}: {text!r} is not a YAML value; write section.key=value") from None
-
+    tree = _parse_yaml(text, f"--set {item!r}")
     for part in reversed(name.split(".")):
         tree = {part: tree}
     return tree
@@ -389,85 +336,55 @@ def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
             tree[key] = value
 
 
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All dotted keys of a tree, with their values; blocks come before what is in them."""
+    for key, value in tree.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+
+
 # Checks
 
 
-def _build(tree: Mapping[str, Any], where: str, files: Mapping[str, Path] | None = None) -> Any:
-    """Return typed settings, with an attribute for each section."""
-    kinds: dict[str, Any] = {stage.name: (stage.settings, ...) for stage in _list_stages()}
-    kinds["traces"] = (TracesSettings, ...)
-    model = pydantic.create_model("Sections", __base__=RunSettings, **kinds)
-    return _validate(model, tree, where, files or {})
-
-
-def _validate(model: type[BaseModel], tree: Mapping[str, Any], where: str, files: Mapping[str, Path]) -> Any:
+def _validate(model: type[BaseModel], tree: Mapping[str, Any], where: object, files: Mapping[str, Path] | None = None):
     """Return a model of a tree; the first thing that is wrong becomes a UserError."""
     # In JSON strict types still take objects for models, and a date of YAML becomes a text.
     text = json.dumps(tree, default=str)
     try:
         return model.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        faults = error.errors()
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    except ValidationError as error:
+        # A wrong name is the reason for a missing one.
+        fault = min(error.errors(), key=lambda each: not _is_unknown_key(each))
 
-    # A wrong name is the reason for a missing one.
-    fault = min(faults, key=lambda each: each["type"] not in UNKNOWN_KEY)
+    section = str(fault["loc"][0]) if fault["loc"] else ""
+    place = (files or {}).get(section, where)
+    raise UserError(f"{place}: {_describe_fault(tree, fault)}")
+
+
+def _is_unknown_key(fault: Any) -> bool:
+    return fault["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _describe_fault(tree: Mapping[str, Any], fault: Any) -> str:
+    """What pydantic found wrong, with the dotted key."""
     path = fault["loc"]
-    place = files.get(str(path[0]), where) if path else where
-    raise UserError(f"{place}: {_describe_fault(model, tree, fault)}")
+    key = ".".join(map(str, path))
 
-
-def _describe_fault(model: type[BaseModel], tree: Mapping[str, Any], fault: Any) -> str:
-    """What pydantic found wrong, in the words of a recipe."""
-    path = fault["loc"]
-    key = ".".join(str(part) for part in path)
-
-    if fault["type"] in UNKNOWN_KEY:
-        same = [each for each in _flatten(tree) if each.endswith(f".{path[-1]}") and each != key]
-        hint = f"did you mean {same[0]}?" if same else suggest(str(path[-1]), _list_keys(model, path[:-1]))
-        return f"unknown key {key!r}; {hint}"
-    if fault["type"] in ("missing", "missing_argument"):
+    if _is_unknown_key(fault):
+        # The YAML files have every key but those of data sets.
+        valid = [each for each, _ in _flatten(tree) if each != key]
+        valid += [".".join(map(str, [*path[:-1], field.name])) for field in dataclasses.fields(DatasetSpec)]
+        matches = difflib.get_close_matches(key, valid, n=1)
+        return f"unknown key {key!r}; " + (f"did you mean {matches[0]}?" if matches else "see recipes/README.md")
+    if fault["type"].startswith("missing"):
         return f"{key} is missing; write it there"
-    if fault["type"] == "literal_error":
-        valid = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
-        return f"{key} cannot be {fault['input']!r}; {suggest(str(fault['input']), valid)}"
 
-    problem = fault["msg"]
-    for phrase, ours in PHRASES.items():
-        problem = problem.replace(phrase, ours)
+    problem = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     value = repr(fault["input"])
-    if ", not" not in problem and len(value) <= SHOWN_CHARACTERS:
-        problem += f", not {value}"
-    return f"{key} {problem}"
-
-
-def _flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """The dotted keys of a tree."""
-    for key, value in tree.items():
-        yield f"{path}{key}"
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
-
-
-def _list_keys(model: Any, path: tuple[Any, ...]) -> list[str]:
-    """The keys that are valid in a block."""
-    # The only blocks in lists are data sets.
-    if any(isinstance(part, int) for part in path):
-        return [each.name for each in dataclasses.fields(DatasetSpec)]
-
-    for part in path:
-        model = model.model_fields[part].annotation
-    return list(getattr(model, "model_fields", None) or typing.get_type_hints(model))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block of a library's keys, and its place in the recipe."""
-
-    key: str
-    values: dict[str, Any]
-    keys_of: KeysOf
+    return f"{key}: {problem}" + (f", not {value}" if len(value) <= SHOWN_CHARACTERS else "")
 
 
 def check_trainers(recipe: Recipe) -> None:
@@ -476,13 +393,18 @@ def check_trainers(recipe: Recipe) -> None:
     Raises:
         UserError: A key is unknown or set by the pipeline, or a value is wrong.
     """
-    for name, settings in recipe.stages.items():
-        for block in _find_blocks(name, settings):
-            _check_block(block)
+    import peft
+    import trl
 
-    _check_checkpoints("adaptive.trainer", recipe.stages["adaptive"].trainer)
+    for key, value in _flatten({name: settings.model_dump() for name, settings in recipe.stages.items()}):
+        if key.endswith(".lora"):
+            _check_block(key, value, peft.LoraConfig)
+        elif key.endswith(".grpo.trainer"):
+            _check_block(key, value, trl.GRPOConfig)
+        elif key.endswith(".trainer"):
+            _check_block(key, value, trl.SFTConfig)
+
     grpo = recipe.stages["rl"].grpo.trainer
-    _check_checkpoints("rl.grpo.trainer", grpo)
     batch = grpo["per_device_train_batch_size"] * grpo.get("gradient_accumulation_steps", 1)
     if batch % grpo["num_generations"]:
         raise UserError(
@@ -490,52 +412,39 @@ def check_trainers(recipe: Recipe) -> None:
             f"{grpo['num_generations']}; change per_device_train_batch_size"
         )
 
-
-def _check_checkpoints(key: str, trainer: Mapping[str, Any]) -> None:
-    """Where the best checkpoint on dev is kept, each must have been scored."""
-    is_scored = trainer.get("save_strategy") == trainer.get("eval_strategy") == "steps"
-    if not is_scored or trainer["save_steps"] % trainer["eval_steps"]:
-        raise UserError(
-            f"{key}: the best checkpoint on dev is kept, so save_strategy and eval_strategy must be steps, and "
-            "save_steps a multiple of eval_steps"
-        )
-
-
-def _find_blocks(path: str, settings: Settings) -> Iterator[_Block]:
-    for name, field in type(settings).model_fields.items():
-        key = f"{path}.{name}"
-        value = getattr(settings, name)
-        if isinstance(value, Settings):
-            yield from _find_blocks(key, value)
-        for note in field.metadata:
-            if isinstance(note, KeysOf):
-                yield _Block(key, value, note)
+    # Where the best checkpoint on dev is kept, each must have been scored.
+    for key, trainer in (("rl.grpo", grpo), ("adaptive", recipe.stages["adaptive"].trainer)):
+        is_scored = trainer.get("save_strategy") == trainer.get("eval_strategy") == "steps"
+        if not is_scored or trainer["save_steps"] % trainer["eval_steps"]:
+            raise UserError(
+                f"{key}.trainer: the best checkpoint on dev is kept, so save_strategy and eval_strategy must be "
+                "steps, and save_steps a multiple of eval_steps"
+            )
 
 
-def _check_block(block: _Block) -> None:
-    library = f"{block.keys_of.module}.{block.keys_of.name}"
-    kind = getattr(importlib.import_module(block.keys_of.module), block.keys_of.name)
-    reserved = RESERVED[block.keys_of.name].split()
-    hints = typing.get_type_hints(kind)
-    valid = [each.name for each in dataclasses.fields(kind) if each.name not in reserved]
+def _check_block(key: str, block: Mapping[str, Any], library: Any) -> None:
+    reserved = RESERVED[library.__name__].split()
+    hints = typing.get_type_hints(library)
+    valid = [each.name for each in dataclasses.fields(library) if each.name not in reserved]
 
     fields: dict[str, Any] = {}
-    for name in block.values:
+    for name in block:
         if name in reserved:
-            raise UserError(f"{block.key}.{name}: the pipeline sets it itself; take it out of the recipe")
+            raise UserError(f"{key}.{name}: the pipeline sets it itself; take it out of the recipe")
         if name not in valid:
-            matches = suggest(name, valid).partition("valid:")[0] or "its fields are in its documentation"
-            raise UserError(f"{block.key}.{name}: no field of {library}; {matches.strip()}")
-        fields[name] = (_narrow_hint(name, hints[name]), ...)
+            # All of them would be a hundred names.
+            hint = suggest(name, valid).partition("valid:")[0] or "see its documentation"
+            raise UserError(f"{key}.{name}: no field of {library.__name__}; {hint.strip()}")
+        fields[name] = _narrow_hint(name, hints[name])
 
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
-    model = pydantic.create_model(block.keys_of.name, __config__=config, **fields)
-    _validate(model, block.values, block.key, {})
+    model = pydantic.create_model(library.__name__, __config__=config, **fields)
+    _validate(model, block, key)
 
 
 def _narrow_hint(name: str, hint: Any) -> Any:
     """A hint of a library, narrowed to what works."""
-    if name in AT_LEAST_ONE:
+    if name in AT_LEAST_ONE.split():
         return Annotated[hint, Field(ge=1)]
 
     # Names such as lr_scheduler_type are hinted as an enumeration or any text.
@@ -547,19 +456,7 @@ def _narrow_hint(name: str, hint: Any) -> Any:
 
 def count_context_tokens(recipe: Recipe) -> int:
     """Return the tokens of context that a run needs: its longest answer after its longest prompt."""
-    sections = [recipe.eval, recipe.traces, *recipe.stages.values()]
-    longest = max(_find_limits([section.model_dump() for section in sections]))
-    return PROMPT_TOKENS + longest
-
-
-def _find_limits(value: Any) -> Iterator[int]:
-    """All limits on the tokens of an answer, however deep they stand."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _find_limits(item)
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in ("max_new_tokens", "max_completion_length"):
-                yield item
-            else:
-                yield from _find_limits(item)
+    sections = {"eval": recipe.eval, "traces": recipe.traces, **recipe.stages}
+    tree = {name: settings.model_dump() for name, settings in sections.items()}
+    limits = [value for key, value in _flatten(tree) if key.endswith((".max_new_tokens", ".max_completion_length"))]
+    return PROMPT_TOKENS + max(limits)

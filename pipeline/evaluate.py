@@ -5,7 +5,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,6 @@ class Evaluation:
     seconds: float
 
 
-@dataclass(frozen=True)
-class PartialEvaluation:
-    """What an interrupted evaluation left: completions by the problem's id, and the seconds they took."""
-
-    completions: dict[str, Completion] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
 def evaluate(
     model,
     tokenizer,
@@ -58,7 +50,6 @@ def evaluate(
 
     Args:
         model: On this machine, or a :class:`pipeline.client.ServedModel` (without thinking limits and prefix).
-        problems: What is asked.
         prompt: The name of a prompt, or one of the user's own.
         examples: Worked problems that stand before each question.
         max_new_tokens: The most tokens of a completion.
@@ -74,7 +65,8 @@ def evaluate(
         UserError: Where a prompt and its completion do not fit the context.
     """
     earlier = _read_partial(partial)
-    missing = [problem for problem in problems if problem.id not in earlier.completions]
+    completions = {completion.id: completion for completion in earlier.completions}
+    missing = [problem for problem in problems if problem.id not in completions]
     prompts = [encode_prompt(tokenizer, problem, prompt, examples) for problem in missing]
     _check_context(model, prompts, max_new_tokens, label)
 
@@ -92,9 +84,9 @@ def evaluate(
 
     with contextlib.nullcontext() if on_text else progress_bar(label, len(missing)) as on_progress:
         sequences = decode(prompts, on_progress=on_progress, **settings)
-
     seconds = recorder.elapsed_seconds()
-    completions = earlier.completions | recorder.to_completions(sequences)
+    for i, sequence in enumerate(sequences):
+        completions[missing[i].id] = recorder.to_completion(i, sequence)
     return Evaluation([completions[problem.id] for problem in problems], seconds)
 
 
@@ -121,11 +113,6 @@ class _Recorder:
         """The i-th sequence as what was written on its problem."""
         return to_completion(self.tokenizer, self.problems[i], sequence, self.stops, len(self.prompts[i]))
 
-    def to_completions(self, sequences: Sequence[TokenSequence]) -> dict[str, Completion]:
-        """All completions, by the problem's id."""
-        completions = [self.to_completion(i, sequence) for i, sequence in enumerate(sequences)]
-        return {completion.id: completion for completion in completions}
-
     def record(self, i: int, sequence: TokenSequence) -> None:
         """Write down the i-th sequence, which is complete."""
         row = record_to_json(self.to_completion(i, sequence))
@@ -137,23 +124,19 @@ class _Recorder:
         self.on_text(decode_text(self.tokenizer, sequence.ids, self.stops))
 
 
-def _read_partial(partial: Path | None) -> PartialEvaluation:
+def _read_partial(folder: Path | None) -> Evaluation:
     """What the files of an interrupted evaluation hold; nothing where there are none."""
-    if partial is None:
-        return PartialEvaluation()
 
-    folder = partial
-
-    def read() -> PartialEvaluation:
-        make_folder(folder)
+    def read() -> Evaluation:
         rows: list[dict[str, Any]] = []
-        for file in sorted(folder.glob("*.jsonl")):
-            rows += read_appended_jsonl(file)
+        if folder:
+            make_folder(folder)
+            for file in sorted(folder.glob("*.jsonl")):
+                rows += read_appended_jsonl(file)
 
         # Each row has the seconds up to then, so the largest number is the sum of all.
         seconds = max((row.pop("seconds") for row in rows), default=0.0)
-        completions = [Completion(**row) for row in rows]
-        return PartialEvaluation({completion.id: completion for completion in completions}, seconds)
+        return Evaluation([Completion(**row) for row in rows], seconds)
 
     return processes.on_main_process(read)
 

@@ -44,41 +44,15 @@ class TokenSequence:
     finish: str = "length"
 
 
+OnProgress = Callable[[int, int], None]
+OnSequence = Callable[[int, TokenSequence], None]
+
+
 @dataclass(frozen=True)
 class DecodingSettings:
-    """What all rows of a batch have in common; the callbacks are those of :func:`generate`."""
-
-    max_new_tokens: int
-    temperature: float
-    thinking: ThinkingLimits | None
-    stops: set[int]
-    on_progress: Callable[[int, int], None] | None
-    on_sequence_end: Callable[[int, TokenSequence], None] | None
-    on_token: Callable[[int, TokenSequence], None] | None
-
-
-@torch.no_grad()
-def generate(
-    model,
-    tokenizer,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    thinking: ThinkingLimits | None = None,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    batch_size: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    on_sequence_end: Callable[[int, TokenSequence], None] | None = None,
-    on_token: Callable[[int, TokenSequence], None] | None = None,
-) -> list[TokenSequence]:
-    """Complete every prompt; returns a sequence for each, in order.
-
-    Several processes, all called with the same, decode a share each and all return all.
+    """How prompts are completed.
 
     Args:
-        prompts: Token ids, one list a prompt.
         max_new_tokens: The most tokens of a completion, the prefix included.
         temperature: 0 is greedy; else tokens are sampled from the full distribution.
         seed: Of the sampling.
@@ -89,19 +63,45 @@ def generate(
         on_sequence_end: Gets (i, sequence) once the i-th prompt is complete; in a process's own share only.
         on_token: Gets (i, sequence) after each token; in a process's own share only.
     """
-    stops = find_stop_ids(model, tokenizer)
-    settings = DecodingSettings(max_new_tokens, temperature, thinking, stops, on_progress, on_sequence_end, on_token)
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    thinking: ThinkingLimits | None = None
+    prefixes: Sequence[Sequence[int]] | None = None
+    batch_size: int | None = None
+    on_progress: OnProgress | None = None
+    on_sequence_end: OnSequence | None = None
+    on_token: OnSequence | None = None
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any) -> list[TokenSequence]:
+    """Complete every prompt; returns a sequence for each, in order.
+
+    Several processes, all called with the same, decode a share each and all return all.
+
+    Args:
+        model: On its device, with or without an adapter.
+        tokenizer: Of the model.
+        prompts: Token ids, one list a prompt.
+        options: Those of :class:`DecodingSettings`.
+    """
+    settings = DecodingSettings(**options)
     rows = []
-    for i, prefix in enumerate(prefixes or [()] * len(prompts)):
+    for i, prefix in enumerate(settings.prefixes or [()] * len(prompts)):
         rows.append(Row(i, list(prompts[i]), list(prefix)))
-    mine = _take_share(rows)
 
     # One random number a prompt and token, all drawn first: a sample does not depend on the batch it is in.
-    uniforms = None
-    if temperature:
-        uniforms = torch.rand(len(rows), max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(settings.seed)
+    uniforms = torch.rand(len(rows), settings.max_new_tokens, generator=generator)
 
-    size = batch_size or BATCH_SIZES[model.device.type]
+    # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
+    ordered = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
+    state = processes.get_state()
+    mine = ordered[state.process_index :: state.num_processes]
+
+    size = settings.batch_size or BATCH_SIZES[model.device.type]
     was_training = model.training
     model.eval()
     with processes.gather_weights(model), merge_adapter(model):
@@ -124,29 +124,18 @@ class Row:
     is_done: bool = False
 
 
-def _take_share(rows: list[Row]) -> list[Row]:
-    """The rows that this process decodes, in the order in which it does."""
-    state = processes.get_state()
-
-    # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
-    ordered = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
-    return ordered[state.process_index :: state.num_processes]
-
-
 class Batch:
     """Rows that are decoded together, one token each at a time."""
 
-    def __init__(self, model, tokenizer, rows: list[Row], uniforms: torch.Tensor | None, settings: DecodingSettings):
+    def __init__(self, model, tokenizer, rows: list[Row], uniforms: torch.Tensor, settings: DecodingSettings):
         self.model = model
         self.tokenizer = tokenizer
         self.rows = rows
         self.settings = settings
+        self.stops = find_stop_ids(model, tokenizer)
 
         # (rows, max_new_tokens), in [0, 1)
-        self.uniforms = None
-        if uniforms is not None:
-            self.uniforms = uniforms[[row.index for row in rows]].to(model.device)
-
+        self.uniforms = uniforms[[row.index for row in rows]].to(model.device)
         self.cache, self.mask, self.logits = prefill(model, [row.prompt for row in rows])
 
     def decode(self) -> None:
@@ -161,12 +150,10 @@ class Batch:
 
     def choose_tokens(self, step: int) -> list[int]:
         """Add a token to every row that is not finished; returns one for each row."""
-        uniforms = None if self.uniforms is None else self.uniforms[:, step]
-        chosen, logprobs = sample_tokens(self.logits, self.settings.temperature, uniforms)
+        chosen, logprobs = sample_tokens(self.logits, self.settings.temperature, self.uniforms[:, step])
         tokens: list[int] = chosen.tolist()
 
-        for place, logprob in enumerate(logprobs.tolist()):
-            row = self.rows[place]
+        for place, (row, logprob) in enumerate(zip(self.rows, logprobs.tolist(), strict=True)):
             if not row.is_done:
                 tokens[place] = self.add_token(row, tokens[place], logprob)
         return tokens
@@ -174,10 +161,9 @@ class Batch:
     def add_token(self, row: Row, token: int, logprob: float) -> int:
         """Add the chosen token to a row, or the forced one in its place; returns which it was."""
         sequence = row.sequence
-        if self.settings.thinking and not row.pending:
-            row.pending = find_forced_tokens(
-                self.tokenizer, sequence.ids, token, self.settings.thinking, self.settings.stops
-            )
+        settings = self.settings
+        if settings.thinking and not row.pending:
+            row.pending = find_forced_tokens(self.tokenizer, sequence.ids, token, settings.thinking, self.stops)
 
         is_forced = bool(row.pending)
         if is_forced:
@@ -187,23 +173,19 @@ class Batch:
         sequence.ids.append(token)
         sequence.forced.append(is_forced)
         sequence.logprobs.append(logprob)
-        if token in self.settings.stops:
+        if token in self.stops:
             sequence.finish = "stop"
 
-        row.is_done = sequence.finish == "stop" or len(sequence.ids) >= self.settings.max_new_tokens
-        self.report(row)
+        row.is_done = sequence.finish == "stop" or len(sequence.ids) >= settings.max_new_tokens
+        if settings.on_token:
+            settings.on_token(row.index, sequence)
+
+        if row.is_done and settings.on_progress:
+            settings.on_progress(1, len(sequence.ids))
+
+        if row.is_done and settings.on_sequence_end:
+            settings.on_sequence_end(row.index, sequence)
         return token
-
-    def report(self, row: Row) -> None:
-        """Tell the callbacks about the last token of a row."""
-        if self.settings.on_token:
-            self.settings.on_token(row.index, row.sequence)
-
-        if row.is_done and self.settings.on_progress:
-            self.settings.on_progress(1, len(row.sequence.ids))
-
-        if row.is_done and self.settings.on_sequence_end:
-            self.settings.on_sequence_end(row.index, row.sequence)
 
     def drop_finished_rows(self, tokens: list[int]) -> list[int]:
         """Take finished rows out of the batch where enough are; returns the tokens of those that stay."""
@@ -214,9 +196,7 @@ class Batch:
         keep = torch.tensor(live, device=self.model.device)
         self.cache.batch_select_indices(keep)
         self.mask = self.mask[keep]
-        if self.uniforms is not None:
-            self.uniforms = self.uniforms[keep]
-
+        self.uniforms = self.uniforms[keep]
         self.rows = [self.rows[place] for place in live]
         return [tokens[place] for place in live]
 
@@ -224,7 +204,6 @@ class Batch:
         """Compute the logits (rows, vocabulary) that follow one more token of each row."""
         new_column = self.mask.new_ones(len(tokens), 1)
         self.mask = torch.cat([self.mask, new_column], dim=1)
-
         output = self.model(
             torch.tensor(tokens, device=self.model.device)[:, None],
             attention_mask=self.mask,
@@ -336,8 +315,7 @@ def count_common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
 
 def _has_attention_window(config) -> bool:
     """Whether some layer attends to the last tokens only (Gemma 3, Mistral)."""
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types:
+    if layer_types := getattr(config, "layer_types", None):
         return "sliding_attention" in layer_types
 
     return getattr(config, "sliding_window", None) is not None
@@ -351,17 +329,15 @@ def router_arguments(model) -> dict[str, bool]:
     return {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
 
 
-def sample_tokens(
-    logits: torch.Tensor, temperature: float, uniforms: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose a token for each row: at random by its uniform number in [0, 1), or greedily without numbers.
+def sample_tokens(logits, temperature: float, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose a token for each row: at random by its uniform number in [0, 1), or greedily at temperature 0.
 
     Sampling inverts the cumulative distribution, where torch.multinomial draws one number a vocabulary entry.
 
     Returns:
         The tokens and their log-probabilities (nats), both (rows,).
     """
-    if uniforms is None:
+    if not temperature:
         chosen = logits.max(-1).indices  # argmax takes six times as long in bf16 on a CPU
         return chosen, torch.zeros_like(chosen, dtype=torch.float)
 
@@ -403,11 +379,8 @@ def merge_adapter(model) -> Iterator[None]:
 
     The weights are put back bit for bit. Quantized weights, to which nothing can be added exactly, are left alone.
     """
-    layers: list[Any] = []
-    for module in model.modules():
-        if isinstance(module, LoraLinear) and not module.merged and not module.disable_adapters:
-            layers.append(module)
-
+    adapted: list[Any] = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    layers = [layer for layer in adapted if not (layer.merged or layer.disable_adapters)]
     weights = [layer.get_base_layer().weight.data for layer in layers]
     try:
         for layer, weight in zip(layers, weights, strict=True):
@@ -438,8 +411,7 @@ def find_stop_ids(model, tokenizer) -> set[int]:
 
 def decode_text(tokenizer, ids: Sequence[int], stops: set[int]) -> str:
     """Return a completion as text, without the token that ended the turn. Think tags stay, even special ones."""
-    has_stop = bool(ids) and ids[-1] in stops
-    return tokenizer.decode(ids[:-1] if has_stop else ids)
+    return tokenizer.decode(ids[:-1] if stops.intersection(ids[-1:]) else ids)
 
 
 def to_completion(

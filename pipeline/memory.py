@@ -6,7 +6,8 @@ refuses it, so the parts are measured first.
 """
 
 import torch
-from accelerate.utils import find_executable_batch_size, gather_object
+from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from data.files import UserError
 from pipeline.generate import router_arguments
@@ -29,40 +30,31 @@ def find_micro_batch_size(model, rows: int, length: int) -> int:
     if model.device.type not in MEASURED_DEVICES:
         return rows
 
-    size = rows
-
-    def take_smaller_part() -> int:
-        nonlocal size
-        size = _find_smaller_divisor(rows, size)
-        return size
-
-    def train(size: int) -> int:
-        _pass_forward_and_backward(model, size, length)
-        return size
-
-    try:
-        found = find_executable_batch_size(train, starting_batch_size=rows, reduce_batch_size_fn=take_smaller_part)()
-    except RuntimeError:
-        # accelerate raises one of its own where no size is left; any other is not about memory.
-        if size:
-            raise
-        found = 0
+    largest = 0
+    for size in range(rows, 0, -1):
+        if rows % size == 0 and _fits(model, size, length):
+            largest = size
+            break
 
     model.zero_grad(set_to_none=True)
-    found = min(gather_object([found]))
-    if not found:
+    largest = min(gather_object([largest]))
+    if not largest:
         raise UserError(
             f"memory: not even one row of {length} tokens fits in training; take a smaller base, or base.load=nf4"
         )
-    return found
+    return largest
 
 
-def _find_smaller_divisor(rows: int, size: int) -> int:
-    """The largest divisor of ``rows`` below ``size``, 0 where there is none."""
-    for divisor in range(size - 1, 0, -1):
-        if rows % divisor == 0:
-            return divisor
-    return 0
+def _fits(model, rows: int, length: int) -> bool:
+    """Whether a training step on so many rows does not lack memory."""
+    clear_device_cache(garbage_collection=True)
+    try:
+        _pass_forward_and_backward(model, rows, length)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        return False
+    return True
 
 
 def _pass_forward_and_backward(model, rows: int, length: int) -> None:

@@ -60,19 +60,16 @@ def on_main_process(make: Callable[[], T]) -> T:
     if get_state().num_processes == 1:
         return make()
 
-    result: Any = None
-    failure: Exception | None = None
+    outcome: list[Any] = [None, None]
     if is_main():
         try:
-            result = make()
+            outcome[0] = make()
         except Exception as error:
-            failure = error
+            outcome[1] = error
 
-    outcome = [result, failure]
     broadcast_object_list(outcome)
     result, failure = outcome
-
-    if failure is not None:
+    if failure:
         raise failure
     return result
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.files import UserError
 
@@ -84,11 +83,6 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-class _RateColumn(ProgressColumn):
-    def render(self, task) -> Text:
-        return Text(format_rate(task.fields["units"], task.elapsed or 0.0, task.fields["unit"]))
-
-
 class ProgressBar:
     """A bar over ``total`` items, ``done`` of which are already there; ``unit`` is what its throughput counts."""
 
@@ -105,22 +99,23 @@ class ProgressBar:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            _RateColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=console.quiet or not console.is_terminal,
             transient=True,
         )
-        self.task = self.progress.add_task(label, total=total, completed=done, units=0, unit=unit)
+        self.task = self.progress.add_task(label, total=total, completed=done, rate="")
         self.progress.start()
 
     def advance(self, items: int, units: int) -> None:
         """Count items that are done, and how many units they hold."""
         self.items += items
         self.units += units
-        self.progress.update(self.task, completed=self.done_before + self.items, units=self.units)
-
         now = time.monotonic()
+        rate = format_rate(self.units, now - self.start, self.unit)
+        self.progress.update(self.task, advance=items, rate=rate)
+
         is_due = now - self.last_line >= SECONDS_BETWEEN_LINES
         if is_due and not console.is_terminal:
             self.last_line = now

@@ -14,6 +14,8 @@ BYTES_A_GIB = 2**30
 
 def describe_machine() -> dict[str, Any]:
     """Return the versions, the commit and the hardware of this process."""
+    import torch
+
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -23,17 +25,10 @@ def describe_machine() -> dict[str, Any]:
         "hardware": {
             "processor": read_processor(),
             "cores": os.cpu_count(),
-            "gpu": read_gpu(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "memory_gib": round(memory / BYTES_A_GIB, 1),
         },
     }
-
-
-def read_gpu() -> str | None:
-    """Return the GPU's name; None where there is none."""
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def read_processor() -> str:
@@ -49,14 +44,7 @@ def read_processor() -> str:
 
 def read_commit() -> str | None:
     """Return the project's git commit, with "+" where tracked files differ from it; None outside a checkout."""
-    head = _run_git("rev-parse", "HEAD")
-    if head is None:
-        return None
-
-    changes = _run_git("status", "--porcelain", "--untracked-files=no")
-    return f"{head}+" if changes else head
-
-
-def _run_git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
+    # No tag matches, so the name is the commit itself.
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None

@@ -68,6 +68,7 @@ def load_reward(name: str) -> Reward:
     Raises:
         UserError: there is no such reward; later, it gives something else than a finite number for each completion.
     """
+    # Called by keywords, as TRL does.
     function = REWARDS[name] if name in REWARDS else _load_function(name)
 
     def reward(prompts, completions, completion_ids, **columns) -> list[float]:
@@ -108,6 +109,7 @@ def _check_values(name: str, values: Any, count: int) -> list[float]:
     if not isinstance(values, (list, tuple)) or len(values) != count:
         raise UserError(f"reward {name}: it must return a list with a number for each of {count} completions; fix it")
 
+    # One that is no number would spoil the advantages of its whole group.
     for value in values:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UserError(f"reward {name}: it gave {value!r}; it must return finite numbers")

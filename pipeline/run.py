@@ -2,12 +2,12 @@
 
 import argparse
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.contamination import Overlap, find_overlaps
-from data.datasets import BENCHMARKS, Dataset, DatasetSpec, load_dev
+from data.datasets import BENCHMARKS, Dataset, load_dev
 from data.files import UserError
 from data.problem import Problem
 from data.splits import take_stratified
@@ -16,9 +16,6 @@ from pipeline.config import Recipe, check_trainers, count_context_tokens, defaul
 from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
 from pipeline.run_dir import RunDir, find_run_dir
 from pipeline.stages.problems import all_training_problems, select_stage_problems
-
-# Overlaps that a message shows.
-SHOWN_OVERLAPS = 3
 
 
 @dataclass(frozen=True)
@@ -84,10 +81,8 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
     """Return the recipe that the command line names; --limit and --seed go before --set."""
     overrides = list(options.overrides)
     if options.limit is not None:
-        _check_at_least(1, options.limit, "--limit (LIMIT=)")
         overrides.append(f"eval.limit={options.limit}")
     if options.seed is not None:
-        _check_at_least(0, options.seed, "--seed (SEED=)")
         overrides.append(f"seed={options.seed}")
 
     return load_recipe(options.profile or default_profile(), overrides, options.base)
@@ -96,11 +91,6 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
 def open_results(options: argparse.Namespace) -> RunDir:
     """Return the folder of the run that the command line names, without a look at base and benchmarks."""
     return find_run_dir(options.runs, base_folder_name(options.base), read_recipe(options).seed)
-
-
-def _check_at_least(least: int, value: int, name: str) -> None:
-    if value < least:
-        raise UserError(f"{name} is {value}; it must be {least} or more")
 
 
 def load_benchmarks(texts: Sequence[str], limit: int) -> list[Dataset]:
@@ -149,7 +139,13 @@ def find_contamination(recipe: Recipe, benchmarks: Sequence[Dataset], allow_over
     for benchmark in benchmarks:
         overlaps = find_overlaps([*train, *solved], benchmark.problems)
         if overlaps and not allow_overlap:
-            raise UserError(_describe_contamination(recipe, benchmark, overlaps))
+            # Three are enough to see what kind they are.
+            examples = "; ".join(_describe_overlap(overlap) for overlap in overlaps[:3])
+            raise UserError(
+                f"{benchmark.name}: {len(overlaps)} of its problems are in the training data: {examples}; take them "
+                f"out, score another share of the set (such as --benchmark '{benchmark.spec.set}?split=test'), or "
+                "pass --allow-overlap (ALLOW_OVERLAP=1), which the table then says"
+            )
         found[benchmark.name] = overlaps
     return found
 
@@ -168,31 +164,16 @@ def list_solved_problems(recipe: Recipe, train: Sequence[Problem]) -> list[Probl
 
 def list_dev_problems(recipe: Recipe) -> list[Problem]:
     """Return the dev problems of all data sets that stages train on."""
-    # A spec has no order, so the dictionary keeps the first of equal ones.
-    specs = {replace(spec, take=None): spec for spec in _list_specs(recipe)}
+    specs = {}
+    for settings in recipe.stages.values():
+        for spec in getattr(settings, "problems", ()):
+            # The same set may be taken in two sizes.
+            specs[replace(spec, take=None)] = spec
 
     problems = []
     for spec in specs.values():
         problems += load_dev(spec)
     return problems
-
-
-def _list_specs(recipe: Recipe) -> Iterator[DatasetSpec]:
-    for settings in recipe.stages.values():
-        yield from getattr(settings, "problems", ())
-
-
-def _describe_contamination(recipe: Recipe, benchmark: Dataset, overlaps: Sequence[Overlap]) -> str:
-    """What is wrong, and how to fix it."""
-    examples = "; ".join(_describe_overlap(overlap) for overlap in overlaps[:SHOWN_OVERLAPS])
-    fix = "take them out"
-    if any(spec.set == benchmark.spec.set for spec in _list_specs(recipe)):
-        fix = f"score another share of it than is trained on (--benchmark '{benchmark.spec.set}?split=test')"
-
-    return (
-        f"{benchmark.name}: {len(overlaps)} of its problems are in the training data: {examples}; {fix}, or pass "
-        "--allow-overlap (ALLOW_OVERLAP=1), which the table then says"
-    )
 
 
 def _describe_overlap(overlap: Overlap) -> str:

@@ -277,13 +277,18 @@ class RunDir:
     def read_stage_scores(self, controls: bool = False) -> list[StageScores]:
         """Return the scores and grades of the stages that have a row, in order; controls come last."""
         stages = []
-        for name in self._list_stages():
+        for manifest in self.root.glob(f"*/{MANIFEST}"):
+            name = manifest.parent.name
+            if not self._has_row(name):
+                continue
+
             scores = self.stage(name).read_scores()
             if controls or not scores["control"]:
                 grades = self._read_rows(name, scores, "grades", read_grades)
                 stages.append(StageScores(name, scores, grades))
 
-        return sorted(stages, key=_get_place)
+        places = ("control", "number", "stage")
+        return sorted(stages, key=lambda stage: [stage.scores[key] for key in places])
 
     def read_view(self) -> RunView:
         """Return all that the report shows, controls too; every file is checked."""
@@ -293,13 +298,10 @@ class RunDir:
 
         problems = {}
         for stage in scored:
-            for benchmark, sha256 in _list_problem_hashes(stage.scores).items():
-                problems[benchmark] = self._read_problems(benchmark, sha256, stage.name)
+            for variant in stage.scores["variants"]:
+                for entry in variant["benchmarks"]:
+                    problems[entry["benchmark"]] = self._read_problems(entry, stage.name)
         return RunView(self.name, rows, stages, problems)
-
-    def _list_stages(self) -> list[str]:
-        folders = self.root.glob(f"*/{MANIFEST}")
-        return [path.parent.name for path in folders if self._has_row(path.parent.name)]
 
     def _has_row(self, name: str) -> bool:
         """Whether a stage was scored, and all adapters that it was trained on are still there."""
@@ -342,10 +344,10 @@ class RunDir:
             recipe=(folder.folder / "recipe.yaml").read_text(encoding="utf-8"),
         )
 
-    def _read_problems(self, benchmark: str, sha256: str, stage: str) -> list[Problem]:
-        path = self.problems_file(benchmark)
+    def _read_problems(self, entry: Record, stage: str) -> list[Problem]:
+        path = self.problems_file(entry["benchmark"])
         # A run with another limit may have written it since.
-        if not path.is_file() or sha256_file(path) != sha256:
+        if not path.is_file() or sha256_file(path) != entry["problems_sha256"]:
             raise UserError(f"{path}: is not what {stage} was asked; run `make {stage}` to write it again")
         return read_problems(path)
 
@@ -376,19 +378,6 @@ def _copy_folder(source: Path, target: Path) -> None:
 
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-
-
-def _get_place(stage: StageScores) -> tuple[bool, int, str]:
-    """What stages are sorted by: controls last."""
-    return stage.scores["control"], stage.scores["number"], stage.name
-
-
-def _list_problem_hashes(scores: Record) -> dict[str, str]:
-    hashes = {}
-    for variant in scores["variants"]:
-        for entry in variant["benchmarks"]:
-            hashes[entry["benchmark"]] = entry["problems_sha256"]
-    return hashes
 
 
 @contextlib.contextmanager

@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from data.datasets import Dataset
+from data.command_line import at_least
 from data.files import UserError, suggest, write_json
-from data.problem import Grade, write_records
+from data.problem import write_records
 from data.splits import take_stratified
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all, load_benchmark
@@ -28,6 +28,9 @@ from pipeline.prompts import INSTRUCTIONS, CustomPrompt, Prompt
 from pipeline.run_dir import StageDir
 from pipeline.stages.prompted import load_examples
 from pipeline.thinking_budget import ThinkingLimits
+
+# What scores.json says of the command.
+ECHOED = ("model", "url", "prompt", "shots", "budget", "min_thinking")
 
 
 @dataclass(frozen=True)
@@ -40,56 +43,95 @@ class ScoredModel:
     max_new_tokens: int
 
 
-@dataclass(frozen=True)
-class ScoredSample:
-    """One completion of every problem: its grades and its scores."""
-
-    grades: list[Grade]
-    scores: dict[str, Any]
-
-
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``score`` command."""
-    parser.add_argument("--model", required=True, metavar="FOLDER|BASE", help="a stage's folder, or a base model")
-    parser.add_argument("--benchmark", required=True, metavar="FILE|NAME", help="a data set, or a file of problems")
-    parser.add_argument("--prompt", required=True, metavar="plain|cot|think|FILE.yaml", help="what it is asked with")
-    parser.add_argument("--shots", type=int, default=0, metavar="N", help="worked examples before the question")
-    parser.add_argument("--budget", type=int, metavar="N", help="the most tokens a thought may have")
-    parser.add_argument("--min-thinking", type=int, default=0, metavar="N", help="the fewest it may end with")
-    parser.add_argument("--samples", type=int, metavar="N", help="samples of each problem: pass@k and maj@N")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of --samples (default: 1.0)")
-    parser.add_argument("--seed", type=int, default=0, help="of --samples")
-    parser.add_argument("--limit", type=int, metavar="N", help="problems, stratified by level")
-    parser.add_argument("--url", metavar="URL", help="where a server has the model (vLLM's /v1; docs/machines.md)")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    add = parser.add_argument
+    add("--model", required=True, metavar="FOLDER|BASE", help="a stage's folder, or a base model")
+    add("--benchmark", required=True, metavar="FILE|NAME", help="a data set, or a file of problems")
+    add("--prompt", required=True, metavar="plain|cot|think|FILE.yaml", help="what it is asked with")
+    add("--shots", type=at_least(0), default=0, metavar="N", help="worked examples before the question")
+    add("--budget", type=at_least(0), metavar="N", help="the most tokens a thought may have")
+    add("--min-thinking", type=at_least(0), default=0, metavar="N", help="the fewest it may end with")
+    add("--samples", type=at_least(1), metavar="N", help="samples of each problem: pass@k and maj@N")
+    add("--temperature", type=float, default=1.0, metavar="T", help="of --samples (default: 1.0)")
+    add("--seed", type=int, default=0, help="of --samples")
+    add("--limit", type=at_least(1), metavar="N", help="problems, stratified by level")
+    add("--url", metavar="URL", help="where a server has the model (vLLM's /v1; docs/machines.md)")
+    add("--out", required=True, type=Path, metavar="FOLDER")
 
 
 def score_model(options: argparse.Namespace) -> dict[str, Any]:
     """Ask a model a benchmark, grade and score it; write everything into ``options.out`` and return the scores."""
-    _check_score_options(options)
+    if not 0 < options.temperature < math.inf:
+        raise UserError(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
+    if options.url and (options.budget is not None or options.min_thinking):
+        raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
+
+    from pipeline.evaluate import evaluate
+
     prompt = read_prompt(options.prompt)
     benchmark = load_benchmark(options.benchmark)
     if options.limit:
         benchmark = replace(benchmark, problems=take_stratified(benchmark.problems, options.limit))
+    problems = benchmark.problems
 
     # After all checks, since loading may take minutes.
-    scored_model = load_scored_model(options)
+    scored = load_scored_model(options)
+    prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
+    examples = load_examples(benchmark, prompted)
+
+    each = []
     samples = []
     for number in range(options.samples or 1):
-        samples.append(_score_sample(options, scored_model, benchmark, prompt, number))
+        evaluation = evaluate(
+            scored.model,
+            scored.tokenizer,
+            problems,
+            prompt,
+            examples=examples,
+            max_new_tokens=scored.max_new_tokens,
+            batch_size=scored.recipe.eval.batch_size,
+            thinking=ThinkingLimits(options.min_thinking, options.budget),
+            temperature=options.temperature if options.samples else 0.0,
+            # No two seeds of the command share a sample.
+            seed=1_000_003 * options.seed + number,
+            label=benchmark.name,
+        )
+        grades = grade_all(problems, evaluation.completions)
+        samples.append(grades)
 
-    scores = _describe_scoring(options, benchmark)
+        file = Path(f"sample-{number + 1}" if options.samples else "") / f"{benchmark.name}.jsonl"
+        write_records(options.out / "completions" / file, evaluation.completions)
+        write_records(options.out / "grades" / file, grades)
+        scores = score_completions(problems, evaluation.completions, grades, evaluation.seconds)
+        each.append({"completions": f"completions/{file}", "grades": f"grades/{file}"} | scores)
+
+    scores = {name: getattr(options, name) for name in ECHOED}
+    scores["benchmark"] = benchmark.name
+    scores["benchmark_sha256"] = benchmark.sha256
+    scores["extraction_version"] = EXTRACTION_VERSION
+    scores["scores_version"] = SCORES_VERSION
     if options.samples:
-        all_grades = [sample.grades for sample in samples]
-        scores |= {"temperature": options.temperature, "seed": options.seed}
-        scores |= score_samples(benchmark.problems, all_grades)
-        scores["each"] = [sample.scores for sample in samples]
+        scores |= {"temperature": options.temperature, "seed": options.seed, "each": each}
+        scores |= score_samples(problems, samples)
     else:
-        scores |= samples[0].scores
+        scores |= each[0]
 
     write_json(options.out / "scores.json", scores)
-    print("\n".join(_summarize(scores)))
+    print_scores(scores)
     return scores
+
+
+def print_scores(scores: dict[str, Any]) -> None:
+    """Print the accuracy, or that of several samples, each with its interval."""
+    shares = {"accuracy": scores}
+    if "each" in scores:
+        shares = {f"pass@{k}": share for k, share in scores["pass_at"].items()}
+        shares[f"maj@{len(scores['each'])}"] = scores["maj"]
+
+    for name, share in shares.items():
+        accuracy, low, high = [100 * share[key] for key in ("accuracy", "ci_low", "ci_high")]
+        print(f"{scores['benchmark']}: {name} {accuracy:.1f} % [{low:.1f}, {high:.1f}]")
 
 
 def load_scored_model(options: argparse.Namespace) -> ScoredModel:
@@ -106,26 +148,23 @@ def load_scored_model(options: argparse.Namespace) -> ScoredModel:
     recipe = load_recipe(default_profile(), base=base)
 
     # A stage is asked as it was scored, whatever this machine would choose.
-    load = recipe.base.load
-    generation = recipe.eval.generation
-    if part:
-        load = part["inputs"]["load"]
-        generation = part["inputs"]["generation"]
+    load = part["inputs"]["load"] if part else recipe.base.load
+    generation = part["inputs"]["generation"] if part else recipe.eval.generation
 
     if options.url:
         if part:
             raise UserError(f"--model {options.model}: a server has no stages; export it and serve that")
         from pipeline.client import ServedModel
 
-        served = ServedModel(options.url, resolve(base))
-        return ScoredModel(served, served.tokenizer, recipe, generation["max_new_tokens"])
+        model = ServedModel(options.url, resolve(base))
+        tokenizer = model.tokenizer
+    else:
+        adapter = None
+        if stage.read_part("training"):
+            stage.check_adapter()
+            adapter = stage.adapter
+        model, tokenizer = load_model(resolve(base), adapter, load=load)
 
-    adapter = None
-    if stage.read_part("training"):
-        stage.check_adapter()
-        adapter = stage.adapter
-
-    model, tokenizer = load_model(resolve(base), adapter, load=load)
     return ScoredModel(model, tokenizer, recipe, generation["max_new_tokens"])
 
 
@@ -145,91 +184,3 @@ def read_prompt(text: str) -> Prompt:
         raise UserError(f"{path}: format is {content['format']!r}; {suggest(str(content['format']), INSTRUCTIONS)}")
 
     return CustomPrompt(str(content["instruction"]), content["format"])
-
-
-def _check_score_options(options: argparse.Namespace) -> None:
-    """Refuse numbers that make no sense."""
-    for name in ("samples", "limit"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; it must be 1 or more")
-
-    for name in ("shots", "min_thinking", "budget"):
-        value = getattr(options, name)
-        if value is not None and value < 0:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 0 or more")
-
-    if options.samples and not 0 < options.temperature < math.inf:
-        raise UserError(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
-
-    if options.url and (options.budget is not None or options.min_thinking):
-        raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
-
-
-def _score_sample(
-    options: argparse.Namespace, scored: ScoredModel, benchmark: Dataset, prompt: Prompt, number: int
-) -> ScoredSample:
-    """Ask every problem once; write completions and grades."""
-    from pipeline.evaluate import evaluate
-
-    name = f"sample-{number + 1}" if options.samples else ""
-    problems = benchmark.problems
-    prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
-
-    evaluation = evaluate(
-        scored.model,
-        scored.tokenizer,
-        problems,
-        prompt,
-        examples=load_examples(benchmark, prompted),
-        max_new_tokens=scored.max_new_tokens,
-        batch_size=scored.recipe.eval.batch_size,
-        thinking=ThinkingLimits(options.min_thinking, options.budget),
-        temperature=options.temperature if options.samples else 0.0,
-        # No two seeds of the command share a sample.
-        seed=1_000_003 * options.seed + number,
-        label=f"{benchmark.name} {name}".strip(),
-    )
-    grades = grade_all(problems, evaluation.completions)
-
-    file = Path(name) / f"{benchmark.name}.jsonl"
-    write_records(options.out / "completions" / file, evaluation.completions)
-    write_records(options.out / "grades" / file, grades)
-
-    scores = {"completions": f"completions/{file}", "grades": f"grades/{file}"}
-    scores |= score_completions(problems, evaluation.completions, grades, evaluation.seconds)
-    return ScoredSample(grades, scores)
-
-
-def _describe_scoring(options: argparse.Namespace, benchmark: Dataset) -> dict[str, Any]:
-    """What scores.json says besides the scores."""
-    names = ("model", "url", "prompt", "shots", "budget", "min_thinking")
-    return {name: getattr(options, name) for name in names} | {
-        "benchmark": benchmark.name,
-        "benchmark_sha256": benchmark.sha256,
-        "extraction_version": EXTRACTION_VERSION,
-        "scores_version": SCORES_VERSION,
-    }
-
-
-def _summarize(scores: dict[str, Any]) -> list[str]:
-    """The lines that the command prints."""
-    name = scores["benchmark"]
-    if "each" not in scores:
-        accuracy = _format_accuracy(scores)
-        tokens = f"{scores['tokens_mean']:.1f} tokens"
-        boxed = f"boxed {100 * scores['format_rate']:.0f} %"
-        truncated = f"truncated {100 * scores['truncated_rate']:.0f} %"
-        return [f"{name}: {accuracy} of {scores['n']}, {tokens}, {boxed}, {truncated}"]
-
-    count = len(scores["each"])
-    n = scores["each"][0]["n"]
-    lines = [f"{name}, {count} samples at temperature {scores['temperature']}, n = {n}:"]
-    for k, share in scores["pass_at"].items():
-        lines.append(f"  pass@{k} {_format_accuracy(share)}")
-    lines.append(f"  maj@{count} {_format_accuracy(scores['maj'])}")
-    return lines
-
-
-def _format_accuracy(share: dict[str, Any]) -> str:
-    return f"{100 * share['accuracy']:.1f} % [{100 * share['ci_low']:.1f}, {100 * share['ci_high']:.1f}]"

@@ -23,9 +23,35 @@ class ThinkingLimits:
     max_tokens: int | None = None
 
 
-def count_thinking_tokens(tokenizer, ids: Sequence[int]) -> int:
-    """Return how many tokens hold some text between the think tags."""
-    return _count_thinking(tokenizer, ids, END_THINK)
+def count_thinking_tokens(tokenizer, ids: Sequence[int], closing: str = END_THINK) -> int:
+    """Return how many tokens hold text between the opening tag and ``closing``, or the end where that is missing or "".
+
+    Only whole decoded pieces are looked at, never offsets: a token may end in the middle of a character, and may hold
+    the end of one tag and the start of another.
+    """
+    opened = _count_until(tokenizer, ids, THINK)
+    if opened > len(ids):
+        return 0
+
+    ends_with_tag = tokenizer.decode(ids[:opened]).endswith(THINK)
+    start = opened if ends_with_tag else opened - 1
+    thought = tokenizer.decode(ids).split(THINK, 1)[1]
+
+    if not closing or closing not in thought:
+        # Tokens without a text count too: a model may know more ids than its tokenizer.
+        return len(ids) - start
+
+    if thought.startswith(closing):
+        return 0
+
+    rest = ids[start:]
+    end = _count_until(tokenizer, rest, closing)
+    first = end - 1
+    while closing not in tokenizer.decode(rest[first:end]):
+        first -= 1
+
+    tag_is_alone = tokenizer.decode(rest[first:end]).startswith(closing)
+    return first if tag_is_alone else first + 1
 
 
 def find_forced_tokens(tokenizer, ids: Sequence[int], token: int, limits: ThinkingLimits, stops: set[int]) -> list[int]:
@@ -56,7 +82,7 @@ def _close_thought(tokenizer, ids: Sequence[int], max_tokens: int) -> list[int]:
 
     text = tokenizer.decode(ids)
     is_thinking = THINK in text and END_THINK not in text.split(THINK, 1)[1]
-    if not is_thinking or _count_thinking(tokenizer, ids, "") < max_tokens:
+    if not is_thinking or count_thinking_tokens(tokenizer, ids, "") < max_tokens:
         return []
 
     # A tail that may be the start of the closing tag counts as thinking: the next token could make content of it.
@@ -72,7 +98,7 @@ def _extend_thought(tokenizer, ids: Sequence[int], token: int, limits: ThinkingL
     if THINK not in after or END_THINK in before.partition(THINK)[2]:
         return []
 
-    spent = _count_thinking(tokenizer, ids, "")
+    spent = count_thinking_tokens(tokenizer, ids, "")
     if spent >= limits.min_tokens:
         return []
 
@@ -98,37 +124,6 @@ def _count_begun(text: str, tag: str) -> int:
         if text.endswith(tag[:length]):
             return length
     return 0
-
-
-def _count_thinking(tokenizer, ids: Sequence[int], closing: str) -> int:
-    """How many tokens hold text between the opening tag and ``closing``, or the end where that is missing or "".
-
-    Only whole decoded pieces are looked at, never offsets: a token may end in the middle of a character, and may hold
-    the end of one tag and the start of another.
-    """
-    opened = _count_until(tokenizer, ids, THINK)
-    if opened > len(ids):
-        return 0
-
-    ends_with_tag = tokenizer.decode(ids[:opened]).endswith(THINK)
-    start = opened if ends_with_tag else opened - 1
-    thought = tokenizer.decode(ids).split(THINK, 1)[1]
-
-    if not closing or closing not in thought:
-        # Tokens without a text count too: a model may know more ids than its tokenizer.
-        return len(ids) - start
-
-    if thought.startswith(closing):
-        return 0
-
-    rest = ids[start:]
-    end = _count_until(tokenizer, rest, closing)
-    first = end - 1
-    while closing not in tokenizer.decode(rest[first:end]):
-        first -= 1
-
-    tag_is_alone = tokenizer.decode(rest[first:end]).startswith(closing)
-    return first if tag_is_alone else first + 1
 
 
 def _count_until(tokenizer, ids: Sequence[int], tag: str) -> int:

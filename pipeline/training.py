@@ -150,8 +150,8 @@ class DevScoredSftTrainer(DevScoring, SFTTrainer):
     """TRL's SFT trainer with scores on dev."""
 
 
-class RecordHistory(TrainerCallback):
-    """Writes ``curve.json`` (points on dev) and ``train.jsonl`` (steps) from the trainer's own log."""
+class WriteFiles(TrainerCallback):
+    """Writes ``curve.json`` (points on dev) and ``train.jsonl`` (steps), and seals each checkpoint once it is whole."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -164,6 +164,17 @@ class RecordHistory(TrainerCallback):
 
     # What came after the checkpoint that a training goes on from is forgotten.
     on_train_begin = on_log
+
+    def on_save(self, args, state, control, **kwargs):
+        """Seal the checkpoint that was just written."""
+        if not state.is_world_process_zero:
+            return
+
+        checkpoint = self.work / f"checkpoint-{state.global_step}"
+        # Other processes may still be writing their random states.
+        states = set(checkpoint.rglob("rng_state_*"))
+        files = [path for path in checkpoint.rglob("*") if path.is_file() and path not in states]
+        seal(checkpoint, files, {"step": state.global_step})
 
 
 def read_steps(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -208,26 +219,6 @@ class ShowProgress(TrainerCallback):
         self.bar.stop()
 
 
-class SealCheckpoints(TrainerCallback):
-    """Notes the checksums of each checkpoint once it is whole."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-
-    def on_save(self, args, state, control, **kwargs):
-        """Seal the checkpoint that was just written."""
-        if not state.is_world_process_zero:
-            return
-
-        checkpoint = self.work / f"checkpoint-{state.global_step}"
-        files = []
-        for path in sorted(checkpoint.rglob("*")):
-            # Other processes may still be writing their random states.
-            if path.is_file() and not path.name.startswith("rng_state_"):
-                files.append(path)
-        seal(checkpoint, files, {"step": state.global_step})
-
-
 def find_last_checkpoint(work: Path) -> str | None:
     """Return the last checkpoint that is as it was written, None where there is none; remove those after it."""
     checkpoints = sorted(work.glob("checkpoint-*"), key=get_step, reverse=True)
@@ -251,7 +242,7 @@ def get_step(checkpoint: Path) -> int:
 
 def build_callbacks(work: Path, label: str) -> list[TrainerCallback]:
     """Return what hangs on every trainer."""
-    return [RecordHistory(work), ShowProgress(label), SealCheckpoints(work)]
+    return [WriteFiles(work), ShowProgress(label)]
 
 
 def count_batch_rows(trainer: Mapping[str, Any]) -> int:
@@ -313,10 +304,10 @@ def train_sft(
 
     dataset = Dataset.from_list(_fill_last_batch(rows, count_batch_rows(trainer), tokenizer))
 
-    def build(model, settings, lora) -> DevScoredSftTrainer:
+    def build(model, lora):
         return build_sft_trainer(tokenizer, dataset, model, settings, lora, work=work, label=label, **options)
 
-    built = build(model, settings, lora)
+    built = build(model, lora)
 
     most = settings["per_device_train_batch_size"]
     fitting = find_micro_batch_size(built.model, most, max(len(row["input_ids"]) for row in rows))
@@ -324,7 +315,7 @@ def train_sft(
         say(f"{label}: {most} rows at once do not fit the memory; {fitting} at a time, the batch is the same")
         settings["per_device_train_batch_size"] = fitting
         settings["gradient_accumulation_steps"] *= most // fitting
-        built = build(built.model, settings, None)
+        built = build(built.model, None)
 
     weights = _copy_trained_weights(built.model)
     if score_dev:
@@ -344,11 +335,11 @@ def build_sft_trainer(
     work: Path,
     label: str,
     seed: int,
-    fast: bool = True,
-    report_to: str = "none",
-    run_name: str = "",
-    trainer_class: type[DevScoredSftTrainer] = DevScoredSftTrainer,
-    data_collator: Callable | None = None,
+    fast=True,
+    report_to="none",
+    run_name="",
+    trainer_class=DevScoredSftTrainer,
+    data_collator=None,
 ) -> DevScoredSftTrainer:
     """Return TRL's trainer with all that hangs on it.
 

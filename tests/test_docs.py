@@ -23,6 +23,9 @@ from data.files import UserError
 from pipeline.config import check_trainers, load_recipe
 from pipeline.models.download import KNOWN_BASES
 
+# The walk is set up by whichever test asks for it first.
+pytestmark = pytest.mark.timeout(1200)
+
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 EXTENDING = ROOT / "docs" / "extending.md"
@@ -291,7 +294,6 @@ def read_scored_stages(run_folder: Path) -> set[str]:
     return {path.parent.name for path in run_folder.glob("*/scores.json")}
 
 
-@pytest.mark.timeout(1200)
 def test_the_walk_prints_what_the_documents_show(walk):
     shown = []
     for document in WALKED:

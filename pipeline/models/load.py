@@ -44,6 +44,7 @@ def base_folder_name(base: str) -> str:
     if base.endswith(".gguf"):
         return Path(base).stem
 
+    # A base named "../base" must not lead out of runs/.
     path = Path(os.path.normpath(base))
     if ".." in path.parts:
         return path.resolve().name
@@ -71,6 +72,7 @@ def resolve(base: str) -> Path:
     if base.endswith(".gguf"):
         if not path.is_file():
             raise UserError(f"base {base}: no such file; check the path")
+        # Two files may have the same name.
         name = f"{path.stem}-{sha256_file(path)[:12]}"
         return make_once(name, lambda folder: convert_gguf(path, folder))
 
@@ -146,6 +148,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     if tokenizer.eos_token_id is None:
         raise UserError(f"base {folder.name}: its tokenizer has no end-of-turn token; set eos_token in its config")
+    # Padding is masked everywhere, so any token will do.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

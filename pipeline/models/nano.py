@@ -7,7 +7,6 @@ think tag and was never asked for a product, a word problem or logic, so the lat
 ``nano-tiny`` is the same recipe in less than a minute, for tests that need a model that runs, not one that can do much.
 """
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterable, Iterator
@@ -68,42 +67,33 @@ LEVEL_WEIGHTS = {"plain": (1, 6), "cot": (1, 5, 4)}
 READ_LEVELS = (1, 2, 3)
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A size of the model, in keys of LlamaConfig, and how many texts it is trained on."""
+Preset = dict[str, Any]
 
-    name: str
-    texts: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-
-
-PRESETS = {
-    "nano": Preset(
-        name="nano",
-        texts=64_000,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-    ),
-    "nano-tiny": Preset(
-        name="nano-tiny",
-        texts=6_000,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-    ),
+# A size of the model, in keys of LlamaConfig, and how many texts it is trained on.
+PRESETS: dict[str, Preset] = {
+    "nano": {
+        "name": "nano",
+        "texts": 64_000,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    },
+    "nano-tiny": {
+        "name": "nano-tiny",
+        "texts": 6_000,
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    },
 }
 
 
 def hash_preset(preset: Preset) -> str:
     """Return what names a preset's model in the cache: it changes with anything above or the prompts' wording."""
     recipe = [SEED, SPECIAL_TOKENS, VOCABULARY, TEMPLATE, SHAPE, TRAINER, KINDS, LEVELS, LEVEL_WEIGHTS, READ_LEVELS]
-    return sha256_json([*recipe, dataclasses.asdict(preset)])[:12]
+    return sha256_json([*recipe, preset])[:12]
 
 
 def train_tokenizer(texts: Iterable[str]) -> Any:
@@ -176,6 +166,7 @@ def _draw_sum(rng: random.Random, kind: str) -> Text:
         [level] = rng.choices(LEVELS[kind], LEVEL_WEIGHTS[kind])
         problem = arithmetic.draw_problem(rng, level, "expression")
 
+        # Products are left for the later stages.
         has_product = bool(set("*/") & set(problem.question))
         if not has_product and _is_for_training(problem):
             return Text(problem, format_example_answer(problem, kind), kind)
@@ -193,6 +184,7 @@ def build_text_row(tokenizer, text: Text) -> dict[str, list[int]]:
     if text.kind != "read":
         return build_row(tokenizer, text.problem, text.content, text.kind)
 
+    # Text to read has no prompt.
     ids = [*encode_text(tokenizer, text.content), tokenizer.eos_token_id]
     return {"input_ids": ids, "completion_mask": [1] * len(ids)}
 
@@ -205,7 +197,7 @@ def pretrain(preset: Preset, folder: Path) -> None:
     from pipeline.stages.sft import deal_batches
     from pipeline.training import train_sft
 
-    name = preset.name
+    name = preset["name"]
     if processes.get_state().num_processes > 1:
         raise UserError(
             f"base {name} is not made yet, and one process makes it; run first: python -m pipeline plain --base {name}"
@@ -214,8 +206,8 @@ def pretrain(preset: Preset, folder: Path) -> None:
     say(f"{name}: pretraining, once")
     tokenizer = train_tokenizer(list_tokenizer_texts())
     rows = []
-    with progress_bar(f"{name}: texts", preset.texts) as on_progress:
-        for text in draw_texts(preset.texts):
+    with progress_bar(f"{name}: texts", preset["texts"]) as on_progress:
+        for text in draw_texts(preset["texts"]):
             row = build_text_row(tokenizer, text)
             rows.append(row)
             on_progress(1, len(row["input_ids"]))
@@ -239,16 +231,13 @@ def build_model(preset: Preset, tokenizer) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(SEED)
+    size = {key: value for key, value in preset.items() if key not in ("name", "texts")}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        hidden_size=preset.hidden_size,
-        intermediate_size=preset.intermediate_size,
-        num_hidden_layers=preset.num_hidden_layers,
-        num_attention_heads=preset.num_attention_heads,
-        num_key_value_heads=preset.num_attention_heads,
+        **size,
         **SHAPE,
     )
     return LlamaForCausalLM(config)

@@ -65,9 +65,13 @@ def hash_sources(specs: Iterable[DatasetSpec]) -> dict[str, list[str]]:
     """
     hashes = {}
     for spec in dict.fromkeys(_identify(spec) for spec in specs):
-        dev = [record_to_json(problem) for problem in load_dev(spec)]
-        hashes[spec.set] = [load_spec(spec).sha256, sha256_json(dev)]
+        hashes[spec.set] = [load_spec(spec).sha256, hash_problems(load_dev(spec))]
     return hashes
+
+
+def hash_problems(problems: Iterable[Problem]) -> str:
+    """Return the sha256 of problems, every field of them."""
+    return sha256_json([record_to_json(problem) for problem in problems])
 
 
 def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> set[str]:

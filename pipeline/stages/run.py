@@ -18,8 +18,8 @@ import yaml
 
 from data.contamination import find_overlaps
 from data.datasets import Dataset
-from data.files import sha256_file, sha256_json, write_json, write_text
-from data.problem import Problem, record_to_json, write_records
+from data.files import sha256_file, write_json, write_text
+from data.problem import Problem, write_records
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import grade_all
 from eval.score import SCORES_VERSION, score_completions
@@ -30,7 +30,7 @@ from pipeline.processes import on_main_process
 from pipeline.progress import console, log_to, say
 from pipeline.prompts import prompt_sha256
 from pipeline.run_dir import StageDir
-from pipeline.stages.problems import hash_sources
+from pipeline.stages.problems import hash_problems, hash_sources
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.stage import Stage, TrainingContext, apply_overrides
 
@@ -142,7 +142,7 @@ def scoring_inputs(run: Run, stage: Stage) -> Record:
         "adapter": folder.adapter_sha256() if stage.train else None,
         "prompts": prompts,
         "batch_size": run.recipe.eval.batch_size,
-        "benchmarks": {b.name: [b.sha256, _hash_problems(b.problems)] for b in run.benchmarks},
+        "benchmarks": {b.name: [b.sha256, hash_problems(b.problems)] for b in run.benchmarks},
         "extraction_version": EXTRACTION_VERSION,
         "scores_version": SCORES_VERSION,
     }
@@ -185,40 +185,34 @@ def score_stage(run: Run, stage: Stage) -> None:
     if on_main_process(lambda: _is_scored(run, stage, inputs)):
         return
 
+    from pipeline.evaluate import evaluate
+    from pipeline.models.load import load_model
+
     # With the model's loading; a row's own seconds are those of decoding alone.
     start = time.monotonic()
     partial = on_main_process(lambda: folder.begin("scoring", inputs))
-    evaluations = answer_benchmarks(run, stage, partial)
-    seconds = time.monotonic() - start
-
-    on_main_process(lambda: _write_scores(run, stage, inputs, evaluations, seconds))
-    say(f"{stage.name}: scored in {seconds:.0f} s")
-
-
-def answer_benchmarks(run: Run, stage: Stage, partial: Path) -> list[Evaluation]:
-    """Ask a stage's model the problems of all rows; completions are kept in ``partial`` as they come."""
-    from pipeline import evaluate
-    from pipeline.models.load import load_model
-
-    adapter = run.dir.stage(stage.name).adapter if stage.train else None
+    adapter = folder.adapter if stage.train else None
     model, tokenizer = load_model(run.base_folder, adapter, load=run.recipe.base.load)
 
     evaluations = []
     for row in list_rows(run, stage):
-        benchmark = row.benchmark
-        evaluation = evaluate.evaluate(
+        evaluation = evaluate(
             model,
             tokenizer,
-            benchmark.problems,
+            row.benchmark.problems,
             stage.prompt,
             examples=row.examples,
             max_new_tokens=run.recipe.eval.generation["max_new_tokens"],
             batch_size=run.recipe.eval.batch_size,
-            label=f"{stage.name} {row.variant} {benchmark.name}",
-            partial=partial / row.variant / benchmark.name,
+            label=f"{stage.name} {row.variant} {row.benchmark.name}",
+            # Finished answers, kept as they come.
+            partial=partial / row.variant / row.benchmark.name,
         )
         evaluations.append(evaluation)
-    return evaluations
+    seconds = time.monotonic() - start
+
+    on_main_process(lambda: _write_scores(run, stage, inputs, evaluations, seconds))
+    say(f"{stage.name}: scored in {seconds:.0f} s")
 
 
 def _is_scored(run: Run, stage: Stage, inputs: Record) -> bool:
@@ -253,18 +247,20 @@ def _is_up_to_date(folder: StageDir, part: str, inputs: Record) -> bool:
 def _find_reasons(run: Run, stage: Stage) -> list[str]:
     """Why a stage is not up to date, its parent aside."""
     folder = run.dir.stage(stage.name)
-    parts = {"training": training_inputs} if stage.train else {}
+    inputs = {"training": training_inputs(run, stage)} if stage.train else {}
+    inputs["scoring"] = scoring_inputs(run, stage)
     reasons = []
+    damaged = []
 
-    for part, make_inputs in {**parts, "scoring": scoring_inputs}.items():
-        changes = folder.find_changes(part, make_inputs(run, stage))
-        if not folder.read_part(part):
-            reasons += changes
-            continue
-        reasons += [f"{part}: {change}" for change in changes]
-        reasons += [f"{path} is not what was written" for path in folder.find_damaged(part)]
+    for part, made_from in inputs.items():
+        changes = folder.find_changes(part, made_from)
+        if folder.read_part(part):
+            changes = [f"{part}: {change}" for change in changes]
+            damaged += folder.find_damaged(part)
+        reasons += changes
 
-    return reasons + [f"{path} is not what was written" for path in folder.find_damaged_notes()]
+    damaged += folder.find_damaged_notes()
+    return reasons + [f"{path} is not what was written" for path in damaged]
 
 
 def _write_scores(run: Run, stage: Stage, inputs: Record, evaluations: Sequence[Evaluation], seconds: float) -> None:
@@ -356,23 +352,20 @@ def _describe_base(run: Run) -> Record:
     }
 
 
-def _hash_problems(problems: Sequence[Problem]) -> str:
-    return sha256_json([record_to_json(problem) for problem in problems])
-
-
 def _hash_named_files(value: Any) -> dict[str, str]:
     """The sha256 of each file that settings name, such as FILE.jsonl:0.5 or FILE.py:function."""
-    hashes: dict[str, str] = {}
     if isinstance(value, dict):
         value = list(value.values())
 
+    hashes: dict[str, str] = {}
     if isinstance(value, list):
         for item in value:
             hashes |= _hash_named_files(item)
 
     elif isinstance(value, str):
         for name in (value, value.rpartition(":")[0]):
-            if name and Path(name).is_file():
+            # "" would be the current folder, which is no file.
+            if Path(name).is_file():
                 hashes[name] = sha256_file(name)
     return hashes
 

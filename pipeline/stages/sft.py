@@ -127,7 +127,11 @@ def deal_batches(rows: Sequence["Row"], size: int, seed: int) -> list["Row"]:
     # The last batch may be the one that is not full.
     hands.sort(key=len, reverse=True)
 
-    similar = _sort_windows(worked, SORTED_BATCHES * size)
+    window = SORTED_BATCHES * size
+    similar: list[Row] = []
+    for start in range(0, len(worked), window):
+        similar += sorted(worked[start : start + window], key=lambda row: len(row["input_ids"]))
+
     batches = []
     start = 0
     for hand in hands:
@@ -139,14 +143,6 @@ def deal_batches(rows: Sequence["Row"], size: int, seed: int) -> list["Row"]:
     rest = [batch for batch in batches if len(batch) < size]
     rng.shuffle(full)
     return [row for batch in full + rest for row in batch]
-
-
-def _sort_windows(rows: Sequence["Row"], window: int) -> list["Row"]:
-    """The rows, sorted by length within each window."""
-    ordered: list[Row] = []
-    for start in range(0, len(rows), window):
-        ordered += sorted(rows[start : start + window], key=lambda row: len(row["input_ids"]))
-    return ordered
 
 
 def train_adapter(

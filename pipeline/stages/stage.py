@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,14 +97,11 @@ def make_control(real: Stage, name: str, text: str, overrides: Mapping[str, Any]
     )
 
 
-def apply_overrides(settings: Settings, overrides: Mapping[str, Any]) -> Any:
+def apply_overrides(settings: Any, overrides: Mapping[str, Any]) -> Any:
     """Return settings with each dotted key set to its value."""
-    return functools.reduce(_apply_override, overrides.items(), settings)
-
-
-def _apply_override(settings: Any, override: tuple[str, Any]) -> Any:
-    key, value = override
-    head, _, rest = key.partition(".")
-    if rest:
-        value = _apply_override(getattr(settings, head), (rest, value))
-    return settings.model_copy(update={head: value})
+    for key, value in overrides.items():
+        head, _, rest = key.partition(".")
+        if rest:
+            value = apply_overrides(getattr(settings, head), {rest: value})
+        settings = settings.model_copy(update={head: value})
+    return settings

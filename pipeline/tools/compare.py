@@ -26,19 +26,21 @@ def compare(options: argparse.Namespace) -> None:
         raise UserError("compare: name two bases or more (--bases), or two folders of finished runs (--folders)")
 
     runs = run_bases(options) if options.bases else read_folders(options.folders)
-    print(write_comparison(runs, options.runs), end="")
+    rows = compare_runs(runs)
+    text = to_markdown(rows)
+    write_json(options.runs / "compare.json", rows)
+    write_text(options.runs / "compare.md", text)
+    print(text, end="")
 
 
 def run_bases(options: argparse.Namespace) -> list[RunView]:
     """Bring all stages of each base up to date; return the runs under the bases' names."""
-    bases = list(dict.fromkeys(options.bases))
-    folders = [base_folder_name(base) for base in bases]
-    for folder in folders:
-        if folders.count(folder) > 1:
-            raise UserError(f"--bases: two of them would share the folder {folder}; rename a file or a folder")
+    folders = [base_folder_name(base) for base in options.bases]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"--bases: two would share a folder ({', '.join(folders)}); rename a file or a folder")
 
     views = []
-    for base in bases:
+    for base in options.bases:
         run = open_run(argparse.Namespace(**vars(options) | {"base": base}))
         with run.dir.lock():
             for stage in STAGES:
@@ -49,18 +51,7 @@ def run_bases(options: argparse.Namespace) -> list[RunView]:
 
 def read_folders(folders: Sequence[Path]) -> list[RunView]:
     """Return finished runs under their folders' names."""
-    views = []
-    for folder in dict.fromkeys(folders):
+    for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--folders {folder}: no such folder; name a run, such as runs/nano")
-        views.append(replace(RunDir(folder).read_view(), name=str(folder)))
-    return views
-
-
-def write_comparison(runs: Sequence[RunView], folder: Path) -> str:
-    """Write compare.json and compare.md into a folder; return the Markdown."""
-    rows = compare_runs(runs)
-    text = to_markdown(rows)
-    write_json(folder / "compare.json", rows)
-    write_text(folder / "compare.md", text)
-    return text
+    return [replace(RunDir(folder).read_view(), name=str(folder)) for folder in folders]

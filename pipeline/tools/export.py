@@ -7,7 +7,6 @@ model's log-probabilities are from the scored one's is measured, and stands in t
 
 import shutil
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from data.files import UserError, write_text
 from data.problem import Problem
 from eval.table import make_rows
 from pipeline.generate import find_stop_ids, merge_adapter, token_logprobs
-from pipeline.models.download import KNOWN_BASES, check_space
+from pipeline.models.download import KNOWN_BASES
 from pipeline.models.load import load_model, resolve_precision
 from pipeline.prompts import INSTRUCTIONS, encode_prompt, encode_text, format_thinking_answer
 from pipeline.run import Run
@@ -27,9 +26,6 @@ from pipeline.stages.problems import select_dev_problems
 from pipeline.stages.run import training_inputs
 
 UNQUANTIZED = ("fp32", "bf16")
-
-# Free space that a model may need, in GiB.
-NEEDED_GIB = 2.0
 
 # Dev problems of each data set whose solutions both models are compared on.
 COMPARED = 8
@@ -87,9 +83,8 @@ def export(run: Run, name: str, folder: Path) -> str:
         UserError: where the stage has no adapter or is not up to date, or the folder is not empty.
     """
     stage_dir = check_stage(run, name)
-    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"--to {folder}: it exists and is no empty folder; name another or remove it")
-    check_space(folder.parent, NEEDED_GIB, "name another folder")
 
     scored, tokenizer = load_model(run.base_folder, stage_dir.adapter, load=run.recipe.base.load)
     exported = merge_into_base(run, stage_dir.adapter)
@@ -97,24 +92,16 @@ def export(run: Run, name: str, folder: Path) -> str:
     set_greedy(exported, tokenizer, sorted(find_stop_ids(scored, tokenizer)), max_new_tokens)
 
     problems = select_dev_problems(run.recipe.stages["sft"].problems, COMPARED)
-    differences: list[float] = []
-    for problem in problems:
-        differences += compare_logprobs(scored, exported, tokenizer, problem)
-    mean, largest = fmean(differences), max(differences)
+    differences = torch.cat([compare_logprobs(scored, exported, tokenizer, problem) for problem in problems])
+    mean, largest = differences.mean().item(), differences.max().item()
 
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    try:
-        exported.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        card = format_card(run, stage_dir, name=folder.name, compared=len(problems), mean=mean, largest=largest)
-        write_text(aside / "README.md", card)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-    if folder.exists():
-        folder.rmdir()
+    exported.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    card = format_card(run, stage_dir, name=folder.name, compared=len(problems), mean=mean, largest=largest)
+    write_text(aside / "README.md", card)
+    # A folder is replaced where it is empty.
     aside.rename(folder)
     return (
         f"{folder}: {name} of {run.base} in {str(exported.dtype).removeprefix('torch.')}; log-probabilities differ "
@@ -160,14 +147,14 @@ def set_greedy(model: Any, tokenizer: Any, stops: list[int], max_new_tokens: int
         setattr(model.generation_config, name, None)
 
 
-def compare_logprobs(scored: Any, exported: Any, tokenizer: Any, problem: Problem) -> list[float]:
+def compare_logprobs(scored: Any, exported: Any, tokenizer: Any, problem: Problem) -> torch.Tensor:
     """Return how far apart both models' log-probabilities of a solution are, a token (nats)."""
     prompt = encode_prompt(tokenizer, problem, "think")
     answer = encode_text(tokenizer, format_thinking_answer(problem.rationale or "", problem.answer))
 
     with merge_adapter(scored):
         expected = token_logprobs(scored, prompt, answer)
-    return (expected - token_logprobs(exported, prompt, answer)).abs().tolist()
+    return (expected - token_logprobs(exported, prompt, answer)).abs()
 
 
 def format_card(run: Run, stage_dir: StageDir, **measured: Any) -> str:

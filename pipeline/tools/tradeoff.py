@@ -5,9 +5,9 @@ adaptive was scored with; its probability of a direct answer is swept over thres
 curve.json, curve.png, and the answers that they are drawn from.
 """
 
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,17 +40,13 @@ PROBABILITIES = "probabilities.json"
 class Way:
     """One way to answer: how each text begins, and the limits on its thought."""
 
-    name: str
     prefix: str
     thinking: ThinkingLimits | None
 
 
-NEVER = Way("never", "", ThinkingLimits(max_tokens=0))
-ALWAYS = Way("always", THINKING, None)
-FORCED = {budget: Way(f"budget-{budget}", THINKING, ThinkingLimits(max_tokens=budget)) for budget in BUDGETS}
-WAYS = (NEVER, ALWAYS, *FORCED.values())
-
-CHOICE = "choice"
+WAYS = {"never": Way("", ThinkingLimits(max_tokens=0)), "always": Way(THINKING, None)}
+for _budget in BUDGETS:
+    WAYS[f"budget-{_budget}"] = Way(THINKING, ThinkingLimits(max_tokens=_budget))
 
 
 def measure_tradeoff(run: Run) -> str:
@@ -74,15 +70,13 @@ def answer_all(run: Run, answers: StageDir) -> None:
         inputs[stage.name] = scoring_inputs(run, stage)
 
     if not answers.find_changes("scoring", inputs) and not answers.find_damaged("scoring"):
-        answers.remove_leftovers("scoring", inputs)
         say("tradeoff: up to date")
         return
 
-    start = time.monotonic()
     partial = answers.begin("scoring", inputs)
     files = []
     model, tokenizer = load_stage_model(run, RL)
-    for way in WAYS:
+    for name, way in WAYS.items():
         for benchmark in run.benchmarks:
             evaluation = evaluate(
                 model,
@@ -93,25 +87,24 @@ def answer_all(run: Run, answers: StageDir) -> None:
                 batch_size=run.recipe.eval.batch_size,
                 thinking=way.thinking,
                 prefix=way.prefix,
-                label=f"tradeoff {way.name} {benchmark.name}",
-                partial=partial / way.name / benchmark.name,
+                label=f"tradeoff {name} {benchmark.name}",
+                partial=partial / name / benchmark.name,
             )
-            files.append(answers.folder / way.name / f"{benchmark.name}.jsonl")
+            files.append(answers.folder / name / f"{benchmark.name}.jsonl")
             write_records(files[-1], evaluation.completions)
 
     files.append(answers.folder / PROBABILITIES)
     write_json(files[-1], measure_probabilities(run))
-    seconds = round(time.monotonic() - start, 1)
-    answers.finish("scoring", inputs, files, {"base": run.base, "profile": run.profile, "seconds": seconds})
+    answers.finish("scoring", inputs, files, {"base": run.base, "profile": run.profile})
 
 
 def measure_probabilities(run: Run) -> dict[str, list[float]]:
     """Return what the adaptive stage gives a direct answer, for the problems of each benchmark."""
     model, tokenizer = load_stage_model(run, ADAPTIVE)
-    probabilities = {}
-    for benchmark in run.benchmarks:
-        probabilities[benchmark.name] = compute_direct_probabilities(model, tokenizer, benchmark.problems)
-    return probabilities
+    return {
+        benchmark.name: compute_direct_probabilities(model, tokenizer, benchmark.problems)
+        for benchmark in run.benchmarks
+    }
 
 
 def load_stage_model(run: Run, stage: Stage) -> tuple[Any, Any]:
@@ -122,62 +115,53 @@ def load_stage_model(run: Run, stage: Stage) -> tuple[Any, Any]:
 def make_curves(run: Run, answers: StageDir) -> dict[str, dict[str, Any]]:
     """Return the curve of each benchmark, after that of all where there are several."""
     direct = read_json(answers.folder / PROBABILITIES)
-    outcomes = {benchmark.name: read_outcomes(run, answers, benchmark) for benchmark in run.benchmarks}
+    # The adaptive stage was scored with its own choice.
+    folders = {name: answers.folder / name for name in WAYS}
+    folders["choice"] = run.dir.stage(ADAPTIVE.name).folder / "completions"
 
-    groups = {name: [name] for name in outcomes}
+    groups = {benchmark.name: [benchmark] for benchmark in run.benchmarks}
     if len(groups) > 1:
-        groups = {POOLED: list(outcomes), **groups}
+        groups = {POOLED: run.benchmarks, **groups}
 
     curves = {}
-    for group, names in groups.items():
-        pooled = {}
-        for way in outcomes[names[0]]:
-            pooled[way] = pool_outcomes([outcomes[name][way] for name in names])
-
+    for group, benchmarks in groups.items():
+        outcomes = {way: read_outcome(folder, benchmarks) for way, folder in folders.items()}
         curves[group] = make_curve(
-            never=pooled[NEVER.name],
-            always=pooled[ALWAYS.name],
-            forced={budget: pooled[way.name] for budget, way in FORCED.items()},
-            choice=pooled[CHOICE],
-            direct_probability=np.concatenate([direct[name] for name in names]),
+            never=outcomes["never"],
+            always=outcomes["always"],
+            forced={budget: outcomes[f"budget-{budget}"] for budget in BUDGETS},
+            choice=outcomes["choice"],
+            direct_probability=np.concatenate([direct[benchmark.name] for benchmark in benchmarks]),
         )
     return curves
 
 
-def read_outcomes(run: Run, answers: StageDir, benchmark: Dataset) -> dict[str, Outcome]:
-    """Return what each way came to on a benchmark."""
-    name = f"{benchmark.name}.jsonl"
-    files = {way.name: answers.folder / way.name / name for way in WAYS}
-
-    # The stage was scored with its own choice.
-    adaptive = run.dir.stage(ADAPTIVE.name)
-    [variant] = adaptive.read_scores()["variants"]
-    for entry in variant["benchmarks"]:
-        if entry["benchmark"] == benchmark.name:
-            files[CHOICE] = adaptive.folder / entry["completions"]
-
-    outcomes = {}
-    for way, file in files.items():
-        completions = read_completions(file)
+def read_outcome(folder: Path, benchmarks: Sequence[Dataset]) -> Outcome:
+    """Return what one way came to on benchmarks, from the completions in its folder."""
+    outcomes = []
+    for benchmark in benchmarks:
+        completions = read_completions(folder / f"{benchmark.name}.jsonl")
         grades = grade_all(benchmark.problems, completions)
-        outcomes[way] = collect_outcome(benchmark.problems, completions, grades)
-    return outcomes
+        outcomes.append(collect_outcome(benchmark.problems, completions, grades))
+    return pool_outcomes(outcomes)
 
 
 def format_curves(curves: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the points of all curves as a Markdown table, and what the learnt choice has over a coin."""
     lines = ["| benchmark | way | limit | accuracy | tokens |", "|---|---|--:|--:|--:|"]
-    notes = [""]
     for benchmark, curve in curves.items():
         for point in curve["points"]:
             limit = "" if point["limit"] is None else f"{point['limit']:.3g}"
-            interval = f"[{100 * point['ci_low']:.1f}, {100 * point['ci_high']:.1f}]"
-            accuracy = f"{100 * point['accuracy']:.1f} {interval}"
+            accuracy = format_percent(point["accuracy"], point)
             lines.append(f"| {benchmark} | {point['name']} | {limit} | {accuracy} | {point['tokens']:.1f} |")
 
-        value, low, high = [100 * curve["above_coin"][key] for key in ("value", "ci_low", "ci_high")]
-        notes.append(
-            f"{benchmark}, n = {curve['n']}: the learnt choice is {value:.1f} points [{low:.1f}, {high:.1f}] above a "
-            "coin of the same cost."
-        )
-    return "\n".join([*lines, *notes])
+    lines.append("")
+    for benchmark, curve in curves.items():
+        gain = format_percent(curve["above_coin"]["value"], curve["above_coin"])
+        lines.append(f"{benchmark}: the learnt choice is {gain} points above a coin of the same cost.")
+    return "\n".join(lines)
+
+
+def format_percent(value: float, interval: Mapping[str, float]) -> str:
+    """Return a share and its interval in percent."""
+    return f"{100 * value:.1f} [{100 * interval['ci_low']:.1f}, {100 * interval['ci_high']:.1f}]"

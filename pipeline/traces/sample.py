@@ -49,6 +49,7 @@ class CompletionFile:
         self.path = path
         self.lock = Lock()
 
+        # Damaged lines are gone after this, and their texts are written again.
         self.completions: dict[str, Completion] = {}
         for row in processes.on_main_process(lambda: read_appended_jsonl(path)):
             key = row.pop("key")
@@ -57,6 +58,7 @@ class CompletionFile:
     def add(self, completions: Mapping[str, Completion]) -> None:
         """Add completions by key."""
         rows = [{"key": key} | record_to_json(completion) for key, completion in completions.items()]
+        # Threads of a teacher's sampling write to the same file.
         with self.lock:
             if processes.is_main():
                 append_jsonl(self.path, rows)
@@ -160,6 +162,7 @@ class TeacherSampling:
         if self.is_over or draw.key in self.file.completions:
             return
 
+        # A teacher does not know our think tags.
         messages = build_messages(draw.problem, "cot")
         try:
             answer = self.client.chat(
@@ -206,6 +209,7 @@ def sample_teacher(
     draws = plan_draws(problems, samples, ["teacher", client.model, max_tokens, temperature])
     sampling = TeacherSampling(client, CompletionFile(partial_file), max_tokens, temperature)
 
+    # The map raises what a thread raised.
     with ThreadPoolExecutor(concurrency) as pool:
         for _ in pool.map(sampling.ask, draws):
             on_progress(1, 0)

@@ -70,6 +70,7 @@ def choose_solutions(problems: Sequence[Problem], solutions: Sequence[str], seed
     sources = [parse_source(text) for text in solutions]
     rng = random.Random(seed)
 
+    # Which place goes to which source is drawn before the solutions of the files.
     names = _share_out(sources, len(problems))
     if len(sources) > 1:
         rng.shuffle(names)
@@ -99,6 +100,7 @@ def _share_out(sources: Sequence[WeightedSource], count: int) -> list[str]:
     names: list[str] = []
     cumulative = 0.0
     for source in sources:
+        # Rounding the sums and not the shares gives exactly ``count`` places.
         cumulative += source.weight
         end = round(count * cumulative / total)
         names += [source.name] * (end - len(names))
@@ -113,6 +115,7 @@ def _draw_from_file(name: str, count: int, rng: random.Random) -> list[Problem]:
         )
 
     solutions = read_problems(path)
+    # A file may come from elsewhere, or have been edited.
     for solution in solutions:
         fault = find_step_fault(solution)
         if fault:
@@ -211,6 +214,7 @@ def _collect_candidates(run: Run, source: str, stage: str, file: Path) -> Source
     if source == "teacher":
         return Source(source, _ask_teacher(run, file.with_suffix(".partial")), balance=True)
 
+    # A misspelled style would otherwise be looked for as a data set.
     known = (*STYLES, "own", "teacher", *BENCHMARKS, *BUILT_IN)
     if source.partition("?")[0] not in known and not re.search("[./]", source):
         raise UserError(f"source {source!r} is unknown; {suggest(source, known)}, or a file, or OWNER/NAME of the hub")
@@ -257,6 +261,7 @@ def _sample_own(run: Run, stage: str, partial_file: Path) -> list[Candidate]:
         raise UserError(
             f"{trained.folder}: no adapter to sample from; run `make {stage}` first, or name a stage with --stage"
         )
+    # A damaged adapter would write texts all the same.
     trained.check_adapter()
 
     settings = run.recipe.traces
@@ -306,6 +311,7 @@ def _ask_teacher(run: Run, partial_file: Path) -> list[Candidate]:
             on_progress=on_progress,
         )
 
+    # The cap is no error: what came is used.
     if len(candidates) < count:
         say(
             f"teacher: {len(candidates)} of {count} texts, then traces.teacher.max_requests={teacher.max_requests} "

@@ -92,6 +92,7 @@ def write_solution(candidate: Candidate) -> Problem | None:
     """
     problem = candidate.problem
     graded = grade(problem, candidate.completion)
+    # A right answer is written as the data set writes it.
     if graded.correct:
         answer: str | None = problem.answer
     else:
@@ -111,6 +112,7 @@ def find_step_fault(solution: Problem) -> str | None:
     if find_wrong_step(solution, format_thinking_answer(steps, solution.answer)) is not None:
         return "a wrong step"
 
+    # A right answer after steps to another one was guessed.
     equations = find_steps(steps)
     if solution.kind == "number" and equations:
         result = equations[-1].result
@@ -159,6 +161,7 @@ def select_solutions(
     for candidate, score in zip(candidates, scores, strict=True):
         solution = selector.check(candidate, score)
         if solution is not None:
+            # Other extra keys may hold lists of mixed types, which TRL's tables cannot.
             kept.append(replace(solution, extra={"source": source}))
 
     kept = _drop_held_out(kept, held_out, selector.dropped)

@@ -124,7 +124,6 @@ def server():
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     """Between attempts nothing is waited for."""
-    monkeypatch.setattr(client_module, "SECONDS_BETWEEN_ATTEMPTS", 0.0)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
@@ -192,7 +191,7 @@ def test_an_error_that_stays_is_one_line(server):
         ask(connect(server))
 
     assert "\n" not in str(caught.value)
-    assert len(server.bodies) == client_module.ATTEMPTS
+    assert len(server.bodies) == client_module.RETRIES + 1
 
 
 def test_a_refusal_is_not_repeated_and_says_what_to_fix(server):

@@ -112,39 +112,38 @@ def test_data_sets_are_written_as_blocks_or_as_text():
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        ("sft.step=1", "unknown key 'sft.step'; did you mean steps?"),
+        ("sft.step=1", "unknown key 'sft.step'; did you mean sft.steps?"),
         ("sft.learning_rate=1", "did you mean sft.trainer.learning_rate?"),
         ("stf.dev=1", "did you mean sft?"),
-        ("sft.dev=two", "sft.dev must be a whole number, not 'two'"),
-        ("sft.dev=1.5", "sft.dev must be a whole number"),
-        ("sft.dev=true", "sft.dev must be a whole number"),
-        ("sft.dev=0", "sft.dev must be greater than or equal to 1"),
-        ("adaptive.price=.nan", "adaptive.price must be a finite number"),
-        ("adaptive.price=fast", "adaptive.price must be a number"),
-        ("plain.shots=4", "plain.shots must be a list"),
-        ("plain.shots=[]", "plain.shots must have at least 1 item"),
-        ("cot.shots=[4, 4]", "cot.shots must name none twice"),
-        ("rl=4", "rl must be keys and values"),
+        ("sft.dev=two", "sft.dev: must be a valid integer, not 'two'"),
+        ("sft.dev=1.5", "sft.dev: must be a valid integer"),
+        ("sft.dev=true", "sft.dev: must be a valid integer"),
+        ("sft.dev=0", "sft.dev: must be greater than or equal to 1"),
+        ("adaptive.price=.nan", "adaptive.price: must be a finite number"),
+        ("adaptive.price=fast", "adaptive.price: must be a valid number"),
+        ("plain.shots=4", "plain.shots: must be a valid array"),
+        ("plain.shots=[]", "plain.shots: List should have at least 1 item"),
+        ("rl=4", "rl: must be an object"),
         ("rl.dev", "no '='"),
-        ("rl.dev=[", "not a YAML value"),
-        ("rl.dev.more=1", "rl.dev must be a whole number"),
-        ("rl.algorithm=gpro", "did you mean grpo?"),
-        ("rl.grpo.levels=[9]", "rl.grpo.levels.0 must be less than or equal to 5"),
+        ("rl.dev=[", "not YAML"),
+        ("rl.dev.more=1", "rl.dev: must be a valid integer"),
+        ("rl.algorithm=gpro", "'expert_iteration' or 'grpo'"),
+        ("rl.grpo.levels=[9]", "rl.grpo.levels.0: must be less than or equal to 5"),
         ("rl.expert_iteration.generation.temperature=0", "must be greater than 0"),
         ("rl.expert_iteration.generation.top_q=1", "unknown key"),
         ("rl.rewards=[correctness, format]", "one of reward_weights for each of rewards"),
-        ("sft.solutions=short", "sft.solutions must be a list"),
-        ("sft.problems=[{sett: gsm8k}]", "did you mean set?"),
+        ("sft.solutions=short", "sft.solutions: must be a valid array"),
+        ("sft.problems=[{sett: gsm8k}]", "did you mean sft.problems.0.set?"),
         ("sft.problems=[{split: train}]", "sft.problems.0.set is missing"),
-        ("sft.problems=[{set: gsm8k, take: 0}]", "take must be greater than or equal to 1"),
-        ("sft.problems=[{set: gsm8k, take: 24000000}]", "take must be less than or equal to 100000"),
+        ("sft.problems=[{set: gsm8k, take: 0}]", "take: must be greater than or equal to 1"),
+        ("sft.problems=[{set: gsm8k, take: 24000000}]", "take: must be less than or equal to 100000"),
         ("sft.problems=gsm8k?splitt=train", "did you mean split?"),
-        ("sft.dev=2026-11-28", "sft.dev must be a whole number"),
-        ("sft.direct_share=[0.5]", "sft.direct_share must have at least 5 items"),
+        ("sft.dev=2026-11-28", "sft.dev: must be a valid integer"),
+        ("sft.direct_share=[0.5]", "sft.direct_share: List should have at least 5 items"),
         ("sft.direct_share=[9, 0, 0, 0, 0]", "must be less than or equal to 1"),
-        ("report_to=trakio", "did you mean trackio?"),
-        ("traces.teacher.url=7", "traces.teacher.url must be a text"),
-        ("seed=-1", "seed must be greater than or equal to 0"),
+        ("report_to=trakio", "'trackio', 'wandb' or 'tensorboard'"),
+        ("traces.teacher.url=7", "traces.teacher.url: must be a valid string"),
+        ("seed=-1", "seed: must be greater than or equal to 0"),
     ],
 )
 def test_a_bad_override_is_refused_in_one_line(item, words):
@@ -162,15 +161,15 @@ def test_a_bad_override_is_refused_in_one_line(item, words):
     [
         (
             "sft.trainer.learning_rat=1",
-            "no field of trl.SFTConfig; did you mean learning_rate?",
+            "no field of SFTConfig; did you mean learning_rate?",
         ),
-        ("sft.trainer.learning_rate=fast", "learning_rate must be a number, not 'fast'"),
-        ("sft.trainer.num_train_epochs=true", "num_train_epochs must be a number"),
+        ("sft.trainer.learning_rate=fast", "learning_rate: must be a valid number, not 'fast'"),
+        ("sft.trainer.num_train_epochs=true", "num_train_epochs: must be a valid number"),
         ("sft.trainer.output_dir=x", "sft.trainer.output_dir: the pipeline sets it itself"),
-        ("sft.trainer.lr_scheduler_type=cosin", "did you mean cosine?"),
+        ("sft.trainer.lr_scheduler_type=cosin", "'linear', 'cosine'"),
         ("sft.trainer.per_device_train_batch_size=0", "must be greater than or equal to 1"),
-        ("sft.lora.rank=3", "no field of peft.LoraConfig"),
-        ("sft.lora.r=3.5", "r must be a whole number"),
+        ("sft.lora.rank=3", "no field of LoraConfig"),
+        ("sft.lora.r=3.5", "r: must be a valid integer"),
         ("adaptive.trainer.max_length=9", "the pipeline sets it itself"),
         ("rl.grpo.trainer.seed=3", "the pipeline sets it itself"),
         ("rl.grpo.trainer.epsilo=3", "did you mean epsilon?"),
@@ -217,12 +216,12 @@ def test_an_unknown_profile_names_the_nearest():
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("1_plain.yaml", "shots: [0\nmore: x\n", "1_plain.yaml:2: not YAML"),
-        ("1_plain.yaml", "[]", "1_plain.yaml: must hold keys and values"),
+        ("1_plain.yaml", "shots: [0\nmore: x\n", "1_plain.yaml: not YAML"),
+        ("1_plain.yaml", "", "1_plain.yaml: plain.shots is missing"),
         ("1_plain.yaml", "shots: [0]\n", "1_plain.yaml: plain.examples is missing"),
         ("1_plain.yaml", "shots: [0]\nexamples: null\nshot: 3\n", "1_plain.yaml: unknown key 'plain.shot'"),
         ("run.yaml", "seed: 1\n", "run.yaml: report_to is missing"),
-        ("profiles/cpu.yaml", "sft:\n  dev: many\n", "profiles/cpu.yaml: sft.dev must be a whole number"),
+        ("profiles/cpu.yaml", "sft:\n  dev: many\n", "profiles/cpu.yaml: sft.dev: must be a valid integer"),
         ("bases/nano.yaml", "stf: {}\n", "bases/nano.yaml: unknown key 'stf'"),
     ],
 )
@@ -234,12 +233,3 @@ def test_a_wrong_file_is_named(tmp_path, monkeypatch, file, text, words):
     with pytest.raises(UserError) as refusal:
         load_recipe("cpu", base="nano")
     assert words in str(refusal.value)
-
-
-def test_a_missing_recipe_is_named(tmp_path, monkeypatch):
-    shutil.copytree(config.RECIPES, tmp_path / "recipes")
-    (tmp_path / "recipes" / "4_rl.yaml").unlink()
-    monkeypatch.setattr(config, "RECIPES", tmp_path / "recipes")
-
-    with pytest.raises(UserError, match=r"4_rl\.yaml: no such file"):
-        load_recipe("cpu")

@@ -67,8 +67,8 @@ def test_options_become_the_recipe():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"limit": 0}, "--limit (LIMIT=) is 0; it must be 1 or more"),
-        ({"seed": -1}, "--seed (SEED=) is -1; it must be 0 or more"),
+        ({"limit": 0}, "eval.limit: must be greater than or equal to 1"),
+        ({"seed": -1}, "seed: must be greater than or equal to 0"),
         ({"profile": "gpux"}, "did you mean gpu?"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import replace
 
 from data.splits import split_of
 from pipeline.models import nano
@@ -54,7 +53,7 @@ def test_the_tokenizer_has_one_token_a_digit_and_one_a_tag(tiny):
 
 def test_a_changed_recipe_has_another_name_in_the_cache(monkeypatch):
     preset = PRESETS["nano"]
-    names = {hash_preset(preset), hash_preset(replace(preset, texts=1)), hash_preset(PRESETS["nano-tiny"])}
+    names = {hash_preset(preset), hash_preset(preset | {"texts": 1}), hash_preset(PRESETS["nano-tiny"])}
     monkeypatch.setattr(nano, "SEED", 1)
     names.add(hash_preset(preset))
     assert len(names) == 4

@@ -34,7 +34,7 @@ def test_two_folders_are_compared_stage_by_stage(copy_run, tmp_path, capsys):
         ({"bases": ["nano"]}, "name two"),
         ({"bases": ["nano", "nano"]}, "name two"),
         ({"bases": ["a", "b"], "folders": ["c", "d"]}, "name two"),
-        ({"bases": ["q4/model.gguf", "q8/model.gguf"]}, "would share the folder model"),
+        ({"bases": ["q4/model.gguf", "q8/model.gguf"]}, "would share a folder"),
     ],
 )
 def test_names_that_cannot_be_compared_are_refused(tmp_path, options, words):

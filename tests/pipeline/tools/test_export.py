@@ -77,11 +77,11 @@ def test_other_settings_a_damaged_adapter_and_a_folder_in_use_are_refused(copy_r
         export(copy_run, "rl", tmp_path / "model")
 
 
-def test_a_model_that_cannot_be_written_leaves_nothing(finished_run, tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_written_leaves_no_folder_of_its_name(finished_run, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("no space left")
 
     monkeypatch.setattr(module, "write_text", fail)
     with pytest.raises(OSError, match="no space"):
         export(finished_run, "rl", tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "model").exists()
