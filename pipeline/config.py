@@ -260,9 +260,12 @@ def load_recipe(profile: str, overrides: Iterable[str] = (), base: str = "") -> 
         _merge(tree, _read_yaml(path))
         sections = _validate(model, tree, path)
 
-    for item in overrides:
+    # Values may belong together, so they are checked only when all are there.
+    items = list(overrides)
+    for item in items:
         _merge(tree, _parse_override(item))
-        sections = _validate(model, tree, f"--set {item!r}")
+    if items:
+        sections = _validate(model, tree, f"--set {' '.join(map(repr, items))}")
 
     stages = {stage.name: getattr(sections, stage.name) for stage in STAGES}
     return Recipe(sections.seed, sections.report_to, sections.base, sections.eval, sections.traces, stages)
