@@ -20,7 +20,7 @@ _SHORT = {"true": "t", "false": "f", "yes": "y", "no": "n"}
 _OPPOSITES = ({"true", "false"}, {"yes", "no"}, {"valid", "invalid"})
 
 _LETTER = r"(?:\(\s?(?P<in>[A-Za-z])\s?\)|(?P<bare>[A-Za-z]))"
-_NAME = r"(?:(?:the )?(?:correct |right |best )?(?:option|choice|answer|letter) )?"
+_NAME = r"(?i:(?:the )?(?:correct |right |best )?(?:option|choice|answer|letter) )?"
 
 # A letter alone: "B", "(B)", "option b", "B)".
 _ALONE = re.compile(rf"{_NAME}{_LETTER}[).:,]?", re.ASCII)
@@ -42,6 +42,12 @@ _DENIAL = re.compile(
     rf"{_SUBJECT}?(?:(?:is|can|could|must|does|do)\s?(?:not|n't|n’t)(?: be)?|cannot be|not)\s(?P<rest>.+)", re.IGNORECASE
 )
 _COPULA = re.compile(rf"{_SUBJECT}(?:is|must be|would be|has to be|evaluates to)\s(?:therefore |thus |then |also |just )?(?P<rest>.+)", re.IGNORECASE)
+
+
+# "Yes, it is."
+_SHORT_REPLY = re.compile(
+    r"(?P<word>yes|no|true|false)\s?[,;:-]\s?(?P<rest>(?:it|he|she|they|this|that|there|the|we|you)\b.+)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,10 @@ def _find_in_clause(cleaned: str, offer: _Offer, depth: int) -> int | None:
         place = _find_place(subject, offer, depth - 1)
         if place is not None:
             return place
+
+    match = _SHORT_REPLY.fullmatch(cleaned)
+    if match:
+        return None if count_mentions(match["rest"], offer) else _find_text(match["word"], match["word"], offer)
 
     match = _DENIAL.fullmatch(cleaned)
     if match:

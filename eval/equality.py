@@ -5,7 +5,7 @@ import re
 from eval.choices import Choices, get_offer, parse_choice
 from eval.equivalence import Verdict, compare_formulas
 from eval.formulae import NotReadable, TooLarge, parse_formula
-from eval.markup import clean_markup, normalize_answer
+from eval.markup import normalize_answer
 from eval.numbers import is_same_unit, parse_quantity
 
 # A text without one of these is words, or a single name.
@@ -52,7 +52,7 @@ def _compare_texts(gold: str, answer: str) -> Verdict:
 
 
 def _squeeze(formula: str) -> str:
-    return re.sub(r"\s", "", clean_markup(formula))
+    return re.sub(r"[\s$]", "", formula)
 
 
 def is_formula(text: str) -> bool:

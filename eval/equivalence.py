@@ -191,7 +191,17 @@ def _compare_chains(left: Node, right: Node) -> Verdict:
     return None if None in verdicts else False
 
 
+def _is_infinite(node: Node) -> bool:
+    """Whether a node is ∞, -∞ or the empty set, which only equal themselves."""
+    bare = node.args[0] if node.op == "negative" else node
+    return bare.op == "constant" and bare.text in "∞∅"
+
+
 def _compare_values(left: Node, right: Node) -> Verdict:
+    if left == right:
+        return True
+    if _is_infinite(left) or _is_infinite(right):
+        return False
     try:
         pairs = _evaluate_pairs(left, right, sorted(find_names(left) | find_names(right)))
     except _Undecided:

@@ -185,7 +185,7 @@ def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None
     """Return the part of a phrase that is an answer, where the rest is known decoration; None where it is not."""
     phrase = phrase.strip()
     if not asked.is_free and asked.parses(phrase):
-        return phrase if is_box else clean_markup(phrase).rstrip(" .,;:")
+        return phrase if is_box else _tidy(phrase)
 
     if asked.is_free and is_box:
         return phrase
@@ -202,6 +202,11 @@ def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None
     if asked.kind == "label" and not asked.choices and re.fullmatch(r"[\w'-]+", bare):
         return bare
     return None
+
+
+def _tidy(phrase: str) -> str:
+    """Return a phrase without markup and end marks, as a person would quote it."""
+    return clean_markup(phrase).lstrip("= ").rstrip(" .,;:")
 
 
 def _read_sentence(sentence: str, asked: _Asked) -> str | None:
@@ -301,7 +306,7 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
         return None
     phrase, last, place = statements[-1]
     if last is None:
-        return Extraction(phrase, ambiguous=asked.names_several(phrase))
+        return Extraction(_tidy(phrase), ambiguous=asked.names_several(phrase))
 
     values = [written for _, written, _ in statements if written is not None]
     is_several = not all(asked.agree(value, last) for value in dict.fromkeys(values))
@@ -335,11 +340,13 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
     if not sentences:
         return Extraction(None)
     last = sentences[-1][-MAX_SENTENCE:]
-    written = _read_sentence(last, asked)
+    is_question = tail.rstrip(" \n*)\"'").endswith("?")
+    written = None if is_question else _read_sentence(last, asked)
 
     # "Yes. There is no other way."
     first = sentences[0] if len(text) <= MAX_TAIL and asked.kind != "number" and len(sentences) > 1 else ""
-    if first and len(first) <= MAX_LAST_LINE and asked.parses(first):
+    is_bare = first and len(first) <= MAX_LAST_LINE and not re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE)
+    if is_bare and asked.parses(first):
         if written is None and not asked.names_several(last):
             return Extraction(clean_markup(first))
         if written is not None and not asked.agree(first, written):

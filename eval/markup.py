@@ -123,8 +123,10 @@ def _clean_latex(text: str) -> str:
     text = text.replace("~", "¬")
     text = re.sub(r"\\[()\[\]]", " ", text)
 
+    command = r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf)|mbox|boxed|fbox)\s?\{([^{}]{0,200})\}"
     for _ in range(2):  # one within another
-        text = re.sub(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf)|mbox|boxed|fbox)\s?\{([^{}]{0,200})\}", r"\1", text)
+        text = re.sub(rf"(?<=\d){command}", r" \1", text)
+        text = re.sub(command, r"\1", text)
 
     text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text)
     argument = r"\{\s?([^{}\s]{1,99})\s?\}"

@@ -82,10 +82,10 @@ _KNOWN_UNITS = {*_ABBREVIATIONS.values(), *_CURRENCIES.values(), "pound", "euro"
 _NO_UNIT = {
     *_WORDS,
     *_SCALES,
-    *"or not nor and but vs versus if unless is are was were be isn't aren't wasn't cannot can't could would should".split(),
+    *"or not no none never nor and but vs versus if unless is are was were be isn't aren't wasn't cannot can't could would should".split(),
     *"might may must maybe perhaps possibly probably either neither wrong incorrect false right true correct".split(),
     *"half halves quarter quarters third thirds fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths".split(),
-    *"hundredth hundredths hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed".split(),
+    *"hundredth hundredths tens hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed".split(),
     *"plus minus times divided multiplied over by point mod modulo choose so therefore then thus hence which".split(),
     *"because since although however until question step".split(),
 }
@@ -94,7 +94,7 @@ _ORDINALS = {"half", "quarter", "third", "fourth", "fifth", "sixth", "eighth", "
 
 # Words before a number that make it another one, deny it, or leave it open.
 _NO_LEAD = {
-    *"not never no cannot without except neither nor or either maybe perhaps possibly if unless until".split(),
+    *"not never no none nobody nothing cannot without except neither nor or either maybe perhaps possibly if unless until".split(),
     *"least most than over under nearly almost between beyond within above below up".split(),
     *"half twice double triple root square cube cubed squared factorial log sine cosine power sum product".split(),
     *"difference quotient third quarter fifth plus minus times negative inverse reciprocal".split(),
@@ -278,7 +278,7 @@ class _Reader:
     def _read_unit_sign(self, words: list[str]) -> bool:
         token = self.peek()
         assert token is not None
-        if token.text in "%°":
+        if token.text in "%°" or token.text in _CURRENCIES:
             words.append(token.text)
             self.place += 1
             return True
@@ -328,6 +328,9 @@ class _Reader:
         return Quantity(value * (sign or inner or 1), unit or currency, self.text[first.start : end])
 
     def read_end(self) -> bool:
+        # A unit in brackets: "7 (apples)".
+        if self.take("(") and not (self.read_unit() and self.take(")")):
+            return False
         while self.take(".", ",", ";", ":"):
             pass
         return self.place == len(self.tokens)
@@ -343,7 +346,7 @@ def name_unit(words: list[str]) -> str:
     """Return the name under which units are compared: no abbreviation, no plural."""
     names = []
     for word in words:
-        name = _ABBREVIATIONS.get(word, word)
+        name = _ABBREVIATIONS.get(word) or _CURRENCIES.get(word, word)
         is_plural = name == word and len(word) > 3 and word.endswith("s") and not word.endswith("ss")
         names.append(word[:-1] if is_plural else name)
     return " ".join(names)

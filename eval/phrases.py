@@ -27,7 +27,7 @@ _ASIDE = re.compile(
 )
 
 # What a second guess begins with.
-_HEDGE = re.compile(r"\s*[,;.]?\s*(?:(?:but|and)\s+)?(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]", re.IGNORECASE)
+_HEDGE = re.compile(r"[\s(\[]*[,;.]?[\s(\[]*(?:(?:but|and)\s+)?(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]", re.IGNORECASE)
 _OPEN = re.compile(r"\b(?:or|not|vs|versus|never|cannot be|either|isn't|n't)\s*[\s$*(\\\[]*$", re.IGNORECASE)
 
 _SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?:[.?]|(?<!\d)!)['\")\]*$}_]*(?=\s|$)|\n")
