@@ -25,7 +25,10 @@ _NAME = r"(?i:(?:the )?(?:correct |right |best )?(?:option|choice|answer|letter)
 # A letter alone: "B", "(B)", "option b", "B)".
 _ALONE = re.compile(rf"{_NAME}{_LETTER}[).:,]?", re.ASCII)
 # A letter with its text: "B. cat", "(B) cat", "B: cat", "B cat".
-_WITH_TEXT = re.compile(rf"{_NAME}(?:\((?P<in>[A-Za-z])\)\s?[:.,-]?|(?P<bare>[A-Za-z])\s?[).:,-]|(?P<capital>[A-Z])\s)\s?(?P<text>.+)", re.ASCII)
+_WITH_TEXT = re.compile(
+    rf"{_NAME}(?:\((?P<in>[A-Za-z])\)\s?[:.,-]?|(?P<bare>[A-Za-z])\s?[).:,-]|(?P<capital>[A-Z])\s)\s?(?P<text>.+)",
+    re.ASCII,
+)
 _TEXT_FIRST = re.compile(r"(?P<text>.+?)\s?[,:]?\s?\((?:option |choice )?(?P<letter>[A-Za-z])\)", re.ASCII)
 
 # "B is correct", but not "it is true" where that is a choice.
@@ -39,9 +42,13 @@ _SUBJECT = (
     r"proposition|inference|value|result|hypothesis|person|correct (?:answer|option|choice)))\s)"
 )
 _DENIAL = re.compile(
-    rf"{_SUBJECT}?(?:(?:is|can|could|must|does|do)\s?(?:not|n't|n’t)(?: be)?|cannot be|not)\s(?P<rest>.+)", re.IGNORECASE
+    rf"{_SUBJECT}?(?:(?:is|can|could|must|does|do)\s?(?:not|n't)(?: be)?|cannot be|not)\s(?P<rest>.+)", re.IGNORECASE
 )
-_COPULA = re.compile(rf"{_SUBJECT}(?:is|must be|would be|has to be|evaluates to)\s(?:therefore |thus |then |also |just )?(?P<rest>.+)", re.IGNORECASE)
+_COPULA = re.compile(
+    rf"{_SUBJECT}(?:is|must be|would be|has to be|evaluates to)\s"
+    r"(?:therefore |thus |then |also |just )?(?P<rest>.+)",
+    re.IGNORECASE,
+)
 
 
 # "Yes, it is."
@@ -67,6 +74,9 @@ class _Offer:
 @functools.lru_cache(10_000)
 def _make_offer(kind: str, choices: tuple[str, ...]) -> _Offer:
     values = tuple(normalize_answer(choice) for choice in choices)
+    # Choices may differ in brackets or case only: "(1,2)" and "[1,2]".
+    if len(set(values)) < len(values):
+        values = tuple(_squeeze(choice) for choice in choices)
     texts: dict[str, int] = {}
     for place, value in enumerate(values):
         texts[value] = -1 if value in texts else place
@@ -88,6 +98,10 @@ def _make_offer(kind: str, choices: tuple[str, ...]) -> _Offer:
         opposites = {0: 1, 1: 0}
     has_letters = any(len(value) != 1 for value in values) or bool(numbers)
     return _Offer(values, texts, numbers, has_letters, opposites)
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"[\s$]", "", text)
 
 
 def _add_synonyms(texts: dict[str, int], places: dict[str, int]) -> None:
@@ -146,15 +160,20 @@ def _find_place(answer: str, offer: _Offer, depth: int) -> int | None:
 
 
 def _find_text(answer: str, cleaned: str, offer: _Offer) -> int | None:
-    place = offer.texts.get(normalize_answer(answer))
-    if place is None:
-        place = offer.texts.get(normalize_answer(cleaned))
-    if place is not None:
-        return place
+    for form in (normalize_answer(answer), normalize_answer(cleaned), _squeeze(answer)):
+        if form in offer.texts:
+            return offer.texts[form]
     if offer.numbers:
         value = parse_number(cleaned)
         return None if value is None else offer.numbers.get(value)
     return None
+
+
+def is_choice_text(text: str, offer: _Offer) -> bool:
+    """Whether a text is that of a choice, and not a letter."""
+    if len(normalize_answer(text)) == 1 and parse_number(text) is None:
+        return False
+    return _find_text(text, text, offer) is not None
 
 
 def _find_letter(cleaned: str, offer: _Offer) -> int | None:
@@ -223,15 +242,20 @@ def count_mentions(text: str, offer: _Offer) -> int:
 
     for match in re.finditer(r"(?<![\w'])([A-Z])(?![\w'])|\(([a-z])\)", cleaned, re.ASCII):
         letter = match[1] or match[2]
-        place = _get_letter_place(letter, offer) if offer.has_letters else offer.texts.get(letter.lower())
-        if place is not None:
-            places.add(place)
+        lettered = _get_letter_place(letter, offer) if offer.has_letters else offer.texts.get(letter.lower())
+        if lettered is not None:
+            places.add(lettered)
     return len(places)
 
 
-_NEGATION = re.compile(r"\b(?:not|never|no|nor|neither|cannot|without|except|either|or|if|unless|maybe|perhaps|possibly)\b|n't\b")
+_NEGATION = re.compile(
+    r"\b(?:not|never|no|nor|neither|cannot|without|except|either|or|if|unless|maybe|perhaps|possibly|doubt)\b|n't\b"
+)
 # These are too often another part of speech to be looked for behind any words.
 _ONLY_ALONE = {"yes", "no", "t", "f", "y", "n"}
+
+
+_MARKED_LETTER = re.compile(r"(?<![\w'])[A-Z][.):,]|\([A-Za-z]\)", re.ASCII)
 
 
 def find_choice(sentence: str, offer: _Offer) -> str | None:
@@ -244,6 +268,8 @@ def find_choice(sentence: str, offer: _Offer) -> str | None:
             continue
         before = normalized[: -len(phrase)]
         if _NEGATION.search(before) or count_mentions(before, offer):
+            return None
+        if offer.has_letters and _MARKED_LETTER.search(clean_markup(sentence)[: -len(phrase)]):
             return None
         return phrase
     return None

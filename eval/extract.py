@@ -14,15 +14,14 @@ The text is hostile: nothing in it is evaluated, and every pattern here runs in 
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from eval.choices import Choices, count_mentions, find_choice, get_offer, parse_choice
+from eval.choices import Choices, count_mentions, find_choice, get_offer, is_choice_text, parse_choice
 from eval.equality import compare_answers
 from eval.markup import clean_markup, find_box_spans, find_boxes, normalize_answer
-from eval.numbers import MAX_NUMBER, count_numbers, find_quantity, parse_number, parse_quantity
+from eval.numbers import MAX_NUMBER, count_numbers, find_quantity, parse_number
 from eval.phrases import (
     begins_with_hedge,
     ends_open,
@@ -170,6 +169,11 @@ class _Asked:
             return parse_choice(phrase, offer) is not None
         return parse_value(phrase, self.kind, self.choices) is not None
 
+    def names_by_text(self, phrase: str) -> bool:
+        """Whether a phrase is a choice by its text and not by its letter."""
+        offer = get_offer(self.kind, self.choices)
+        return offer is not None and is_choice_text(strip_reason(phrase), offer)
+
     def agree(self, one: str, other: str) -> bool:
         return one == other or compare_answers(one, other, self.kind, self.choices) is True
 
@@ -225,7 +229,9 @@ def _read_sentence(sentence: str, asked: _Asked) -> str | None:
 
 
 # What a box holds where the instruction is repeated.
-_PLACEHOLDER = re.compile(r"(?:the |your |final )*(?:answer|result|number|solution|value)(?: here)?|\.{2,}|…|\\l?dots|\?+|_+", re.I)
+_PLACEHOLDER = re.compile(
+    r"(?:the |your |final )*(?:answer|result|number|solution|value)(?: here)?|\.{2,}|…|\\l?dots|\?+|_+", re.IGNORECASE
+)
 
 
 def _extract_from_boxes(text: str, spans: list[tuple[int, int]], asked: _Asked) -> Extraction:
@@ -288,9 +294,9 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
     Of an unfinished text only a sentence that ended counts: "The answer is 12" may have become 120.
     """
     matches = list(_MARKER.finditer(text))
-    statements = []
+    statements: list[tuple[str, str | None, int]] = []
     for match in matches[-MAX_MARKERS:]:
-        phrase = _cut_phrase(text, match.end(), finished)
+        phrase = _cut_phrase(text, match.end(), finished, asked)
         if not phrase:
             continue
         written = _read_phrase(phrase, asked)
@@ -314,7 +320,11 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
     return Extraction(last, ambiguous=is_several or begins_with_hedge(re.sub(r"^[*$.!?\s]*", " ", following)))
 
 
-def _cut_phrase(text: str, place: int, finished: bool) -> str:
+# A letter whose full stop may stand before its text: "B. cat".
+_LETTER_END = re.compile(r"(?:^|\s)\W{0,3}[A-Za-z]\W{0,2}$", re.ASCII)
+
+
+def _cut_phrase(text: str, place: int, finished: bool, asked: _Asked) -> str:
     """Return the sentence or line that follows a marker; "" where it is empty or unfinished."""
     window = text[place : place + 2 * MAX_SENTENCE]
     reaches_end = place + len(window) == len(text)
@@ -323,7 +333,13 @@ def _cut_phrase(text: str, place: int, finished: bool) -> str:
     end = find_sentence_end(window)
     if end < 0 and reaches_end and not finished:
         return ""
-    return window[: end if end >= 0 else MAX_SENTENCE][:MAX_SENTENCE].strip()
+    phrase = window[: end if end >= 0 else MAX_SENTENCE][:MAX_SENTENCE].strip()
+
+    if asked.choices and end >= 0 and _LETTER_END.fullmatch(phrase):
+        following = split_sentences(window[end:].partition("\n")[0].lstrip(".*"))
+        if following and asked.names_by_text(following[0]):
+            return f"{phrase}. {following[0]}"
+    return phrase
 
 
 def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
@@ -340,6 +356,8 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
     if not sentences:
         return Extraction(None)
     last = sentences[-1][-MAX_SENTENCE:]
+    if asked.choices and len(sentences) > 1 and _LETTER_END.search(sentences[-2]) and asked.names_by_text(last):
+        last = f"{sentences[-2][-MAX_SENTENCE:]}. {last}"
     is_question = tail.rstrip(" \n*)\"'").endswith("?")
     written = None if is_question else _read_sentence(last, asked)
 
@@ -358,7 +376,10 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
 
 
 # Base models go on with a question of their own.
-_RUN_ON = re.compile(r"\n\s{0,3}[#*_ ]{0,5}(?:next )?(?:question|problem|q|human|user|instruction|exercise)\s?\d{0,3}[*_ ]{0,3}:", re.I)
+_RUN_ON = re.compile(
+    r"\n\s{0,3}[#*_ ]{0,5}(?:next )?(?:question|problem|q|human|user|instruction|exercise)\s?\d{0,3}[*_ ]{0,3}:",
+    re.IGNORECASE,
+)
 
 
 def _drop_run_on(text: str) -> str:

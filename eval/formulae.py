@@ -8,7 +8,6 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 from eval.markup import drop_thousands_marks, to_plain_characters
 
@@ -33,11 +32,15 @@ class Node:
     text: str = ""
 
 
-FUNCTIONS = set("sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh ln log exp sqrt".split())
+_FUNCTIONS = """sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh ln log exp sqrt"""
+FUNCTIONS = set(_FUNCTIONS.split())
 _CONSTANTS = {"pi": "π", "infty": "∞", "emptyset": "∅", "varnothing": "∅", "degree": "°", "circ": "°"}
-_GREEK = "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega"
-_NAMES = {*_GREEK.split(), "Gamma", "Delta", "Theta", "Lambda", "Sigma", "Phi", "Omega", "ell"}
-_DROPPED = set("left right big Big displaystyle textstyle limits quad qquad".split()) | set(",;:! ")
+_GREEK = """
+    alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi chi psi
+    omega Gamma Delta Theta Lambda Sigma Phi Omega ell
+"""
+_NAMES = set(_GREEK.split())
+_DROPPED = {"left", "right", "big", "Big", "displaystyle", "textstyle", "limits", "quad", "qquad", *",;:! "}
 
 _SYMBOLS = {
     "times": "*",
@@ -80,8 +83,20 @@ _SYMBOLS = {
     "lvert": "|",
     "rvert": "|",
 }
-_CHARACTERS = {"×": "*", "·": "*", "⋅": "*", "÷": "/", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "=", "∈": "in", "~": "¬", "⇒": "→"}
-_ALIASES = str.maketrans({"θ": "θ", "−": "-"})
+_CHARACTERS = {
+    "×": "*",
+    "·": "*",
+    "⋅": "*",
+    "÷": "/",
+    "⁄": "/",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "≈": "=",
+    "∈": "in",
+    "~": "¬",
+    "⇒": "→",
+}
 
 _TOKEN = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|operatorname)\s?\{(?P<text>[^{}]*)\}"
@@ -107,7 +122,7 @@ class _Token:
 def _tokenize(text: str) -> list[_Token]:
     if len(text) > MAX_LENGTH:
         raise TooLarge
-    text = drop_thousands_marks(to_plain_characters(text).translate(_ALIASES))
+    text = drop_thousands_marks(to_plain_characters(text))
     text = re.sub(r"\\[()\[\]]|\$(?!\d)|(?<=\d)\$|\*\*(?=\s|$)|^\s*\*\*", " ", text)
 
     tokens: list[_Token] = []
@@ -165,8 +180,6 @@ def _read_word(word: str) -> list[_Token]:
 
 
 def _read_sign(sign: str) -> list[_Token]:
-    if sign == "⁄":
-        sign = "/"
     if sign.isalpha() and sign not in "π":
         return [_Token("name", sign)]
     return [_Token(_CHARACTERS.get(sign, sign))]
@@ -321,10 +334,8 @@ class _Parser:
             elif self.accept("°"):
                 node = Node("degrees", (node,))
             elif self.accept("^"):
-                if self.is_degree():
-                    node = Node("degrees", (node,))
-                else:
-                    node = Node("^", (node, self.read_exponent()))
+                is_degree = self.is_degree()
+                node = Node("degrees", (node,)) if is_degree else Node("^", (node, self.read_exponent()))
             else:
                 return node
 
@@ -531,8 +542,3 @@ def find_names(node: Node) -> frozenset[str]:
 def count_nodes(node: Node) -> int:
     """Return the number of parts of a formula."""
     return 1 + sum(count_nodes(part) for part in node.args)
-
-
-def read_fraction(node: Node) -> Fraction:
-    """Return the value of a number."""
-    return Fraction(node.text)

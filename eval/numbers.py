@@ -76,32 +76,42 @@ _ABBREVIATIONS = {
     "litre": "liter",
     "litres": "liter",
 }
-_KNOWN_UNITS = {*_ABBREVIATIONS.values(), *_CURRENCIES.values(), "pound", "euro", "day", "week", "month", "year", "cent"}
+_KNOWN_UNITS = {
+    *_ABBREVIATIONS.values(),
+    *_CURRENCIES.values(),
+    "pound",
+    "euro",
+    "day",
+    "week",
+    "month",
+    "year",
+    "cent",
+}
 
 # Words that no unit holds: they make "5 WORD" another number, a judgement, or a second clause.
-_NO_UNIT = {
-    *_WORDS,
-    *_SCALES,
-    *"or not no none never nor and but vs versus if unless is are was were be isn't aren't wasn't cannot can't could would should".split(),
-    *"might may must maybe perhaps possibly probably either neither wrong incorrect false right true correct".split(),
-    *"half halves quarter quarters third thirds fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths".split(),
-    *"hundredth hundredths tens hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed".split(),
-    *"plus minus times divided multiplied over by point mod modulo choose so therefore then thus hence which".split(),
-    *"because since although however until question step".split(),
-}
+_CLAUSE_WORDS = """
+    or not no none never nor and but vs versus if unless is are was were be isn't aren't wasn't cannot can't could
+    would should might may must maybe perhaps possibly probably either neither wrong incorrect false right true correct
+    so therefore then thus hence which because since although however until question step
+"""
+_FACTOR_WORDS = """
+    half halves quarter quarters third thirds fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths
+    hundredth hundredths tens hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed
+    plus minus times divided multiplied over by point mod modulo choose
+"""
+_NO_UNIT = {*_WORDS, *_SCALES, *_CLAUSE_WORDS.split(), *_FACTOR_WORDS.split()}
 # These are part of a unit where another word follows: "51 third graders", "3 quarter notes".
 _ORDINALS = {"half", "quarter", "third", "fourth", "fifth", "sixth", "eighth", "tenth", "right", "second"}
 
 # Words before a number that make it another one, deny it, or leave it open.
-_NO_LEAD = {
-    *"not never no none nobody nothing cannot without except neither nor or either maybe perhaps possibly if unless until".split(),
-    *"least most than over under nearly almost between beyond within above below up".split(),
-    *"half twice double triple root square cube cubed squared factorial log sine cosine power sum product".split(),
-    *"difference quotient third quarter fifth plus minus times negative inverse reciprocal".split(),
-    *"step question problem example line note page chapter part case level equation option choice wrong incorrect".split(),
-    *(word for word in _WORDS if word != "one"),
-    *_SCALES,
-}
+_OPEN_WORDS = """
+    not never no none nobody nothing cannot without except neither nor or either maybe perhaps possibly if unless until
+    least most than over under nearly almost between beyond within above below up
+    half twice double triple root square cube cubed squared factorial log sine cosine power sum product
+    difference quotient third quarter fifth plus minus times negative inverse reciprocal
+    step question problem example line note page chapter part case level equation option choice wrong incorrect
+"""
+_NO_LEAD = {*_OPEN_WORDS.split(), *_SCALES, *_WORDS} - {"one"}
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]?\d)|\d{1,3}(?: \d{3})+(?! ?\d)|\d+)"
 _TOKEN = re.compile(
@@ -156,7 +166,8 @@ class _Reader:
 
     def read_currency(self) -> str:
         word = self.take(*_CURRENCY_WORDS) or ""
-        self.take(".") if word == "rs" else None
+        if word == "rs":
+            self.take(".")
         sign = self.take(*_CURRENCIES) or ""
         return _CURRENCIES.get(sign) or _CURRENCY_WORDS.get(word, "")
 
@@ -410,9 +421,11 @@ _OPERATION = re.compile(r"\d[^a-z]*?[-+*/×÷^]|[-+*/×÷^]\s?\(?\s?[$\d]|\\frac
 _NO_WORKING = re.compile(
     r"[,;:?!]\s|[;|&<>]|\b(?:or|and|not|vs|versus|but|maybe|because|since|so|if|when)\b|n't\b", re.IGNORECASE
 )
+# A letter that is no word, no unit and no "x" for times: "3x + 2 = 5" is an equation to solve.
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])(?<!\d )(?!x\s?[$\d])[A-Za-z](?![A-Za-z])")
 # What may stand before the first "=": one letter, or words, which may be added up.
 _NAME = re.compile(
-    r"(?:[A-Za-z](?:_\{?\w{1,9}\}?)?(?:\([A-Za-z]\))?|(?:[$€£]?\s?[^\W\d_]{2,}[\s.'’-]*(?:[-+*×/]\s)?)+|)", re.UNICODE
+    r"(?:[A-Za-z]'?(?:_\{?\w{1,9}\}?)?(?:\(-?\w{1,5}\))?|(?:[$€£]?\s?[^\W\d_]{2,}[\s.'-]*(?:[-+*×/]\s)?)+|)"
 )
 
 
@@ -421,13 +434,9 @@ def is_working(sides: list[str], value: Fraction) -> bool:
     for number, side in enumerate(sides):
         if _NO_WORKING.search(side):
             return False
-        if number == 0 and not re.search(r"\d", side):
-            if not _NAME.fullmatch(side.strip()):
-                return False
-            continue
-        if _OPERATION.search(side):
-            continue
-        if parse_number(side) != value:
+        is_name = number == 0 and _NAME.fullmatch(side.strip())
+        is_operation = _OPERATION.search(side) and not _VARIABLE.search(side)
+        if not is_name and not is_operation and parse_number(side) != value:
             return False
     return True
 

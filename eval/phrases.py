@@ -4,9 +4,9 @@ import re
 
 # What may stand before an answer, again and again: "So I think that it is 5".
 _LEAD_IN = re.compile(
-    r"(?:(?:so|hence|thus|therefore|then|finally|ok|okay|well|and so|clearly|overall|in conclusion|in total|in all)\b,?"
-    r"|(?:i (?:think|believe|say|choose|conclude)|we (?:get|have|conclude|find|know|can conclude)|this means|this gives)\b"
-    r"(?: that)?:?"
+    r"(?:(?:so|hence|thus|therefore|then|finally|okay|well|and so|clearly|overall|in conclusion|in total|in all)\b,?"
+    r"|(?:i (?:think|believe|say|choose|conclude)|we (?:get|have|find|know|(?:can )?conclude)|this (?:means|gives))"
+    r"\b(?: that)?:?"
     r"|(?:that|there (?:are|is|were|was)|it is|it's|it was|it must be|this is|that is|equal to|equals|exactly|simply|just"
     r"|definitely|clearly|probably|approximately|about|roughly|around|only|indeed|still|now|clearly)\b"
     r"|(?:the|my|our)? ?(?:(?:final|correct|right|best|simplified) )?(?:answer|result|solution|total|option|choice)"
@@ -15,7 +15,10 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 
-_BECAUSE = r"(?:because|since|given that|due to|as (?=it|the|we|they|he|she|there|this|that|both|all|each|every)|for the reason)"
+_BECAUSE = (
+    r"(?:because|since|given that|due to|for the reason"
+    r"|as (?=it|the|we|they|he|she|there|this|that|both|all|each|every))"
+)
 _REASON = re.compile(rf"\s*(?:[,;:(—-]\s*)?(?<![\w-]){_BECAUSE}\b.*", re.IGNORECASE | re.DOTALL)
 _CLAUSE = re.compile(r",\s*(?:which|where|as)\b.*", re.IGNORECASE | re.DOTALL)
 _BRACKET = re.compile(rf"\s*\((?:=|i\.e\.|that is|{_BECAUSE}|which|where|by)[^()]*\)", re.IGNORECASE)
@@ -27,7 +30,11 @@ _ASIDE = re.compile(
 )
 
 # What a second guess begins with.
-_HEDGE = re.compile(r"[\s(\[]*[,;.]?[\s(\[]*(?:(?:but|and)\s+)?(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"[\s(\[]*[,;.]?[\s(\[]*(?:(?:but|and)\s+)?"
+    r"(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]",
+    re.IGNORECASE,
+)
 _OPEN = re.compile(r"\b(?:or|not|vs|versus|never|cannot be|either|isn't|n't)\s*[\s$*(\\\[]*$", re.IGNORECASE)
 
 _SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?:[.?]|(?<!\d)!)['\")\]*$}_]*(?=\s|$)|\n")
