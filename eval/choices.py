@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eval.markup import clean_markup, normalize_answer
-from eval.numbers import parse_number
+from eval.numbers import is_same_unit, parse_number, parse_quantity
 
 Choices = Sequence[str] | None
 
@@ -66,7 +66,7 @@ class _Offer:
 
     values: tuple[str, ...]
     texts: dict[str, int]
-    numbers: dict[Fraction, int]
+    numbers: dict[Fraction, tuple[int, str]]  # the place and the unit
     has_letters: bool  # whether a choice's letter stands for it
     opposites: dict[int, int]
 
@@ -88,10 +88,12 @@ def _make_offer(kind: str, choices: tuple[str, ...]) -> _Offer:
         if value in _SHORT:
             texts.setdefault(_SHORT[value], place)
 
-    numbers: dict[Fraction, int] = {}
-    parsed = [parse_number(choice) for choice in choices]
-    if None not in parsed and len(set(parsed)) == len(parsed):
-        numbers = {value: place for place, value in enumerate(parsed) if value is not None}
+    numbers = {}
+    for place, quantity in enumerate(map(parse_quantity, choices)):
+        if quantity is not None:
+            numbers[quantity.value] = (place, quantity.unit)
+    if len(numbers) < len(choices):
+        numbers = {}
 
     opposites = {}
     if set(values) in _OPPOSITES and len(values) == 2:
@@ -163,10 +165,11 @@ def _find_text(answer: str, cleaned: str, offer: _Offer) -> int | None:
     for form in (normalize_answer(answer), normalize_answer(cleaned), _squeeze(answer)):
         if form in offer.texts:
             return offer.texts[form]
-    if offer.numbers:
-        value = parse_number(cleaned)
-        return None if value is None else offer.numbers.get(value)
-    return None
+    quantity = parse_quantity(cleaned) if offer.numbers else None
+    if quantity is None or quantity.value not in offer.numbers:
+        return None
+    place, unit = offer.numbers[quantity.value]
+    return place if is_same_unit(unit, quantity.unit) else None
 
 
 def is_choice_text(text: str, offer: _Offer) -> bool:

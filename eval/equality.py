@@ -10,6 +10,7 @@ from eval.numbers import is_same_unit, parse_quantity
 
 # A text without one of these is words, or a single name.
 _FORMULA = re.compile(r"[^\w\s.,;:!?\"-]|\d|(?<=\S)\s?-\s|(?<!\w)-|\b[A-Za-z]-[A-Za-z]\b")
+_PLAIN_SUM = re.compile(r"[\d.,]+(?:\s?[-+–]\s?[\d.,]+)+")
 
 
 def compare_answers(gold: str, answer: str, kind: str, choices: Choices = None) -> Verdict:
@@ -45,6 +46,9 @@ def _compare_texts(gold: str, answer: str) -> Verdict:
         is_same = left.unit == right.unit or not left.unit or not right.unit
         return left.value == right.value and is_same
 
+    # "2-1" is a score, or a question: another one with the same value is no answer to it.
+    if _PLAIN_SUM.fullmatch(gold.strip("$ ")):
+        return _squeeze(gold) == _squeeze(answer)
     if is_formula(gold):
         return _squeeze(gold) == _squeeze(answer) or compare_formulas(gold, answer)
     normalized = normalize_answer(gold)

@@ -29,6 +29,7 @@ from eval.phrases import (
     split_conclusion,
     split_contrast,
     split_sentences,
+    strip_emphasis,
     strip_lead_in,
     strip_reason,
 )
@@ -177,6 +178,11 @@ class _Asked:
     def agree(self, one: str, other: str) -> bool:
         return one == other or compare_answers(one, other, self.kind, self.choices) is True
 
+    def names_any(self, text: str) -> bool:
+        """Whether a text names a choice."""
+        offer = get_offer(self.kind, self.choices)
+        return offer is not None and count_mentions(text[:MAX_SENTENCE], offer) > 0
+
     def names_several(self, text: str) -> bool:
         """Whether a text that is no answer names several."""
         offer = get_offer(self.kind, self.choices)
@@ -189,23 +195,24 @@ def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None
     """Return the part of a phrase that is an answer, where the rest is known decoration; None where it is not."""
     phrase = phrase.strip()
     if not asked.is_free and asked.parses(phrase):
-        return phrase if is_box else _tidy(phrase)
+        tidy = _tidy(phrase)
+        return phrase if is_box or not asked.parses(tidy) else tidy
 
     if asked.is_free and is_box:
         return phrase
-    bare = clean_markup(phrase)
-    bare = strip_reason(strip_lead_in(bare)).strip()
     if asked.is_free:
-        return bare or None
+        return strip_emphasis(strip_reason(strip_lead_in(strip_emphasis(phrase)))) or None
+
+    bare = strip_reason(strip_lead_in(clean_markup(phrase))).strip()
     if asked.parses(bare):
         return bare
 
     contrast = split_contrast(bare)
     if contrast and asked.parses(contrast[0]) and asked.parses(contrast[1]):
         return contrast[0]
-    if asked.kind == "label" and not asked.choices and re.fullmatch(r"[\w'-]+", bare):
-        return bare
-    return None
+    # A label that is none of the usual ones.
+    is_open = asked.kind == "label" and not asked.choices
+    return bare if is_open and bare and not asked.names_any(bare) else None
 
 
 def _tidy(phrase: str) -> str:
@@ -304,7 +311,7 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
         if written is None and match.group().endswith("#"):
             continue
         is_correction = _CORRECTION.search(text[max(match.start() - 60, 0) : match.start()]) is not None
-        if is_correction:
+        if is_correction or "final" in text[max(match.start() - 6, 0) : match.end()].lower():
             statements.clear()
         statements.append((phrase, written, match.end()))
 
@@ -349,8 +356,7 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
         lines = [line for line in tail.splitlines() if line.strip()]
         if not lines or len(lines[-1].strip()) > MAX_LAST_LINE:
             return Extraction(None)
-        line = clean_markup(lines[-1]).rstrip(" !?").removesuffix(".")
-        return Extraction(_read_phrase(line, asked))
+        return Extraction(_read_phrase(strip_emphasis(lines[-1]).rstrip(" .!?"), asked))
 
     sentences = split_sentences(tail)
     if not sentences:
@@ -382,15 +388,24 @@ _RUN_ON = re.compile(
 )
 
 
-def _drop_run_on(text: str) -> str:
+def _drop_run_on(text: str, asked: _Asked) -> str:
     """Cut a text where a next question begins after an answer."""
-    for match in _RUN_ON.finditer(text):
-        before = text[: match.start()]
-        if _MARKER.search(before) or find_box_spans(before):
-            return before
-        if match.start() > 20 * MAX_TAIL:
+    if not _RUN_ON.search(text):
+        return text
+
+    ends = [end for start, end in find_box_spans(text)[:MAX_BOXES] if not _is_placeholder(text[start:end])][:1]
+    for match in list(_MARKER.finditer(text))[:MAX_MARKERS]:
+        phrase = _cut_phrase(text, match.end(), True, asked)
+        if phrase and _read_phrase(phrase, asked) is not None:
+            ends.append(match.end())
             break
-    return text
+
+    following = _RUN_ON.search(text, min(ends)) if ends else None
+    return text[: following.start()] if following else text
+
+
+def _is_placeholder(box: str) -> bool:
+    return _PLACEHOLDER.fullmatch(box.strip()) is not None
 
 
 def extract(text: str, kind: str, choices: Choices = None, finished: bool = True) -> Extraction:
@@ -406,10 +421,9 @@ def extract(text: str, kind: str, choices: Choices = None, finished: bool = True
             sentences that ended.
     """
     asked = _Asked(kind, choices)
-    text = _drop_run_on(text)
+    text = _drop_run_on(text, asked)
 
-    spans = find_box_spans(text)
-    spans = [span for span in spans if not _PLACEHOLDER.fullmatch(text[slice(*span)].strip())]
+    spans = [(start, end) for start, end in find_box_spans(text) if not _is_placeholder(text[start:end])]
     if spans:
         return _extract_from_boxes(text, spans, asked)
 

@@ -210,7 +210,7 @@ class _Parser:
 
     def take(self) -> _Token:
         token = self.tokens[self.place]
-        self.place += 1
+        self.place = min(self.place + 1, len(self.tokens) - 1)  # the end stays
         return token
 
     def accept(self, *kinds: str) -> str | None:
@@ -259,7 +259,7 @@ class _Parser:
     def read_implication(self) -> Node:
         left = self.read_disjunction()
         sign = self.accept("→", "↔")
-        return Node(sign, (left, self.read_implication())) if sign else left
+        return Node(sign, (left, self.nest(self.read_implication))) if sign else left
 
     def read_disjunction(self) -> Node:
         return self.read_joined("∨", self.read_conjunction)

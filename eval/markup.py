@@ -10,6 +10,8 @@ import unicodedata
 # An ASCII text without one of these has no markup.
 _MARKUP = re.compile(r"[\\~^$*_`{(\"'‘“]")
 
+MAX_REMEMBERED = 300  # characters of a text whose form is kept: the same few choices come back with every problem
+
 _PAIRS = ("{}", "()", '""', "''", "“”", "‘’", "``")
 
 # Commands for signs that stand in texts, too.
@@ -78,7 +80,6 @@ def find_box_spans(text: str) -> list[tuple[int, int]]:
     return [span for span in spans if text[slice(*span)].strip()]
 
 
-@functools.lru_cache(10_000)  # the same few choices come back with every problem
 def clean_markup(text: str) -> str:
     r"""Return a text without its markup.
 
@@ -88,11 +89,18 @@ def clean_markup(text: str) -> str:
     if text.isascii() and not _MARKUP.search(text):
         return text.strip(" \t\r\n")
 
+    return _clean_short(text) if len(text) < MAX_REMEMBERED else _clean(text)
+
+
+def _clean(text: str) -> str:
     text = to_plain_characters(text)
     text = _clean_latex(text)
     text = re.sub(r"\*\*(?!\s?[\d{+-])|__|`|\$(?!-?\.?\d)", "", text)
     text = re.sub(r"(?<=\d)\$", "", text)
     return strip_brackets(text.strip(" \t\r\n*_"))
+
+
+_clean_short = functools.lru_cache(10_000)(_clean)
 
 
 def to_plain_characters(text: str) -> str:
@@ -173,9 +181,12 @@ def _flatten_fraction(match: re.Match[str]) -> str:
     return f"{sign}\\frac{{{top}}}{{{bottom}}}"
 
 
-@functools.lru_cache(10_000)
 def normalize_answer(text: str) -> str:
     """Return the form in which texts are compared: no case, articles, end marks or markup; signs are kept."""
+    return _normalize_short(text) if len(text) < MAX_REMEMBERED else _normalize(text)
+
+
+def _normalize(text: str) -> str:
     cleaned = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", clean_markup(text).casefold())
     cleaned = _ARTICLE.sub("", cleaned)
 
@@ -183,6 +194,9 @@ def normalize_answer(text: str) -> str:
     bare = re.sub(r"(?<!\d)\.|\.(?!\d)|[,;:!?\"“”‘(){}\[\]_]", " ", cleaned)
     bare = re.sub(r"(?<!\w)'|(?<=\w\w)'(?!\w)", " ", bare)
     return re.sub(r"\s?([-+*/^=<>¬∧∨→↔±×√])\s?", r"\1", " ".join(bare.split())) or text
+
+
+_normalize_short = functools.lru_cache(10_000)(_normalize)
 
 
 # An "a" before no word is a name: "C A", "(A) wolf".

@@ -4,11 +4,11 @@ import re
 
 # What may stand before an answer, again and again: "So I think that it is 5".
 _LEAD_IN = re.compile(
-    r"(?:(?:so|hence|thus|therefore|then|finally|okay|well|and so|clearly|overall|in conclusion|in total|in all)\b,?"
+    r"(?:(?:so|hence|thus|therefore|then|finally|okay|well|and so|overall|in conclusion|in total|in all)\b,?"
     r"|(?:i (?:think|believe|say|choose|conclude)|we (?:get|have|find|know|(?:can )?conclude)|this (?:means|gives))"
     r"\b(?: that)?:?"
-    r"|(?:that|there (?:are|is|were|was)|it is|it's|it was|it must be|this is|that is|equal to|equals|exactly|simply|just"
-    r"|definitely|clearly|probably|approximately|about|roughly|around|only|indeed|still|now|clearly)\b"
+    r"|(?:that|there (?:are|is|were|was)|it is|it's|it was|it must be|this is|that is|equal to|equals|exactly|simply"
+    r"|just|definitely|clearly|probably|approximately|about|roughly|around|only|indeed|still|now)\b"
     r"|(?:the|my|our)? ?(?:(?:final|correct|right|best|simplified) )?(?:answer|result|solution|total|option|choice)"
     r"(?: is|:|=)(?: that| therefore| thus| then|:)?"
     r"|=|:|,|->|→|⇒)\s*",
@@ -60,6 +60,14 @@ def begins_with_hedge(text: str) -> bool:
 def ends_open(text: str) -> bool:
     """Whether a text that precedes an answer denies it or makes it one of several."""
     return _OPEN.search(text[-40:]) is not None
+
+
+def strip_emphasis(phrase: str) -> str:
+    """Take off bold, quotes and the signs of a formula around a phrase, but no brackets, which belong to points."""
+    bare = re.sub(r"\*\*|__|`|\\[()\[\]]|\$(?!-?\.?\d)|(?<=\S)\$", "", phrase)
+    bare = bare.strip(" \t\r\n*_")
+    match = re.fullmatch(r"([\"'“‘])(.+)([\"'”’])\.?", bare)
+    return match[2] if match else bare
 
 
 def strip_lead_in(phrase: str) -> str:
