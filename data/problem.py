@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from data.files import UserError, read_jsonl, suggest, write_jsonl
+from data.golds import resolve_gold
 
 T = TypeVar("T")
 
@@ -98,6 +99,8 @@ def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
 
     choices = _parse_choices(row, where)
     answer = str(row["answer"]).strip()
+    if choices:
+        answer = resolve_gold(row["answer"], choices, f"{where}: {str(row['id'])!r}")
     return Problem(
         id=str(row["id"]),
         question=str(row["question"]),

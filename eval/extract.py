@@ -1,38 +1,67 @@
 r"""Find the one answer in what a model wrote: the same rule for every stage and for the reward.
 
-The form asked for is ``<think>`` steps ``</think>`` then ``\boxed{answer}``. The answer is
+The form asked for is ``<think>`` steps ``</think>`` then ``\boxed{answer}``. The candidate phrases are, in this order,
 
-1. the last ``\boxed{}`` after the thought; boxes that disagree, or several guesses in one box, earn nothing;
-2. else what follows the last "answer is" or "answer:", up to the end of the sentence or line
+1. what stands in ``\boxed{}`` or ``\fbox{}`` after the thought; all boxes must say the same;
+2. else what follows "answer is", "answer:" or "####", up to the end of the sentence or line; all must say the same
    (Kojima et al. 2022, arXiv 2205.11916, section 2.1, use the same trigger);
-3. else the last candidate of the expected kind: a number, one of the choices, or a short last line.
+3. else the last sentence, and for choices a first sentence that is nothing but a choice.
+
+A candidate is an answer only if it parses whole as one value of the expected kind, after markup and known decoration
+are taken off; anything left over makes it no answer. docs/grading.md holds the grammar of each kind.
 
 The text is hostile: nothing in it is evaluated, and every pattern here runs in linear time or on a bounded piece.
-An answer must be written out: "3 + 4" and "6/2" are questions, not answers, however true their values.
 """
 
-import functools
 import re
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-EXTRACTION_VERSION = 2
+from eval.choices import Choices, count_mentions, find_choice, get_offer, is_choice_text, parse_choice
+from eval.equality import compare_answers
+from eval.markup import clean_markup, find_box_spans, find_boxes, normalize_answer
+from eval.numbers import MAX_NUMBER, count_numbers, find_quantity, parse_number
+from eval.phrases import (
+    begins_with_hedge,
+    ends_open,
+    find_sentence_end,
+    split_conclusion,
+    split_contrast,
+    split_sentences,
+    strip_emphasis,
+    strip_lead_in,
+    strip_reason,
+)
+
+__all__ = [
+    "EXTRACTION_VERSION",
+    "MAX_NUMBER",
+    "Choices",
+    "Extraction",
+    "SplitText",
+    "clean_markup",
+    "extract",
+    "find_boxes",
+    "has_reasoning",
+    "normalize_answer",
+    "parse_number",
+    "parse_value",
+    "split_thought",
+]
+
+EXTRACTION_VERSION = 3
 
 # Bounds on the work, in characters.
-MAX_NUMBER = 200
 MAX_SENTENCE = 300
 MAX_TAIL = 2000
 MAX_LAST_LINE = 60
 
-MAX_EXPONENT = 300  # a power of ten
 MAX_BOXES = 20  # boxes that are written differently
+MAX_MARKERS = 40  # places that say "the answer is"
 FEW_WORDS = 4  # words beside a boxed answer that are no reasoning: "The answer is"
 
 Value = Fraction | str | None
-Choices = Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,7 @@ def has_reasoning(text: str) -> bool:
     if thought.strip():
         return True
 
-    beside = re.sub(r"\\boxed\s*\{[^{}]*\}", " ", rest)
+    beside = re.sub(r"\\(?:boxed|fbox)\s*\{[^{}]*\}", " ", rest)
     if len(beside.split()) > FEW_WORDS:
         return True
 
@@ -102,463 +131,281 @@ def _shows_work(box: str) -> bool:
     return len(box.split()) > FEW_WORDS or re.search(r"\d[^=]{0,99}=", box) is not None
 
 
-def find_boxes(text: str) -> list[str]:
-    r"""Return what stands in each complete outermost ``\boxed{}``, in order; blank ones are left out."""
-    boxes: list[tuple[int, str]] = []
-    open_braces: list[int | None] = []  # where a box's content starts; None for a plain brace
-
-    for match in re.finditer(r"\\boxed\s{0,4}\{|\\[\\{}]|[{}]", text):
-        token = match.group()
-
-        if token.startswith("\\boxed"):
-            open_braces.append(match.end())
-        elif token == "{":
-            open_braces.append(None)
-        elif token == "}" and open_braces:
-            start = open_braces.pop()
-            if start is None:
-                continue
-
-            # Boxes within this one are part of its content.
-            while boxes and boxes[-1][0] > start:
-                boxes.pop()
-            boxes.append((start, text[start : match.start()]))
-
-    return [content for _, content in boxes if content.strip()]
-
-
-_TO_NINETEEN = (
-    "zero one two three four five six seven eight nine ten "
-    "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {word: number for number, word in enumerate(_TO_NINETEEN.split())}
-_WORDS |= {word: 10 * number for number, word in enumerate(_TENS.split(), 2)}
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-
-# Words that make "5 WORD" another number, or no number, so they are no units.
-_NOT_A_UNIT = (
-    "or not half halves third thirds squared cubed factorial dozen dozens "
-    "fourth fifth sixth eighth tenth hundredth fourths fifths sixths eighths tenths hundredths "
-    "hundreds thousands millions billions trillions plus minus point pi x y z n i e k"
-)
-_NO_UNIT = {*_WORDS, *_SCALES, *_NOT_A_UNIT.split()}
-
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)"
-_FRACTION = rf"(?:(?P<whole>\d+)\s)?(?P<top>{_DIGITS})\s?/\s?(?P<bottom>{_DIGITS})(?![\d/])"
-_POWER = r"(?:e(?P<e>[-+]?\d+)|\s?[×x*]\s?10\s?(?:\^|\*\*)\s?\{?(?P<ten>[-+]?\d+)\}?)"
-_CURRENCY = r"(?:(?:us)?[$€£¥₹]|usd\b|eur\b|rs\b\.?)"
-_ONES = "|".join(_TO_NINETEEN.split()[1:10])
-_LONGEST_FIRST = "|".join(sorted(_WORDS, key=len, reverse=True))
-_WORD = rf"(?:(?P<tens>{_TENS.replace(' ', '|')})[- ](?P<ones>{_ONES})|(?P<word>{_LONGEST_FIRST}))\b"
-# Letters and light punctuation; "-" only before a letter, and "^2" or "^3" only after one ("m^2").
-_UNIT = r"(?P<unit>(?:[^\W\d_]|[ %/.'°(),;:]|-(?=[^\W\d_])|(?<=[^\W\d_])\^[23](?!\d))*)"
-
-# A whole text that is one number.
-_NUMBER = re.compile(
-    rf"(?P<sign>[-+]|minus |negative )?\s?{_CURRENCY}?\s?(?P<inner>[-+])?"
-    rf"(?:{_FRACTION}|(?P<decimal>{_DECIMAL}){_POWER}?|{_WORD})"
-    rf"(?:\s?(?P<scale>{'|'.join(_SCALES)})\b)?{_UNIT}",
-)
-
-# A number within a sentence: in digits ("one" is too often a pronoun); a minus belongs to it where no operand precedes.
-_CANDIDATE = re.compile(
-    rf"(?:(?<![\w)\]}}%.])[-+])?(?:[$€£¥₹]\s?)?(?:(?<=[$€£¥₹])-)?"
-    rf"(?:(?:\d+ )?{_DIGITS}/{_DIGITS}(?![\d/])"
-    rf"|{_DECIMAL}(?:e[-+]?\d+|\s?[×x*]\s?10\s?(?:\^|\*\*)\s?\{{?[-+]?\d+\}}?)?)"
-    r"\s?%?",
-    re.IGNORECASE,
-)
-
-# What makes the part before an "=" a list of guesses.
-_GUESSES = re.compile(r"\b(?:or|and)\b|;|\d,\s", re.IGNORECASE)
-
-# An ASCII text without one of these has no markup.
-_MARKUP = re.compile(r"[\\~^$*_`{(]")
-
-
-def clean_markup(text: str) -> str:
-    r"""Drop the markup of an answer: LaTeX text and spacing commands, ``$``-delimiters, markdown, outer brackets.
-
-    Digits of any script become ASCII, superscripts "^2", fractions "a/b". Currency signs other than ``\$`` and ``$``
-    before a digit stay. Linear in the length of the text.
-    """
-    if text.isascii() and not _MARKUP.search(text):
-        return text.strip(" \t\r\n")
-
-    if not text.isascii():
-        text = "".join(character if character.isascii() else _to_ascii(character) for character in text)
-        text = re.sub("[\u2010-\u2014\u2212\ufe63\uff0d]", "-", text)  # dashes and minus signs
-
-    text = _clean_latex(text)
-    text = re.sub(r"\*\*(?!\s?[\d{+-])|__|`|\$(?![\d.-])", "", text)
-    text = text.strip(" \t\r\n*_")
-
-    while len(text) > 1 and text[0] + text[-1] in ("{}", "()"):
-        inner = text[1:-1]
-        if re.search(r"[(){}]", inner):
-            break
-        text = inner.strip()
-    return text
-
-
-def _clean_latex(text: str) -> str:
-    # Thousands set apart by a narrow space, as in 1{,}234 and 1\,234.
-    text = re.sub("(?<=\\d)(?:\\{,\\}|\\\\[,!]|,\\\\!|[\u00a0\u2009\u202f])(?=\\d{3}(?!\\d))", ",", text)
-
-    text = re.sub(r"\\(?:left|right|displaystyle|!)(?![a-z])", "", text)
-    text = re.sub("\\\\(?:[,;: ]|quad\\b)|[~\u00a0\u2009\u202f]", " ", text)
-    text = re.sub(r"\\[()\[\]]", " ", text)
-
-    for _ in range(2):  # one within another
-        text = re.sub(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed)\s?\{([^{}]{0,200})\}", r"\1", text)
-
-    text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text)
-    argument = r"\{\s?([^{}\s]{1,99})\s?\}"
-    text = re.sub(rf"(-?)\s?\\frac\s?(?:{argument}\s?{argument}|(\d)(\d))", _flatten_fraction, text)
-
-    text = re.sub(r"\^\s?\{?\s?\\circ\s?\}?|\\degree", "°", text)
-    text = re.sub(r"\\(?:times|cdot)(?![a-z])", "×", text)
-    text = re.sub(r"\\approx(?![a-z])|≈", "=", text)
-    return text.replace("\\$", "$").replace("\\%", "%").replace("⁄", "/")
-
-
-def _to_ascii(character: str) -> str:
-    digit = unicodedata.decimal(character, None)
-    if digit is not None:
-        return str(digit)
-
-    form = unicodedata.decomposition(character)
-    if form.startswith("<super>") and character.isdigit():
-        return f"^{unicodedata.digit(character)}"
-    if form.startswith("<fraction>"):
-        return f" {unicodedata.normalize('NFKC', character)}"
-    return character
-
-
-def _flatten_fraction(match: re.Match[str]) -> str:
-    sign, top, bottom, left_digit, right_digit = match.groups()
-    top = top or left_digit
-    bottom = bottom or right_digit
-
-    # Only plain digits become "a/b", set apart from a whole number before it; an expression stays LaTeX.
-    if re.fullmatch(r"-?[\d,]+", top) and re.fullmatch(r"[\d,]+", bottom):
-        return f" {sign}{top}/{bottom} "
-    return f"{sign}\\frac{{{top}}}{{{bottom}}}"
-
-
-def parse_number(text: str) -> Fraction | None:
-    r"""Return the exact value of a number that is written out, or None where the text is anything else.
-
-    Read: signs, decimals, thousands separators (comma, narrow space), a/b and mixed fractions, scientific notation,
-    currency signs, number words to ninety-nine, "hundred" to "trillion" after a number, units after it ("108 apples"),
-    ``\frac``, ``\text``. Of "a = b" the part after the last "=" counts, unless what stands before it is a list. The
-    percent sign is a unit: 50% is 50, not 1/2.
-    An expression to be worked out ("3 + 4", "6/2", "5!", "2^3") is no number: copying the question earns nothing.
-    """
-    if len(text) > MAX_NUMBER:
-        return None
-
-    text = clean_markup(text)
-    before, _, last = text.rpartition("=")
-    if _GUESSES.search(before) or re.search("[<>!]=", text):
-        return None
-
-    match = _NUMBER.fullmatch(last.strip().rstrip(".,;: ").lower())
-    if not match or not _is_unit(match["unit"]):
-        return None
-    if match["sign"] and match["inner"]:
-        return None
-
-    amount = _read_amount(match)
-    if amount is None:
-        return None
-    amount *= _SCALES.get(match["scale"], 1)
-
-    negative = match["inner"] == "-" or match["sign"] in ("-", "minus ", "negative ")
-    return -amount if negative else amount
-
-
-def _is_unit(unit: str) -> bool:
-    words = set(re.findall(r"[^\W\d_]+", unit))
-    if words & _NO_UNIT:
-        return False
-    return all(character in "23" or not character.isnumeric() for character in unit)
-
-
-def _read_amount(match: re.Match[str]) -> Fraction | None:
-    """Return the value of a match of ``_NUMBER`` without its sign and scale."""
-    if match["word"]:
-        return Fraction(_WORDS[match["word"]])
-    if match["tens"]:
-        return Fraction(_WORDS[match["tens"]] + _WORDS[match["ones"]])
-
-    if match["top"]:
-        top = int(match["top"].replace(",", ""))
-        bottom = int(match["bottom"].replace(",", ""))
-        if bottom == 0:
-            return None
-        # A division that comes out even was left undone.
-        if bottom > 1 and top % bottom == 0:
-            return None
-        return Fraction(top, bottom) + int(match["whole"] or 0)
-
-    power = int(match["e"] or match["ten"] or 0)
-    if abs(power) > MAX_EXPONENT:
-        return None
-    return Fraction(match["decimal"].replace(",", "")) * Fraction(10) ** power
-
-
-@functools.lru_cache(10_000)  # the same few choices come back with every problem
-def normalize_answer(text: str) -> str:
-    """Return the form in which texts are compared: no case, articles, punctuation or markup; operators are kept."""
-    text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", clean_markup(text).casefold())
-    bare = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.+*/^=<>\\%-]|_", " ", text)
-    bare = " ".join(bare.split())
-
-    words = re.sub(r"\s?([-+*/^=<>])\s?", r"\1", bare).split()
-    content = [word for word in words if word not in ("a", "an", "the")]
-    return " ".join(content or words) or text
-
-
-_TRUTHS = {"yes": "true", "no": "false", "true": "true", "false": "false"}
-_LABELS = ("yes", "no", "true", "false", "valid", "invalid", "unknown")
-
-
-def _choice_values(kind: str, choices: Choices) -> dict[str, str]:
-    """Return each phrase that names a choice, normalized, and the value it stands for; empty for free text."""
-    phrases: list[str] = []
-    if choices:
-        phrases = [normalize_answer(choice) for choice in choices]
-    elif kind == "label":
-        phrases = list(_LABELS)
-
-    values = {phrase: phrase for phrase in phrases}
-    if kind == "label" and not _TRUTHS.keys().isdisjoint(phrases):
-        values |= _TRUTHS
-    return values
-
-
-@dataclass(frozen=True)
-class _Mention:
-    """A choice named in a text; ``before`` is the text between it and the mention before it."""
-
-    value: Value  # None where the choice is denied: "not true"
-    written: str
-    before: str
-
-
-def _find_mentions(text: str, kind: str, choices: Choices) -> list[_Mention]:
-    """Return the choices that a text names, in order."""
-    values = _choice_values(kind, choices)
-    if not values:
-        return []
-
-    if all(len(phrase) == 1 for phrase in values):
-        # "A" the choice, not "a" or "A" the article.
-        text = clean_markup(text)
-        pattern = r"(?<![\w'])([A-Z0-9])(?![\w'])(?!(?<=A) [a-z])"
-    else:
-        text = normalize_answer(text)
-        longest_first = sorted(values, key=len, reverse=True)
-        pattern = rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)"
-
-    mentions = []
-    end = 0
-    for match in re.finditer(pattern, text):
-        value = values.get(match[1].casefold())
-        if value is None:
-            continue
-
-        before = text[end : match.start()]
-        denied = re.search(r"(?:\bnot|n[' ]t)\s*$", before[-8:])
-        mentions.append(_Mention(None if denied else value, match[1], before))
-        end = match.end()
-    return mentions
-
-
-# A choice's letter at the start of an answer: "(B)", "option B", "B. wolf".
-_LETTER = re.compile(
-    r"(?:(?:option|choice)\s)?(?:\(([a-z])\)|([a-z])[).:,]?$|([a-z])[).:](?=\s))", re.ASCII | re.IGNORECASE
-)
-# The letters of choices in a text, however many.
-_LETTERS = re.compile(r"\(([a-z])\)|(?<!\w)([a-z])(?:[).:](?=\s|$)|$)", re.ASCII | re.IGNORECASE)
-
-
-def _find_letters(text: str) -> set[str]:
-    return {(match[1] or match[2]).lower() for match in _LETTERS.finditer(text)}
-
-
 def parse_value(answer: str, kind: str, choices: Choices) -> Value:
     """Return what an answer stands for: a Fraction, or a normalized choice or text; None where it cannot be read.
 
     With choices that are not themselves single letters, the choice's letter stands for it, alone or with its own text
-    ("B", "(B)", "B. wolf"); several letters, or a letter with another text ("(B) is wrong"), stand for nothing.
-    For labels yes and true are one value, and so are no and false, where one of the four is a choice.
+    ("B", "(B)", "B. wolf"). For labels yes and true are one value, and so are no and false, where one of the four is a
+    choice.
     """
+    offer = get_offer(kind, choices)
+    if offer is not None:
+        value = parse_choice(answer, offer)
+        if value is None and not choices:
+            return normalize_answer(answer) or None  # a label outside the usual vocabulary
+        return value
     if kind == "number":
         return parse_number(answer)
-
-    values = _choice_values(kind, choices)
-    normalized = normalize_answer(answer)
-    if not values:
-        return normalized or None
-
-    if choices and all(len(normalize_answer(choice)) != 1 for choice in choices):
-        cleaned = clean_markup(answer)
-        for choice in choices:
-            # Before any letter: "C. elegans" is no letter C.
-            if clean_markup(choice).casefold() == cleaned.casefold():
-                return values[normalize_answer(choice)]
-
-        letter = _LETTER.match(cleaned)
-        if letter:
-            return _parse_letter(answer, letter, kind, choices)
-
-    if normalized in values:
-        return values[normalized]
-
-    named = {mention.value for mention in _find_mentions(answer, kind, choices)}
-    if not named and not choices:
-        return normalized or None  # a label outside the usual vocabulary
-    return named.pop() if len(named) == 1 else None
+    return normalize_answer(answer) or None
 
 
-def _parse_letter(answer: str, letter: re.Match[str], kind: str, choices: Sequence[str]) -> Value:
-    """Return the choice that an answer means by the letter it begins with."""
-    cleaned = letter.string
-    index = ord((letter[1] or letter[2] or letter[3]).lower()) - ord("a")
-    if index >= len(choices):
-        return None
+@dataclass(frozen=True)
+class _Asked:
+    """What kind of answer is looked for."""
 
-    chosen = _choice_values(kind, choices)[normalize_answer(choices[index])]
-    rest = cleaned[letter.end() :].strip(" .:,)")
-    # The choice's own text may hold a letter, too: "(B) vitamin A".
-    if normalize_answer(rest) == chosen:
-        return chosen
+    kind: str
+    choices: Choices
 
-    if len(_find_letters(cleaned)) != 1:
-        return None
-    named = {mention.value for mention in _find_mentions(answer, kind, choices)}
-    return chosen if not rest or named == {chosen} else None
+    @property
+    def is_free(self) -> bool:
+        """Whether any text can be the answer."""
+        return self.kind == "text" and not self.choices
+
+    def parses(self, phrase: str) -> bool:
+        if not phrase:
+            return False
+        if self.kind == "label" and not self.choices:
+            offer = get_offer("label", None)
+            assert offer is not None
+            return parse_choice(phrase, offer) is not None
+        return parse_value(phrase, self.kind, self.choices) is not None
+
+    def names_by_text(self, phrase: str) -> bool:
+        """Whether a phrase is a choice by its text and not by its letter."""
+        offer = get_offer(self.kind, self.choices)
+        return offer is not None and is_choice_text(strip_reason(phrase), offer)
+
+    def agree(self, one: str, other: str) -> bool:
+        return one == other or compare_answers(one, other, self.kind, self.choices) is True
+
+    def names_any(self, text: str) -> bool:
+        """Whether a text names a choice."""
+        offer = get_offer(self.kind, self.choices)
+        return offer is not None and count_mentions(text[:MAX_SENTENCE], offer) > 0
+
+    def names_several(self, text: str) -> bool:
+        """Whether a text that is no answer names several."""
+        offer = get_offer(self.kind, self.choices)
+        if offer is not None:
+            return count_mentions(text[:MAX_SENTENCE], offer) > 1
+        return self.kind == "number" and count_numbers(text) > 1
 
 
-# Between two candidates: what makes them a list of guesses.
-_LISTING = re.compile(r"\bor\b|^\s*(?:[,;/|&]|and\b)?\s*(?:and|&)?\s*$", re.IGNORECASE)
-# After a candidate: what makes it part of an expression to be worked out.
-_OPERATOR = re.compile(r"\s?(?:[-+*/×÷^]\s?[-+\d({\\.$]|[!√]|\\[a-z]|x\s?\d)|[xyzn]\b", re.IGNORECASE)
+def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None:
+    """Return the part of a phrase that is an answer, where the rest is known decoration; None where it is not."""
+    phrase = phrase.strip()
+    if not asked.is_free and asked.parses(phrase):
+        tidy = _tidy(phrase)
+        return phrase if is_box or not asked.parses(tidy) else tidy
+
+    if asked.is_free and is_box:
+        return phrase
+    if asked.is_free:
+        return strip_emphasis(strip_reason(strip_lead_in(strip_emphasis(phrase)))) or None
+
+    bare = strip_reason(strip_lead_in(clean_markup(phrase))).strip()
+    if asked.parses(bare):
+        return bare
+
+    contrast = split_contrast(bare)
+    if contrast and asked.parses(contrast[0]) and asked.parses(contrast[1]):
+        return contrast[0]
+    # A label that is none of the usual ones.
+    is_open = asked.kind == "label" and not asked.choices
+    return bare if is_open and bare and not asked.names_any(bare) else None
 
 
-def _names_several(text: str, kind: str, choices: Choices) -> bool:
-    """Whether a text that has no one value names several candidates."""
-    if kind == "number":
-        return len(_CANDIDATE.findall(clean_markup(text[:MAX_SENTENCE]))) > 1
-    if len(_find_mentions(text, kind, choices)) > 1:
-        return True
-    return choices is not None and len(_find_letters(clean_markup(text))) > 1
+def _tidy(phrase: str) -> str:
+    """Return a phrase without markup and end marks, as a person would quote it."""
+    return clean_markup(phrase).lstrip("= ").rstrip(" .,;:")
 
 
-def _extract_from_boxes(boxes: list[str], kind: str, choices: Choices) -> Extraction:
+def _read_sentence(sentence: str, asked: _Asked) -> str | None:
+    """As :func:`_read_phrase`, of a sentence that may begin with words of its own: "so there are 12 bees"."""
+    conclusion = split_conclusion(sentence)
+    written = _read_phrase(conclusion, asked)
+    if written is not None or asked.is_free:
+        return written
+
+    bare = strip_reason(clean_markup(conclusion))
+    offer = get_offer(asked.kind, asked.choices)
+    if offer is not None:
+        return find_choice(bare, offer)
+    quantity = find_quantity(bare)
+    return quantity.written if quantity else None
+
+
+# What a box holds where the instruction is repeated.
+_PLACEHOLDER = re.compile(
+    r"(?:the |your |final )*(?:answer|result|number|solution|value)(?: here)?|\.{2,}|…|\\l?dots|\?+|_+", re.IGNORECASE
+)
+
+
+def _extract_from_boxes(text: str, spans: list[tuple[int, int]], asked: _Asked) -> Extraction:
     """Rule 1: all boxes must say the same."""
-    answer = boxes[-1].strip()
+    boxes = [text[start:end].strip() for start, end in spans]
+    answer = boxes[-1]
     several = Extraction(answer, boxed=True, ambiguous=True)
 
-    distinct = dict.fromkeys(boxes)
+    # In the order of the boxes, so that a long list of them costs nothing.
+    distinct = list(dict.fromkeys(boxes))
     if len(distinct) > MAX_BOXES:
         return several
-
-    meanings = set()
-    for box in distinct:
-        value = parse_value(box, kind, choices)
-        meanings.add(normalize_answer(box) if value is None else value)
-    if len(meanings) > 1:
+    if _is_hedged(text, spans, asked):
         return several
 
-    unread = parse_value(answer, kind, choices) is None
-    return Extraction(answer, boxed=True, ambiguous=unread and _names_several(answer, kind, choices))
+    written = [_read_phrase(box, asked, is_box=True) for box in distinct]
+    if None in written:
+        is_several = len(distinct) > 1 or asked.names_several(answer)
+        return several if is_several else Extraction(answer, boxed=True)
+
+    last = _read_phrase(answer, asked, is_box=True)
+    assert last is not None
+    if not all(asked.agree(str(other), last) for other in written):
+        return several
+    return Extraction(last, boxed=True)
 
 
-def _extract_from_sentence(sentence: str, kind: str, choices: Choices) -> Extraction | None:
-    """Return the answer in what follows "answer is"; None where no candidate of the kind is there."""
-    sentence = clean_markup(sentence).strip(" .!?:;,")
-    if kind == "number":
-        return _extract_number(sentence)
-    if not _choice_values(kind, choices):
-        return Extraction(sentence) if sentence else None
-    if parse_value(sentence, kind, choices) is not None:
-        return Extraction(sentence)
+def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
+    """Whether the last box is denied, or has a second guess beside it in its sentence."""
+    start, end = spans[-1]
+    opening = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
+    before = text[max(opening - MAX_SENTENCE, 0) : opening]
+    if ends_open(before.rpartition("\n")[2]):
+        return True
 
-    mentions = _find_mentions(sentence.rpartition("=")[2], kind, choices)
-    if not mentions:
-        return None
+    after = re.sub(r"^[\s})\]$*\\]*", "", text[end + 1 : end + MAX_SENTENCE])
+    if begins_with_hedge(re.split(r"\n\s*\n", after)[0]):
+        return True
 
-    first, *others = mentions
-    if first.value is None:
-        return Extraction(sentence, ambiguous=True)
-    if others and others[0].value != first.value and _LISTING.search(others[0].before):
-        return Extraction(sentence, ambiguous=True)
-    return Extraction(first.written)
-
-
-def _extract_number(sentence: str) -> Extraction | None:
-    last = sentence.rpartition("=")[2].strip() or sentence
-    if parse_number(last) is not None:
-        return Extraction(last)
-
-    candidates = list(_CANDIDATE.finditer(last))
-    if not candidates:
-        return None
-
-    first, *others = candidates
-    denied = re.search(r"(?:\bnot|n't)\s*$", last[: first.start()])
-    listed = others and _LISTING.search(last[first.end() : others[0].start()])
-    if denied or listed or _OPERATOR.match(last, first.end()):
-        return Extraction(last, ambiguous=True)
-    return Extraction(first.group().strip())
+    # "and 52", ", 52"
+    stop = find_sentence_end(after)
+    rest = after[:stop] if stop >= 0 else after
+    match = re.match(r"[,;&]?\s*(?:and\s)?\s*", rest)
+    second = rest[match.end() :].rstrip(" .") if match else ""
+    is_second = not asked.is_free and len(rest) > len(second) and asked.parses(second)
+    return is_second and not asked.agree(second, text[start:end])
 
 
-def _extract_from_phrase(text: str, finished: bool, kind: str, choices: Choices) -> Extraction | None:
-    """Rule 2: what follows the last "answer is".
+_MARKER = re.compile(
+    r"\b(?:answer(?:\s(?:to|for|of)\s[^.\n:]{1,60}?)?|(?:correct|right|best|final)\s(?:option|choice))"
+    r"[*_ ]{0,4}(?:is\b|:|=)|^\s{0,3}####(?!#)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CORRECTION = re.compile(r"\b(?:no|wait|actually|sorry|correction|instead|rather|oops)\b[^.!?\n]*$", re.IGNORECASE)
+
+
+def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extraction | None:
+    """Rule 2: what follows "the answer is".
 
     Of an unfinished text only a sentence that ended counts: "The answer is 12" may have become 120.
     """
-    phrases = list(re.finditer(r"\banswer[*_ ]{0,4}(?:is\b|:)", text, re.IGNORECASE))
-
-    for phrase in reversed(phrases):
-        window = text[phrase.end() : phrase.end() + 2 * MAX_SENTENCE]
-        reaches_end = phrase.end() + len(window) == len(text)
-        window = re.sub(r"^(?:[\s:*_]|\$\$|\\[\[(])+", "", window)
-
-        end = re.search(r"[.!?]\**(?=\s)|\n", window)
-        if end is None and reaches_end and not finished:
+    matches = list(_MARKER.finditer(text))
+    statements: list[tuple[str, str | None, int]] = []
+    for match in matches[-MAX_MARKERS:]:
+        phrase = _cut_phrase(text, match.end(), finished, asked)
+        if not phrase:
             continue
+        written = _read_phrase(phrase, asked)
+        # "#### Step 1" is a heading.
+        if written is None and match.group().endswith("#"):
+            continue
+        is_correction = _CORRECTION.search(text[max(match.start() - 60, 0) : match.start()]) is not None
+        if is_correction or "final" in text[max(match.start() - 6, 0) : match.end()].lower():
+            statements.clear()
+        statements.append((phrase, written, match.end()))
 
-        sentence = window[: end.start() if end else MAX_SENTENCE]
-        if sentence.strip():
-            return _extract_from_sentence(sentence[:MAX_SENTENCE], kind, choices)
-    return None
+    if not statements:
+        return None
+    phrase, last, place = statements[-1]
+    if last is None:
+        return Extraction(_tidy(phrase), ambiguous=asked.names_several(phrase))
+
+    values = [written for _, written, _ in statements if written is not None]
+    is_several = not all(asked.agree(value, last) for value in dict.fromkeys(values))
+    following = text[place:].lstrip(" :*_$\n").partition(phrase)[2][:MAX_SENTENCE]
+    return Extraction(last, ambiguous=is_several or begins_with_hedge(re.sub(r"^[*$.!?\s]*", " ", following)))
 
 
-def _extract_from_tail(text: str, kind: str, choices: Choices) -> Extraction:
-    """Rule 3: the last candidate, in the last part of a finished text."""
+# A letter whose full stop may stand before its text: "B. cat".
+_LETTER_END = re.compile(r"(?:^|\s)\W{0,3}[A-Za-z]\W{0,2}$", re.ASCII)
+
+
+def _cut_phrase(text: str, place: int, finished: bool, asked: _Asked) -> str:
+    """Return the sentence or line that follows a marker; "" where it is empty or unfinished."""
+    window = text[place : place + 2 * MAX_SENTENCE]
+    reaches_end = place + len(window) == len(text)
+    window = re.sub(r"^(?:[\s:*_]|\$\$|\\[\[(])+", "", window)
+
+    end = find_sentence_end(window)
+    if end < 0 and reaches_end and not finished:
+        return ""
+    phrase = window[: end if end >= 0 else MAX_SENTENCE][:MAX_SENTENCE].strip()
+
+    if asked.choices and end >= 0 and _LETTER_END.fullmatch(phrase):
+        following = split_sentences(window[end:].partition("\n")[0].lstrip(".*"))
+        if following and asked.names_by_text(following[0]):
+            return f"{phrase}. {following[0]}"
+    return phrase
+
+
+def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
+    """Rule 3: the last sentence of a finished text."""
     tail = text[-MAX_TAIL:]
-    if kind == "number":
-        candidates = _CANDIDATE.findall(clean_markup(tail))
-        return Extraction(candidates[-1].strip() if candidates else None)
+    if asked.is_free:
+        lines = [line for line in tail.splitlines() if line.strip()]
+        if not lines or len(lines[-1].strip()) > MAX_LAST_LINE:
+            return Extraction(None)
+        return Extraction(_read_phrase(strip_emphasis(lines[-1]).rstrip(" .!?"), asked))
 
-    mentions = _find_mentions(tail, kind, choices)
-    if mentions:
-        return Extraction(mentions[-1].written, ambiguous=mentions[-1].value is None)
-
-    lines = [line for line in tail.splitlines() if line.strip()]
-    if not lines or len(lines[-1].strip()) > MAX_LAST_LINE:
+    sentences = split_sentences(tail)
+    if not sentences:
         return Extraction(None)
+    last = sentences[-1][-MAX_SENTENCE:]
+    if asked.choices and len(sentences) > 1 and _LETTER_END.search(sentences[-2]) and asked.names_by_text(last):
+        last = f"{sentences[-2][-MAX_SENTENCE:]}. {last}"
+    is_question = tail.rstrip(" \n*)\"'").endswith("?")
+    written = None if is_question else _read_sentence(last, asked)
 
-    last = clean_markup(lines[-1]).strip(" .!?")
-    if choices and parse_value(last, kind, choices) is None:
-        return Extraction(None)
-    return Extraction(last or None)
+    # "Yes. There is no other way."
+    first = sentences[0] if len(text) <= MAX_TAIL and asked.kind != "number" and len(sentences) > 1 else ""
+    is_bare = first and len(first) <= MAX_LAST_LINE and not re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE)
+    if is_bare and asked.parses(first):
+        if written is None and not asked.names_several(last):
+            return Extraction(clean_markup(first))
+        if written is not None and not asked.agree(first, written):
+            return Extraction(last, ambiguous=True)
+
+    if written is None:
+        return Extraction(last, ambiguous=True) if asked.names_several(last) else Extraction(None)
+    return Extraction(written)
+
+
+# Base models go on with a question of their own.
+_RUN_ON = re.compile(
+    r"\n\s{0,3}[#*_ ]{0,5}(?:next )?(?:question|problem|q|human|user|instruction|exercise)\s?\d{0,3}[*_ ]{0,3}:",
+    re.IGNORECASE,
+)
+
+
+def _drop_run_on(text: str, asked: _Asked) -> str:
+    """Cut a text where a next question begins after an answer."""
+    if not _RUN_ON.search(text):
+        return text
+
+    ends = [end for start, end in find_box_spans(text)[:MAX_BOXES] if not _is_placeholder(text[start:end])][:1]
+    for match in list(_MARKER.finditer(text))[:MAX_MARKERS]:
+        phrase = _cut_phrase(text, match.end(), True, asked)
+        if phrase and _read_phrase(phrase, asked) is not None:
+            ends.append(match.end())
+            break
+
+    following = _RUN_ON.search(text, min(ends)) if ends else None
+    return text[: following.start()] if following else text
+
+
+def _is_placeholder(box: str) -> bool:
+    return _PLACEHOLDER.fullmatch(box.strip()) is not None
 
 
 def extract(text: str, kind: str, choices: Choices = None, finished: bool = True) -> Extraction:
@@ -573,11 +420,14 @@ def extract(text: str, kind: str, choices: Choices = None, finished: bool = True
         finished: False where the text was truncated at the token limit: then rule 3 does not apply, and rule 2 only to
             sentences that ended.
     """
-    boxes = find_boxes(text)
-    if boxes:
-        return _extract_from_boxes(boxes, kind, choices)
+    asked = _Asked(kind, choices)
+    text = _drop_run_on(text, asked)
 
-    extraction = _extract_from_phrase(text, finished, kind, choices)
+    spans = [(start, end) for start, end in find_box_spans(text) if not _is_placeholder(text[start:end])]
+    if spans:
+        return _extract_from_boxes(text, spans, asked)
+
+    extraction = _extract_from_markers(text, finished, asked)
     if extraction is not None:
         return extraction
-    return _extract_from_tail(text, kind, choices) if finished else Extraction(None)
+    return _extract_from_sentences(text, asked) if finished else Extraction(None)

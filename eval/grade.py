@@ -3,14 +3,13 @@ r"""Grade completions on disk: one extracted answer, one verdict, 0 or 1.
     python -m eval.grade --benchmark FILE|NAME --completions FILE --out FILE
 
 The reward in training calls the same :func:`grade`. It needs no model, evaluates nothing a model wrote, and its work
-is bounded. Verdicts: ``correct``; ``wrong`` (also several guesses); ``no_answer`` (none there, or none that can be read
-as the kind asked for); ``unclosed`` (the model stopped within its thought); ``truncated`` (the token limit stopped the
-thought, or stopped the text before a complete answer).
+is bounded by counting, never by a clock. Verdicts: ``correct``; ``wrong`` (also several guesses); ``no_answer`` (none
+there, or none that can be read whole as the kind asked for); ``undecided`` (a formula beyond the bounds on the work);
+``unclosed`` (the model stopped within its thought); ``truncated`` (the token limit stopped the thought, or stopped the
+text before a complete answer).
 """
 
-import re
 import sys
-import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,101 +17,19 @@ from data.command_line import ArgumentParser, exit_on_user_error
 from data.datasets import Dataset, DatasetSpec, load_spec, parse_spec
 from data.files import UserError
 from data.problem import Completion, Grade, Problem, read_completions, write_records
-from eval.extract import (
-    MAX_NUMBER,
-    Choices,
-    clean_markup,
-    extract,
-    normalize_answer,
-    parse_number,
-    parse_value,
-    split_thought,
-)
-
-# Signs that make a text answer a formula, so that brackets and case count.
-_FORMULA = re.compile(r"[\\^=+*<>]|\d\s?[-/()\[\]]|(?<![A-Za-z]{2})[-/(\[]\s?\d|\b[a-z]\s?[-/]\s?[a-z]\b")
+from eval.equality import compare_answers
+from eval.extract import Choices, extract, parse_number, parse_value, split_thought
 
 
 def is_equal(gold: str, answer: str, kind: str, choices: Choices = None) -> bool:
-    """Whether an extracted answer says the same as the gold one.
+    """Whether an extracted answer says the same as the gold one; False where that cannot be decided.
 
     Numbers are compared exactly, as :func:`eval.extract.parse_number` reads them; percent is a unit, so "50%" is 50 and
     not 0.5. Choices, labels and texts are compared without case, articles, punctuation and markup; choice letters count
     where the choices have names. yes/true and no/false are the same for labels among them. A text answer that is a
-    formula is compared sign by sign, then by math-verify.
+    formula is compared as one (:mod:`eval.equivalence`).
     """
-    if kind == "text" and not choices and _FORMULA.search(gold):
-        return _is_equal_formula(gold, answer)
-
-    # A text that is the gold one needs no reading, even where it is no choice.
-    if kind != "number":
-        normalized = normalize_answer(gold)
-        if normalized and normalized == normalize_answer(answer):
-            return True
-
-    value = parse_value(gold, kind, choices)
-    return value is not None and value == parse_value(answer, kind, choices)
-
-
-def _is_equal_formula(gold: str, answer: str) -> bool:
-    # "1/2" and "0.5" are one number, though both look like formulas.
-    number = parse_number(gold)
-    if number is not None and number == parse_number(answer):
-        return True
-
-    bare_gold, bare_answer = (re.sub(r"\s", "", clean_markup(text)) for text in (gold, answer))
-    return bare_gold == bare_answer or _verify_formula(gold, answer)
-
-
-# A power that math-verify may see: a literal exponent of at most two characters, and no tower of them.
-_EXPONENT = re.compile(r"\^\s?(?:\w|\{\s?-?(?:[^{}^]{1,2}|\\pi)\})(?!\s?\^)")
-
-# The LaTeX commands that it may see: none of them starts a long computation.
-_COMMANDS = {"frac", "dfrac", "tfrac", "sqrt", "pi", "cdot", "times", "div", "pm", "infty", "cup", "cap", "in", "left"}
-_COMMANDS |= {"right", "text", "le", "leq", "ge", "geq", "ne", "neq", "lt", "gt", "theta", "alpha", "beta", "circ"}
-_COMMANDS |= {"sin", "cos", "tan", "begin", "end", "pmatrix", "bmatrix", "mathbb", "emptyset"}
-
-
-def _is_cheap(formula: str) -> bool:
-    """Whether a formula is sure to be quick to work out: a signal cannot stop one huge integer power."""
-    if len(formula) > MAX_NUMBER:
-        return False
-    if re.search(r"!|\d{20}|\*\*", formula):
-        return False
-
-    if formula.count("^") != len(_EXPONENT.findall(formula)):
-        return False
-    # Powers of brackets multiply: each one may hold another.
-    if len(re.findall(r"[)}\]]\s?\^", formula)) > 2:
-        return False
-    return set(re.findall(r"\\([A-Za-z]+)", formula)) <= _COMMANDS
-
-
-def _verify_formula(gold: str, answer: str) -> bool:
-    """Whether math-verify 0.9 finds two LaTeX formulas equal; False where either is not :func:`_is_cheap`.
-
-    Its timeout is a SIGALRM, which needs the main thread; in another one the check above alone bounds the work. Only
-    its LaTeX parser is used: the other (sympy's ``parse_expr``) runs ``eval`` on the text.
-    """
-    if not (_is_cheap(gold) and _is_cheap(answer)):
-        return False
-
-    # Imports sympy, which takes a second.
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    seconds = 1 if in_main_thread else None
-
-    parsed = [
-        parse(
-            f"${text.replace('$', ' ')}$",
-            extraction_config=[LatexExtractionConfig()],
-            fallback_mode="no_fallback",
-            parsing_timeout=seconds,  # type: ignore[arg-type]
-        )
-        for text in (gold, answer)
-    ]
-    return bool(verify(*parsed, timeout_seconds=seconds))
+    return compare_answers(gold, answer, kind, choices) is True
 
 
 def load_benchmark(benchmark: str | DatasetSpec) -> Dataset:
@@ -152,13 +69,20 @@ def grade(problem: Problem, completion: Completion) -> Grade:
         verdict = "no_answer" if finished else "truncated"
     elif extraction.ambiguous:
         verdict = "wrong"
-    elif is_equal(problem.answer, answer, problem.kind, problem.choices):
-        verdict = "correct"
-    elif parse_value(answer, problem.kind, problem.choices) is None:
-        verdict = "no_answer"
     else:
-        verdict = "wrong"
+        verdict = _judge(problem, answer)
     return Grade(problem.id, verdict == "correct", answer, verdict, extraction.boxed)
+
+
+def _judge(problem: Problem, answer: str) -> str:
+    """Return the verdict on one answer that was extracted."""
+    is_same = compare_answers(problem.answer, answer, problem.kind, problem.choices)
+    if is_same:
+        return "correct"
+    if is_same is None:
+        return "undecided"
+    is_readable = parse_value(answer, problem.kind, problem.choices) is not None
+    return "wrong" if is_readable else "no_answer"
 
 
 def grade_all(problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Grade]:

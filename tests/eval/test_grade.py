@@ -210,7 +210,7 @@ def test_no_text_raises(text, finish, problem):
     ids=lambda text: text[:20],
 )
 def test_the_work_is_bounded_on_hostile_text(text):
-    is_equal("x^2", "x", "text")  # the first call imports sympy
+    is_equal("x^2", "x", "text")  # the first call imports mpmath
     for problem in PROBLEMS:
         start = time.perf_counter()
         assert get_verdict(problem, text) != "correct"
@@ -234,11 +234,11 @@ def test_the_work_is_bounded_on_hostile_text(text):
         "{{{9^{99}}^{99}}^{99}}^{99}",
     ],
 )
-def test_explosive_formulas_never_reach_math_verify(formula, monkeypatch):
-    # Its timeout works in the main thread only, and not within one huge power.
-    monkeypatch.setattr("math_verify.parse", lambda *_, **__: pytest.fail("parsed"))
+def test_explosive_formulas_cost_little(formula):
+    start = time.process_time()
 
     assert not is_equal("x^2", formula, "text")
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_numbers_are_compared_exactly(gold, answer, same):
         ("COVID-19", "covid-19", True),
     ],
 )
-def test_formulas_go_to_math_verify_in_any_thread(gold, answer, same):
+def test_formulas_are_compared_in_any_thread(gold, answer, same):
     verdicts = [is_equal(gold, answer, "text")]
     thread = threading.Thread(target=lambda: verdicts.append(is_equal(gold, answer, "text")))
     thread.start()

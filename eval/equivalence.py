@@ -1,0 +1,389 @@
+"""Whether two formulas are equal, at a cost that is counted and never timed: docs/grading.md, "Formulae".
+
+Structures (equations, points, sets, lists ...) are compared part by part. Two expressions are equal where they have the
+same value, to many digits, at each of a few fixed points. Nothing is expanded, so a power costs one operation whatever
+its exponent. There is no clock, no process and no signal: the verdict is the same on any machine, thread and load.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval.formulae import Node, NotReadable, TooLarge, count_nodes, find_names, parse_formula
+from eval.numbers import name_unit
+
+Verdict = bool | None  # None: cannot be decided within the bounds
+
+MAX_NODES = 300  # parts of a formula
+MAX_ARGUMENTS = 30  # of a list or a set
+MAX_FACTORIAL = 1000
+POINTS = 8
+DIGITS = 250
+# Beyond this, two values that differ may agree in all the digits that are compared.
+MAX_MAGNITUDE = 100  # powers of ten, for "equal"
+HUGE_MAGNITUDE = 100_000  # powers of ten, for any verdict
+AGREEMENT = 200  # digits that must agree
+
+_UNORDERED = ("or", "list", "set", "∪", "∩", "∧", "∨")
+_ORDERED = ("tuple", "∖", "in", "matrix", "¬", "→", "↔")
+_STRUCTURES = (*_UNORDERED, *_ORDERED, "=", "chain")
+
+
+class _Undecided(ValueError):
+    """The value is beyond the bounds."""
+
+
+class _OutOfDomain(ValueError):
+    """The formula has no real value at this point."""
+
+
+def compare_formulas(gold: str, answer: str) -> Verdict:
+    """Return whether two formulas say the same; None where that cannot be decided within the bounds.
+
+    An answer that cannot be read is not equal; a gold that cannot be read leaves it open.
+    """
+    try:
+        left = parse_formula(gold)
+    except (NotReadable, TooLarge):
+        return None
+    try:
+        right = parse_formula(answer)
+    except NotReadable:
+        return False
+    except TooLarge:
+        return None
+    return compare_nodes(left, right)
+
+
+def compare_nodes(left: Node, right: Node) -> Verdict:
+    """Return whether two trees are equal, by their structure and the values of their expressions."""
+    if left == right:
+        return True
+    if count_nodes(left) > MAX_NODES or count_nodes(right) > MAX_NODES:
+        return None
+    return _compare(left, right)
+
+
+def _compare(left: Node, right: Node) -> Verdict:
+    if left.op == "quantity" or right.op == "quantity":
+        return _compare_quantities(left, right)
+
+    if left.op not in _STRUCTURES and right.op not in _STRUCTURES:
+        return _compare_values(left, right)
+    if left.op != right.op:
+        return _compare_assignment(left, right)
+
+    if left.op == "=":
+        return _compare_relations(left, right, signed=False)
+    if left.op == "chain":
+        return _compare_chains(left, right)
+    if left.text != right.text or len(left.args) != len(right.args):
+        return False
+    if len(left.args) > MAX_ARGUMENTS:
+        return None
+    if left.op in _UNORDERED:
+        return _match(left.args, right.args)
+    return combine([_compare(one, other) for one, other in zip(left.args, right.args, strict=True)])
+
+
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return False where one is, else None where one is, else True."""
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def _match(left: Sequence[Node], right: Sequence[Node]) -> Verdict:
+    """Return whether each part of the left has a partner on the right, in any order."""
+    rest = list(right)
+    verdict: Verdict = True
+    for part in left:
+        verdicts = [_compare(part, other) for other in rest]
+        if True in verdicts:
+            rest.pop(verdicts.index(True))
+        elif None in verdicts:
+            verdict = None
+        else:
+            return False
+    return verdict
+
+
+def _compare_quantities(left: Node, right: Node) -> Verdict:
+    """Compare values with units, one of which may be left out."""
+    units = [name_unit(node.text.lower().split()) for node in (left, right) if node.op == "quantity"]
+    if len(units) == 2 and units[0] != units[1]:
+        return False
+    bare = [node.args[0] if node.op == "quantity" else node for node in (left, right)]
+    return _compare(*bare)
+
+
+def _compare_assignment(left: Node, right: Node) -> Verdict:
+    """Compare "x = 5" with "5", and "x in [1, 2]" with "[1, 2]"; an equation of another form is no value."""
+    for relation, value in ((left, right), (right, left)):
+        if relation.op not in ("=", "in") or relation.args[0].op != "name":
+            continue
+        if value.op not in ("=", "in", "chain", "or") and not find_names(value):
+            return _compare(relation.args[1], value)
+    return False
+
+
+def _difference(left: Node, right: Node) -> Node:
+    return Node("+", (left, Node("negative", (right,))))
+
+
+def _has_structure(node: Node) -> bool:
+    return node.op in _STRUCTURES or node.op == "quantity" or any(_has_structure(part) for part in node.args)
+
+
+def _compare_relations(left: Node, right: Node, signed: bool) -> Verdict:
+    """Compare equations: their differences of both sides are the same up to a constant factor."""
+    if any(_has_structure(side) for side in (*left.args, *right.args)):
+        straight = [_compare(one, other) for one, other in zip(left.args, right.args, strict=True)]
+        crossed = [_compare(one, other) for one, other in zip(left.args, right.args[::-1], strict=True)]
+        return combine(straight) or (not signed and combine(crossed))
+
+    names = sorted(find_names(left) | find_names(right))
+    try:
+        pairs = _evaluate_pairs(_difference(*left.args), _difference(*right.args), names)
+    except _Undecided:
+        return None
+    if pairs is None:
+        return None
+
+    ratios = []
+    for one, other in pairs.values:
+        if (one == 0) != (other == 0):
+            return False
+        if one != 0:
+            ratios.append(one / other)
+    if not ratios:
+        return None
+    if not all(_agree(ratio, ratios[0]) for ratio in ratios):
+        return False
+    # A ratio at one point alone proves nothing where the equation has variables.
+    if len(ratios) < 2 and names:
+        return None
+    if signed and not (ratios[0].imag == 0 and ratios[0].real > 0):
+        return False
+    return None if pairs.is_large else True
+
+
+def _compare_chains(left: Node, right: Node) -> Verdict:
+    """Compare inequalities, read from either end."""
+    turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+    if len(left.args) != len(right.args):
+        return False
+
+    verdicts: list[Verdict] = []
+    other_signs = " ".join(turned.get(sign, sign) for sign in reversed(right.text.split()))
+    for candidate in (right, Node("chain", right.args[::-1], other_signs)):
+        if candidate.text != left.text:
+            continue
+        if len(left.args) == 2:
+            verdicts.append(_compare_relations(left, candidate, signed=left.text != "!="))
+        else:
+            verdicts.append(combine([_compare(a, b) for a, b in zip(left.args, candidate.args, strict=True)]))
+
+    if True in verdicts:
+        return True
+    return None if None in verdicts else False
+
+
+def _is_infinite(node: Node) -> bool:
+    """Whether a node is ∞, -∞ or the empty set, which only equal themselves."""
+    bare = node.args[0] if node.op == "negative" else node
+    return bare.op == "constant" and bare.text in "∞∅"
+
+
+def _compare_values(left: Node, right: Node) -> Verdict:
+    if left == right:
+        return True
+    if _is_infinite(left) or _is_infinite(right):
+        return False
+    try:
+        pairs = _evaluate_pairs(left, right, sorted(find_names(left) | find_names(right)))
+    except _Undecided:
+        return None
+    if pairs is None:
+        return None
+    if not all(_agree(one, other) for one, other in pairs.values):
+        return False
+    return None if pairs.is_large else True
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    scale = max(abs(one), abs(other))
+    return bool(abs(one - other) < scale * _get_context().mpf(10) ** -AGREEMENT)
+
+
+@dataclass
+class _Pairs:
+    """The values of two formulas at each point where both have one."""
+
+    values: list[tuple[Any, Any]] = field(default_factory=list)
+    is_large: bool = False
+
+
+def _evaluate_pairs(left: Node, right: Node, names: Sequence[str]) -> _Pairs | None:
+    """Return the values of two formulas at the fixed points; None where there are too few of them."""
+    pairs = _Pairs()
+    for number in range(POINTS if names else 1):
+        point = _Point(number, is_complex="i" in names or not names)
+        try:
+            pairs.values.append((point.evaluate(left), point.evaluate(right)))
+        except _OutOfDomain:
+            continue
+        pairs.is_large |= point.is_large
+    enough = 2 if names else 1
+    return pairs if len(pairs.values) >= enough else None
+
+
+@functools.cache
+def _get_context() -> Any:
+    from mpmath.ctx_mp import MPContext
+
+    context = MPContext()
+    context.dps = DIGITS
+    return context
+
+
+class _Point:
+    """Fixed values of all variables, and the arithmetic at them."""
+
+    def __init__(self, number: int, is_complex: bool):
+        self.number = number
+        self.is_complex = is_complex
+        self.context = _get_context()
+        self.is_large = False
+
+    def evaluate(self, node: Node) -> Any:
+        value = self._evaluate(node)
+        if value != 0:
+            magnitude = abs(self.context.mag(value)) * 0.302
+            if magnitude > HUGE_MAGNITUDE:
+                raise _Undecided
+            self.is_large |= magnitude > MAX_MAGNITUDE
+        if not self.is_complex and getattr(value, "imag", 0) != 0:
+            raise _OutOfDomain
+        return value
+
+    def _evaluate(self, node: Node) -> Any:
+        if node.op == "number":
+            return self._read_number(node.text)
+        if node.op == "name":
+            return self._get_variable(node.text)
+        if node.op == "constant":
+            return self._get_constant(node.text)
+
+        if node.op in ("call", "^", "degrees"):
+            arguments = [self.evaluate(part) for part in node.args]
+            return self._apply(node, arguments)
+
+        if node.op == "+":
+            return self._add([self.evaluate(part) for part in node.args])
+        if node.op == "*":
+            return self.context.fprod(self.evaluate(part) for part in node.args)
+        if node.op == "negative":
+            return -self.evaluate(node.args[0])
+        if node.op == "inverse":
+            return self._invert(self.evaluate(node.args[0]))
+        # A structure within an expression, such as f((1,2)).
+        raise _Undecided
+
+    def _add(self, terms: list[Any]) -> Any:
+        total = self.context.fsum(terms)
+        largest = max(abs(term) for term in terms)
+        # What is left after cancelling is rounding.
+        is_rounding = abs(total) < largest * self.context.mpf(10) ** (20 - DIGITS)
+        return self.context.mpf(0) if is_rounding else total
+
+    def _read_number(self, text: str) -> Any:
+        if len(text) > MAX_MAGNITUDE:
+            self.is_large = True
+        return self.context.mpf(text)
+
+    def _get_variable(self, name: str) -> Any:
+        if name == "i":
+            return self.context.mpc(0, 1)
+        if name == "e":
+            return self.context.e * 1
+        digest = hashlib.sha256(f"{self.number} {name}".encode()).digest()
+        value = self.context.mpf(int.from_bytes(digest[:16])) / 2**128 + self.context.mpf("0.3")
+        # The first half of the points is positive, for roots and logarithms.
+        is_negative = self.number >= POINTS // 2 and digest[16] % 2 == 1
+        return -value if is_negative else value
+
+    def _get_constant(self, text: str) -> Any:
+        if text == "π":
+            return self.context.pi * 1
+        raise _Undecided
+
+    def _invert(self, value: Any) -> Any:
+        if value == 0:
+            raise _OutOfDomain
+        return 1 / value
+
+    def _apply(self, node: Node, arguments: list[Any]) -> Any:
+        if node.op == "degrees":
+            return arguments[0] * self.context.pi / 180
+        if node.op == "^":
+            return self._raise(*arguments)
+        if node.text == "binom":
+            top, bottom = (self._as_count(value) for value in arguments)
+            return self.context.binomial(top, bottom)
+        if node.text == "factorial":
+            return self.context.factorial(self._as_count(arguments[0]))
+
+        if self.context.mag(arguments[0] or 1) > 300:
+            raise _Undecided
+        if node.text in ("ln", "log"):
+            return self._log(node.text, arguments)
+        if node.text == "abs":
+            return abs(arguments[0])
+        function: Callable[[Any], Any] = getattr(self.context, _LIBRARY_NAMES.get(node.text, node.text))
+        try:
+            return function(arguments[0])
+        except (ValueError, ZeroDivisionError):
+            raise _OutOfDomain from None
+
+    def _as_count(self, value: Any) -> int:
+        count = int(value.real)
+        if count != value or not 0 <= count <= MAX_FACTORIAL:
+            raise _Undecided
+        return count
+
+    def _log(self, name: str, arguments: list[Any]) -> Any:
+        value, *bases = arguments
+        base = bases[0] if bases else self.context.e if name == "ln" else self.context.mpf(10)
+        if value == 0 or base in (0, 1):
+            raise _OutOfDomain
+        return self.context.log(value) / self.context.log(base)
+
+    def _raise(self, base: Any, exponent: Any) -> Any:
+        if base == 0:
+            if getattr(exponent, "imag", 0) != 0 or exponent.real <= 0:
+                raise _OutOfDomain
+            return self.context.mpf(0)
+        # The magnitude is known before anything is multiplied.
+        if abs(exponent) * (abs(self.context.mag(base)) + 1) > HUGE_MAGNITUDE * 3:
+            raise _Undecided
+
+        # An odd root of a negative number is a negative number.
+        if getattr(base, "imag", 0) == 0 and base.real < 0 and not self._is_whole(exponent):
+            degree = 1 / exponent
+            if self._is_whole(degree) and int(self.context.nint(degree)) % 2 == 1:
+                return -((-base) ** exponent)
+        if self._is_whole(exponent):
+            return base ** int(self.context.nint(exponent.real))
+        return self.context.power(base, exponent)
+
+    def _is_whole(self, value: Any) -> bool:
+        nearest = self.context.nint(value.real)
+        return bool(abs(value - nearest) < self.context.mpf(10) ** -AGREEMENT)
+
+
+_LIBRARY_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}

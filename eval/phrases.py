@@ -1,0 +1,110 @@
+"""Sentences and what may stand around an answer in them: lead-ins, reasons, asides. Grammar: docs/grading.md."""
+
+import re
+
+# What may stand before an answer, again and again: "So I think that it is 5".
+_LEAD_IN = re.compile(
+    r"(?:(?:so|hence|thus|therefore|then|finally|okay|well|and so|overall|in conclusion|in total|in all)\b,?"
+    r"|(?:i (?:think|believe|say|choose|conclude)|we (?:get|have|find|know|(?:can )?conclude)|this (?:means|gives))"
+    r"\b(?: that)?:?"
+    r"|(?:that|there (?:are|is|were|was)|it is|it's|it was|it must be|this is|that is|equal to|equals|exactly|simply"
+    r"|just|definitely|clearly|probably|approximately|about|roughly|around|only|indeed|still|now)\b"
+    r"|(?:the|my|our)? ?(?:(?:final|correct|right|best|simplified) )?(?:answer|result|solution|total|option|choice)"
+    r"(?: is|:|=)(?: that| therefore| thus| then|:)?"
+    r"|=|:|,|->|→|⇒)\s*",
+    re.IGNORECASE,
+)
+
+_BECAUSE = (
+    r"(?:because|since|given that|due to|for the reason"
+    r"|as (?=it|the|we|they|he|she|there|this|that|both|all|each|every))"
+)
+_REASON = re.compile(rf"\s*(?:[,;:(—-]\s*)?(?<![\w-]){_BECAUSE}\b.*", re.IGNORECASE | re.DOTALL)
+_CLAUSE = re.compile(r",\s*(?:which|where|as)\b.*", re.IGNORECASE | re.DOTALL)
+_BRACKET = re.compile(rf"\s*\((?:=|i\.e\.|that is|{_BECAUSE}|which|where|by)[^()]*\)", re.IGNORECASE)
+
+_ASIDE = re.compile(
+    r",?\s+(?:i (?:think|believe|guess|am sure)|no doubt|without (?:a )?doubt|of course|for sure|indeed|exactly|"
+    r"as (?:required|desired|asked|expected)|qed|then)",
+    re.IGNORECASE,
+)
+
+# What a second guess begins with.
+_HEDGE = re.compile(
+    r"[\s(\[]*[,;.]?[\s(\[]*(?:(?:but|and)\s+)?"
+    r"(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]",
+    re.IGNORECASE,
+)
+_OPEN = re.compile(r"\b(?:or|not|vs|versus|never|cannot be|either|isn't|n't)\s*[\s$*(\\\[]*$", re.IGNORECASE)
+
+_SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?:[.?]|(?<!\d)!)['\")\]*$}_]*(?=\s|$)|\n")
+_SO = re.compile(r"(?:^|[,;:]?\s)(?:so|hence|thus|therefore)\b[,:]?\s+", re.IGNORECASE)
+
+
+def find_sentence_end(text: str) -> int:
+    """Return where the first sentence or line of a text ends; -1 where it is unfinished."""
+    match = re.search(r"(?:[.?]|(?<!\d)!)[*_'\")\]$]*(?=\s)|\n", text)
+    return match.start() if match else -1
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences and lines of a text that hold something."""
+    return [sentence.strip() for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+
+
+def begins_with_hedge(text: str) -> bool:
+    """Whether a text that follows an answer opens a second guess."""
+    return _HEDGE.match(text) is not None
+
+
+def ends_open(text: str) -> bool:
+    """Whether a text that precedes an answer denies it or makes it one of several."""
+    return _OPEN.search(text[-40:]) is not None
+
+
+def strip_emphasis(phrase: str) -> str:
+    """Take off bold, quotes and the signs of a formula around a phrase, but no brackets, which belong to points."""
+    bare = re.sub(r"\*\*|__|`|\\[()\[\]]|\$(?!-?\.?\d)|(?<=\S)\$", "", phrase)
+    bare = bare.strip(" \t\r\n*_")
+    match = re.fullmatch(r"([\"'“‘])(.+)([\"'”’])\.?", bare)
+    return match[2] if match else bare
+
+
+def strip_lead_in(phrase: str) -> str:
+    """Take off the known words before an answer."""
+    place = 0
+    while match := _LEAD_IN.match(phrase, place):
+        if match.end() == place:
+            break
+        place = match.end()
+    return phrase[place:]
+
+
+def strip_reason(phrase: str) -> str:
+    """Take off a reason after an answer, and asides such as "I think"."""
+    for pattern in (_REASON, _CLAUSE):
+        match = pattern.search(phrase)
+        if match and match.start() > 0:
+            phrase = phrase[: match.start()]
+    phrase = _BRACKET.sub("", phrase)
+
+    phrase = phrase.rstrip(" .,;:")
+    for match in _ASIDE.finditer(phrase):
+        if match.end() == len(phrase):
+            return phrase[: match.start()].rstrip(" ,")
+    return phrase
+
+
+def split_conclusion(sentence: str) -> str:
+    """Return what follows the last "so" of a sentence; the sentence where there is none."""
+    matches = list(_SO.finditer(sentence))
+    return sentence[matches[-1].end() :] if matches else sentence
+
+
+def split_contrast(phrase: str) -> tuple[str, str] | None:
+    """Read "not 6 but 7" and "7, not 6" as (7, 6); None where a phrase is neither."""
+    match = re.fullmatch(r"not (.+?),? but (?:rather )?(.+)", phrase, re.IGNORECASE | re.DOTALL)
+    if match:
+        return match[2], match[1]
+    match = re.fullmatch(r"(.+?),? (?:and )?(?:not|rather than|instead of) (.+)", phrase, re.IGNORECASE | re.DOTALL)
+    return (match[1], match[2]) if match else None
