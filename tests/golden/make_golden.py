@@ -3,7 +3,8 @@
     python tests/golden/make_golden.py [FOLDER]
 
 writes grades.jsonl, checksums.json, prompts.jsonl and solutions.jsonl into FOLDER (default: beside this file). They
-were first written at 82ff056, before anything was moved. ``tests/test_golden.py`` writes them again and compares.
+were first written at 82ff056, before anything was moved; the grades again with extraction version 3.
+``tests/test_golden.py`` writes them again and compares.
 """
 
 import hashlib
