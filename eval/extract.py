@@ -32,6 +32,7 @@ from eval.phrases import (
     strip_emphasis,
     strip_lead_in,
     strip_reason,
+    strip_working,
 )
 
 __all__ = [
@@ -203,7 +204,8 @@ def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None
     if asked.is_free:
         return strip_emphasis(strip_reason(strip_lead_in(strip_emphasis(phrase)))) or None
 
-    bare = strip_reason(strip_lead_in(clean_markup(phrase))).strip()
+    bare = strip_lead_in(clean_markup(phrase))
+    bare = strip_reason(bare if is_box else strip_working(bare)).strip()
     if asked.parses(bare):
         return bare
 
@@ -370,7 +372,7 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
     # "Yes. There is no other way."
     first = sentences[0] if len(text) <= MAX_TAIL and asked.kind != "number" and len(sentences) > 1 else ""
     is_bare = first and len(first) <= MAX_LAST_LINE and not re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE)
-    if is_bare and asked.parses(first):
+    if is_bare and not text.lstrip()[len(first) :].startswith("?") and asked.parses(first):
         if written is None and not asked.names_several(last):
             return Extraction(clean_markup(first))
         if written is not None and not asked.agree(first, written):
@@ -383,7 +385,8 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
 
 # Base models go on with a question of their own.
 _RUN_ON = re.compile(
-    r"\n\s{0,3}[#*_ ]{0,5}(?:next )?(?:question|problem|q|human|user|instruction|exercise)\s?\d{0,3}[*_ ]{0,3}:",
+    r"\n\s{0,3}[#*_ ]{0,5}(?:next )?(?:question|problem|q|human|user|instruction|exercise|input|task|example)"
+    r"\s?\d{0,3}[*_ ]{0,3}:",
     re.IGNORECASE,
 )
 
@@ -405,7 +408,7 @@ def _drop_run_on(text: str, asked: _Asked) -> str:
 
 
 def _is_placeholder(box: str) -> bool:
-    return _PLACEHOLDER.fullmatch(box.strip()) is not None
+    return len(box) < MAX_LAST_LINE and _PLACEHOLDER.fullmatch(clean_markup(box).strip(" <>[]")) is not None
 
 
 def extract(text: str, kind: str, choices: Choices = None, finished: bool = True) -> Extraction:
