@@ -283,6 +283,9 @@ def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
     # "and 52", ", 52"
     stop = find_sentence_end(after)
     rest = after[:stop] if stop >= 0 else after
+    another = re.search(r"\b(?:or|vs|versus)\b\.?\s+(.+)", rest)
+    if another and not asked.is_free and asked.parses(another[1]):
+        return True
     match = re.match(r"[,;&]?\s*(?:and\s)?\s*", rest)
     second = rest[match.end() :].rstrip(" .") if match else ""
     is_second = not asked.is_free and len(rest) > len(second) and asked.parses(second)
@@ -309,6 +312,8 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
         if not phrase:
             continue
         written = _read_phrase(phrase, asked)
+        if written is None and re.match(r"neither\b|not\b", phrase, re.IGNORECASE):
+            written = _read_phrase(split_conclusion(phrase), asked)
         # "#### Step 1" is a heading.
         if written is None and match.group().endswith("#"):
             continue

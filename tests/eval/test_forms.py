@@ -377,3 +377,23 @@ def test_a_question_that_follows_the_answer_is_not_read(rng):
             text = f"It makes {one}.\n{answer}\n\nQuestion: a robe takes {two}.\nAnswer: {two}\n#### {two}"
             assert is_correct(str(one), text), text
             assert not is_correct(str(two), text), text
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("False", 'The statement "Alex is red" is not true.'),
+        ("True", "Yes, it is true."),
+        ("True", "True.\n\nAlex is red."),
+        ("True", "\\boxed{\\text{The statement is true}}"),
+    ],
+)
+def test_a_truth_may_be_said_in_a_clause(gold, text):
+    other = "True" if gold == "False" else "False"
+    assert is_correct(gold, text, "label", ("True", "False"))
+    assert not is_correct(other, text, "label", ("True", "False"))
+
+
+def test_a_second_value_after_the_unit_of_a_box_is_a_hedge():
+    assert not is_correct("7", "\\boxed{7} apples or 8")
+    assert is_correct("7", "\\boxed{7} apples or so")
