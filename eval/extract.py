@@ -261,8 +261,7 @@ def _extract_from_boxes(text: str, spans: list[tuple[int, int]], asked: _Asked) 
         is_several = len(distinct) > 1 or asked.names_several(answer)
         return several if is_several else Extraction(answer, boxed=True)
 
-    last = _read_phrase(answer, asked, is_box=True)
-    assert last is not None
+    last = str(written[distinct.index(answer)])
     if not all(asked.agree(str(other), last) for other in written):
         return several
     return Extraction(last, boxed=True)
@@ -272,11 +271,13 @@ def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
     """Whether the last box is denied, or has a second guess beside it in its sentence."""
     start, end = spans[-1]
     opening = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
-    before = text[max(opening - MAX_SENTENCE, 0) : opening]
-    if ends_open(before.rpartition("\n")[2]):
+    before = text[max(opening - MAX_SENTENCE, 0) : opening].rpartition("\n")[2]
+    if before and ends_open(before):
         return True
 
     after = re.sub(r"^[\s})\]$*\\]*", "", text[end + 1 : end + MAX_SENTENCE])
+    if not after:
+        return False
     if begins_with_hedge(re.split(r"\n\s*\n", after)[0]):
         return True
 
