@@ -39,7 +39,8 @@ _PREDICATE = re.compile(
 )
 _SUBJECT = (
     r"(?:(?:it|this|that|which|he|she|the (?:statement|argument|claim|conclusion|sentence|answer|expression|"
-    r"proposition|inference|value|result|hypothesis|person|correct (?:answer|option|choice)))\s)"
+    r"proposition|inference|value|result|hypothesis|person|correct (?:answer|option|choice))"
+    r"(?: [\"'“][^\"”]{1,120}[\"'”])?)\s)"
 )
 _DENIAL = re.compile(
     rf"{_SUBJECT}?(?:(?:is|can|could|must|does|do)\s?(?:not|n't)(?: be)?|cannot be|not)\s(?P<rest>.+)", re.IGNORECASE
@@ -221,7 +222,8 @@ def _find_in_clause(cleaned: str, offer: _Offer, depth: int) -> int | None:
 
     match = _SHORT_REPLY.fullmatch(cleaned)
     if match:
-        return None if count_mentions(match["rest"], offer) else _find_text(match["word"], match["word"], offer)
+        place = _find_text(match["word"], match["word"], offer)
+        return place if find_mentions(match["rest"], offer) <= {place} else None
 
     match = _DENIAL.fullmatch(cleaned)
     if match:
@@ -235,7 +237,12 @@ def _find_in_clause(cleaned: str, offer: _Offer, depth: int) -> int | None:
 
 
 def count_mentions(text: str, offer: _Offer) -> int:
-    """Return how many different choices a text names, by their texts or by letters in capitals or brackets."""
+    """Return how many different choices a text names."""
+    return len(find_mentions(text, offer))
+
+
+def find_mentions(text: str, offer: _Offer) -> set[int]:
+    """Return the places of the choices that a text names, by their texts or by letters in capitals or brackets."""
     cleaned = clean_markup(text)
     normalized = f" {normalize_answer(cleaned)} "
     places = set()
@@ -248,7 +255,7 @@ def count_mentions(text: str, offer: _Offer) -> int:
         lettered = _get_letter_place(letter, offer) if offer.has_letters else offer.texts.get(letter.lower())
         if lettered is not None:
             places.add(lettered)
-    return len(places)
+    return places
 
 
 _NEGATION = re.compile(

@@ -10,7 +10,7 @@ from eval.numbers import is_same_unit, parse_quantity
 
 # A text without one of these is words, or a single name.
 _FORMULA = re.compile(r"[^\w\s.,;:!?\"-]|\d|(?<=\S)\s?-\s|(?<!\w)-|\b[A-Za-z]-[A-Za-z]\b")
-_PLAIN_SUM = re.compile(r"[\d.,]+(?:\s?[-+–]\s?[\d.,]+)+")
+_PLAIN_SUM = re.compile(r"\d+(?:[.,]\d+)*(?:\s?[-+–]\s?\d+(?:[.,]\d+)*)+")
 
 
 def compare_answers(gold: str, answer: str, kind: str, choices: Choices = None) -> Verdict:

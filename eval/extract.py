@@ -32,6 +32,7 @@ from eval.phrases import (
     strip_emphasis,
     strip_lead_in,
     strip_reason,
+    strip_working,
 )
 
 __all__ = [
@@ -203,7 +204,8 @@ def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None
     if asked.is_free:
         return strip_emphasis(strip_reason(strip_lead_in(strip_emphasis(phrase)))) or None
 
-    bare = strip_reason(strip_lead_in(clean_markup(phrase))).strip()
+    bare = strip_lead_in(clean_markup(phrase))
+    bare = strip_reason(bare if is_box else strip_working(bare)).strip()
     if asked.parses(bare):
         return bare
 
@@ -259,8 +261,7 @@ def _extract_from_boxes(text: str, spans: list[tuple[int, int]], asked: _Asked) 
         is_several = len(distinct) > 1 or asked.names_several(answer)
         return several if is_several else Extraction(answer, boxed=True)
 
-    last = _read_phrase(answer, asked, is_box=True)
-    assert last is not None
+    last = str(written[distinct.index(answer)])
     if not all(asked.agree(str(other), last) for other in written):
         return several
     return Extraction(last, boxed=True)
@@ -270,17 +271,22 @@ def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
     """Whether the last box is denied, or has a second guess beside it in its sentence."""
     start, end = spans[-1]
     opening = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
-    before = text[max(opening - MAX_SENTENCE, 0) : opening]
-    if ends_open(before.rpartition("\n")[2]):
+    before = text[max(opening - MAX_SENTENCE, 0) : opening].rpartition("\n")[2]
+    if before and ends_open(before):
         return True
 
     after = re.sub(r"^[\s})\]$*\\]*", "", text[end + 1 : end + MAX_SENTENCE])
+    if not after:
+        return False
     if begins_with_hedge(re.split(r"\n\s*\n", after)[0]):
         return True
 
     # "and 52", ", 52"
     stop = find_sentence_end(after)
     rest = after[:stop] if stop >= 0 else after
+    another = re.search(r"\b(?:or|vs|versus)\b\.?\s+(.+)", rest)
+    if another and not asked.is_free and asked.parses(another[1]):
+        return True
     match = re.match(r"[,;&]?\s*(?:and\s)?\s*", rest)
     second = rest[match.end() :].rstrip(" .") if match else ""
     is_second = not asked.is_free and len(rest) > len(second) and asked.parses(second)
@@ -307,6 +313,8 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
         if not phrase:
             continue
         written = _read_phrase(phrase, asked)
+        if written is None and re.match(r"neither\b|not\b", phrase, re.IGNORECASE):
+            written = _read_phrase(split_conclusion(phrase), asked)
         # "#### Step 1" is a heading.
         if written is None and match.group().endswith("#"):
             continue
@@ -370,7 +378,7 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
     # "Yes. There is no other way."
     first = sentences[0] if len(text) <= MAX_TAIL and asked.kind != "number" and len(sentences) > 1 else ""
     is_bare = first and len(first) <= MAX_LAST_LINE and not re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE)
-    if is_bare and asked.parses(first):
+    if is_bare and not text.lstrip()[len(first) :].startswith("?") and asked.parses(first):
         if written is None and not asked.names_several(last):
             return Extraction(clean_markup(first))
         if written is not None and not asked.agree(first, written):
@@ -383,7 +391,8 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
 
 # Base models go on with a question of their own.
 _RUN_ON = re.compile(
-    r"\n\s{0,3}[#*_ ]{0,5}(?:next )?(?:question|problem|q|human|user|instruction|exercise)\s?\d{0,3}[*_ ]{0,3}:",
+    r"\n\s{0,3}[#*_ ]{0,5}(?:next )?(?:question|problem|q|human|user|instruction|exercise|input|task|example)"
+    r"\s?\d{0,3}[*_ ]{0,3}:",
     re.IGNORECASE,
 )
 
@@ -405,7 +414,7 @@ def _drop_run_on(text: str, asked: _Asked) -> str:
 
 
 def _is_placeholder(box: str) -> bool:
-    return _PLACEHOLDER.fullmatch(box.strip()) is not None
+    return len(box) < MAX_LAST_LINE and _PLACEHOLDER.fullmatch(clean_markup(box).strip(" <>[]")) is not None
 
 
 def extract(text: str, kind: str, choices: Choices = None, finished: bool = True) -> Extraction:

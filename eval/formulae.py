@@ -175,6 +175,9 @@ def _read_word(word: str) -> list[_Token]:
     if len(letters) > 2:
         raise NotReadable(word)
     names = [_Token("name", letter) for letter in letters]
+    # "dy/dx" has two names.
+    if len(letters) == 2 and letters[0] == "d":
+        names = [_Token("name", letters)]
     names[-1] = _Token("name", names[-1].text + word[len(letters) :])
     return names
 
@@ -306,6 +309,9 @@ class _Parser:
             elif self.accept("/"):
                 factors.append(Node("inverse", (self.read_factor(),)))
             elif self.kind in _OPENING or self.kind == "[" or self.kind == "set(":
+                # "H2O" is no product.
+                if self.kind == "number" and factors[-1].op == "name":
+                    raise NotReadable(factors[-1].text)
                 factors.append(self.read_power())
             elif self.kind == "unit":
                 product = factors[0] if len(factors) == 1 else Node("*", tuple(factors))

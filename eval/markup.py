@@ -192,7 +192,7 @@ def _normalize(text: str) -> str:
 
     # Punctuation, but no decimal point, no prime and no apostrophe within a word.
     bare = re.sub(r"(?<!\d)\.|\.(?!\d)|[,;:!?\"“”‘(){}\[\]_]", " ", cleaned)
-    bare = re.sub(r"(?<!\w)'|(?<=\w\w)'(?!\w)", " ", bare)
+    bare = re.sub(r"(?<!\w)'|(?<=[^\W\d_]{2})'(?!\w)", " ", bare)
     return re.sub(r"\s?([-+*/^=<>¬∧∨→↔±×√])\s?", r"\1", " ".join(bare.split())) or text
 
 

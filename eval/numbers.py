@@ -4,6 +4,7 @@ An answer must be written out: "3 + 4" and "6/2" are questions, not answers, how
 """
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -97,26 +98,33 @@ _CLAUSE_WORDS = """
 _FACTOR_WORDS = """
     half halves quarter quarters third thirds fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths
     hundredth hundredths tens hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed
-    plus minus times divided multiplied over by point mod modulo choose
+    plus minus times divided multiplied over by point mod modulo choose sin cos tan log ln sqrt exp
 """
 _NO_UNIT = {*_WORDS, *_SCALES, *_CLAUSE_WORDS.split(), *_FACTOR_WORDS.split()}
 # These are part of a unit where another word follows: "51 third graders", "3 quarter notes".
 _ORDINALS = {"half", "quarter", "third", "fourth", "fifth", "sixth", "eighth", "tenth", "right", "second"}
 
-# Words before a number that make it another one, deny it, or leave it open.
+# Words before a number that deny it, leave it open, or are another one.
 _OPEN_WORDS = """
     not never no none nobody nothing cannot without except neither nor or either maybe perhaps possibly if unless until
-    least most than over under nearly almost between beyond within above below up
-    half twice double triple root square cube cubed squared factorial log sine cosine power sum product
-    difference quotient third quarter fifth plus minus times negative inverse reciprocal
-    step question problem example line note page chapter part case level equation option choice wrong incorrect
+    anything hardly barely wrong incorrect between
 """
 _NO_LEAD = {*_OPEN_WORDS.split(), *_SCALES, *_WORDS} - {"one"}
+
+# Words right before a number that make another one of it, or no value: "half of the 7", "at least 7", "step 7".
+_NEAR_WORDS = """
+    far from besides unlike excluding least most than over under nearly almost beyond within above below up
+    half twice double triple root square cube cubed squared factorial log sine cosine power sum product
+    difference quotient third quarter fifth plus minus times negative inverse reciprocal
+    step question problem example line note page chapter part case level equation option choice
+"""
+_NEAR = set(_NEAR_WORDS.split())
+_VERBS = {"is", "are", "was", "were", "be", "equals", "makes", "gives", "leaves", "becomes", "costs", "has", "have"}
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]?\d)|\d{1,3}(?: \d{3})+(?! ?\d)|\d+)"
 _TOKEN = re.compile(
     rf"(?P<number>(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:e[-+]?\d+(?![\w.]))?)"
-    r"|(?P<word>[^\W\d_]+(?:['-][^\W\d_]+|/[^\W\d_]+)*)"
+    r"|(?P<word>[^\W\d_]+(?:['-][^\W\d_]+|/[^\W\d_]+)*(?:(?<=s)'(?=\s[^\W\d_]))?)"
     r"|(?P<sign>[^\s])"
 )
 
@@ -315,8 +323,8 @@ class _Reader:
             return following is not None and following.kind == "word" and following.text not in _NO_UNIT
         if word in _NO_UNIT:
             return False
-        if first and len(word) == 1:
-            return word in _ABBREVIATIONS
+        if len(word) == 1:
+            return word in _ABBREVIATIONS or (word == "a" and not first)
         return True
 
     def read_quantity(self) -> Quantity | None:
@@ -460,7 +468,7 @@ def is_working_sentence(sides: list[str], value: Fraction) -> bool:
     if not sides:
         return True
     first = re.split(r"\d", sides[0], maxsplit=1)[0]
-    if _NO_LEAD & set(re.findall(r"[a-z']+", first.lower())):
+    if not _is_plain_lead(re.findall(r"[a-z']+", first.lower())):
         return False
     return is_working([sides[0][len(first) :].strip() or "x", *sides[1:]], value)
 
@@ -469,12 +477,18 @@ def _skip_lead(tokens: list[Token]) -> int:
     """Return where the number starts after the words before it; 0 where they are no plain words."""
     for place, token in enumerate(tokens[:MAX_LEAD]):
         if token.kind == "number" or token.text in "-+" or token.text in _CURRENCIES:
-            return place
+            words = [before.text for before in tokens[:place] if before.kind == "word"]
+            return place if _is_plain_lead(words) else 0
         if token.kind == "sign" and token.text not in ",'\":":
             return 0
-        if token.text in _NO_LEAD or token.text.endswith("n't"):
-            return 0
     return 0
+
+
+def _is_plain_lead(words: list[str]) -> bool:
+    """Whether the words before a number say nothing about it: "the sum is", but not "the sum of"."""
+    if any(word in _NO_LEAD or word.endswith("n't") for word in words):
+        return False
+    return not any(word in _NEAR for word in itertools.takewhile(lambda word: word not in _VERBS, words[:-4:-1]))
 
 
 def count_numbers(text: str) -> int:

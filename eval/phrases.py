@@ -22,6 +22,15 @@ _BECAUSE = (
 _REASON = re.compile(rf"\s*(?:[,;:(—-]\s*)?(?<![\w-]){_BECAUSE}\b.*", re.IGNORECASE | re.DOTALL)
 _CLAUSE = re.compile(r",\s*(?:which|where|as)\b.*", re.IGNORECASE | re.DOTALL)
 _BRACKET = re.compile(rf"\s*\((?:=|i\.e\.|that is|{_BECAUSE}|which|where|by)[^()]*\)", re.IGNORECASE)
+_WORKING = re.compile(r"\s\([^()]*\d[^()]*[-+*/×÷=]\s?[^()]*\d[^()]*\)[\s.]*$")
+_NOT_BUT = re.compile(
+    r"(?:(?:the answer|it|that) )?(?:not|isn't|is not|cannot be) (?P<denied>.+?)"
+    r"(?:,? but (?:rather )?|[,;] (?:it is|it's|rather) )(?P<stated>.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+_AND_NOT = re.compile(
+    r"(?P<stated>.+?),? (?:and )?(?:not|rather than|instead of) (?P<denied>.+)", re.IGNORECASE | re.DOTALL
+)
 
 _ASIDE = re.compile(
     r",?\s+(?:i (?:think|believe|guess|am sure)|no doubt|without (?:a )?doubt|of course|for sure|indeed|exactly|"
@@ -32,7 +41,8 @@ _ASIDE = re.compile(
 # What a second guess begins with.
 _HEDGE = re.compile(
     r"[\s(\[]*[,;.]?[\s(\[]*(?:(?:but|and)\s+)?"
-    r"(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]",
+    r"(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]"
+    r"|[\s.]*(?:however|but|though|although)\b[^.\n]{0,40}\b(?:could|might|may|maybe|possibly|perhaps)\b",
     re.IGNORECASE,
 )
 _OPEN = re.compile(r"\b(?:or|not|vs|versus|never|cannot be|either|isn't|n't)\s*[\s$*(\\\[]*$", re.IGNORECASE)
@@ -95,6 +105,11 @@ def strip_reason(phrase: str) -> str:
     return phrase
 
 
+def strip_working(phrase: str) -> str:
+    """Take off a bracket that works the answer out again: "12 (3 * 4)". In a box, it would be a product."""
+    return _WORKING.sub("", phrase)
+
+
 def split_conclusion(sentence: str) -> str:
     """Return what follows the last "so" of a sentence; the sentence where there is none."""
     matches = list(_SO.finditer(sentence))
@@ -103,8 +118,8 @@ def split_conclusion(sentence: str) -> str:
 
 def split_contrast(phrase: str) -> tuple[str, str] | None:
     """Read "not 6 but 7" and "7, not 6" as (7, 6); None where a phrase is neither."""
-    match = re.fullmatch(r"not (.+?),? but (?:rather )?(.+)", phrase, re.IGNORECASE | re.DOTALL)
+    match = _NOT_BUT.fullmatch(phrase)
     if match:
-        return match[2], match[1]
-    match = re.fullmatch(r"(.+?),? (?:and )?(?:not|rather than|instead of) (.+)", phrase, re.IGNORECASE | re.DOTALL)
-    return (match[1], match[2]) if match else None
+        return match["stated"], match["denied"]
+    match = _AND_NOT.fullmatch(phrase)
+    return (match["stated"], match["denied"]) if match else None

@@ -22,6 +22,7 @@ WORDINGS = (
     "<think>no, 99</think>\n\\boxed{{{}}}",
     "Hence \\boxed{{{}}}, which took 3 steps.",
     "Reply with \\boxed{{answer}}. So \\boxed{{{}}}",
+    "Give it as \\boxed{{\\text{{your answer}}}}.\n\n\\boxed{{{}}}",
     "The answer is {}.",
     "The answer is **{}**.",
     "The answer is {} because of that.",
@@ -48,6 +49,10 @@ HEDGES = (
     "\\boxed{{{0} ({1})}}",
     "\\boxed{{{0}}} or {1}",
     "\\boxed{{{0}}} (or {1})",
+    "\\boxed{{{0}}}. Alternatively, {1}.",
+    "The answer is {0}. However, it could be {1}.",
+    "I think {0}, or maybe {1}",
+    "{0}? {1}?",
     "\\boxed{{{0}}} \\boxed{{{1}}}",
     "{1} or \\boxed{{{0}}}",
     "not \\boxed{{{0}}}",
@@ -225,7 +230,12 @@ def test_what_is_denied_does_not_count_and_what_is_said_instead_does(rng):
             "not {0}",
         ):
             assert not is_correct(str(one), denial.format(one)), denial
-        for contrast in ("The answer is not {1} but {0}.", "The answer is {0}, not {1}.", "It is not {1} but {0}"):
+        for contrast in (
+            "The answer is not {1} but {0}.",
+            "The answer is {0}, not {1}.",
+            "It is not {1} but {0}",
+            "It's not {1}, it's {0}.",
+        ):
             assert is_correct(str(one), contrast.format(one, two)), contrast
             assert not is_correct(str(two), contrast.format(one, two)), contrast
 
@@ -367,3 +377,23 @@ def test_a_question_that_follows_the_answer_is_not_read(rng):
             text = f"It makes {one}.\n{answer}\n\nQuestion: a robe takes {two}.\nAnswer: {two}\n#### {two}"
             assert is_correct(str(one), text), text
             assert not is_correct(str(two), text), text
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("False", 'The statement "Alex is red" is not true.'),
+        ("True", "Yes, it is true."),
+        ("True", "True.\n\nAlex is red."),
+        ("True", "\\boxed{\\text{The statement is true}}"),
+    ],
+)
+def test_a_truth_may_be_said_in_a_clause(gold, text):
+    other = "True" if gold == "False" else "False"
+    assert is_correct(gold, text, "label", ("True", "False"))
+    assert not is_correct(other, text, "label", ("True", "False"))
+
+
+def test_a_second_value_after_the_unit_of_a_box_is_a_hedge():
+    assert not is_correct("7", "\\boxed{7} apples or 8")
+    assert is_correct("7", "\\boxed{7} apples or so")
