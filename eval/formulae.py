@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eval.markup import drop_thousands_marks, to_plain_characters
+from eval.markup import LOGIC_SIGNS, drop_thousands_marks, to_plain_characters
 
 MAX_LENGTH = 400  # characters
 MAX_DEPTH = 25  # brackets within brackets
@@ -43,6 +43,7 @@ _NAMES = set(_GREEK.split())
 _DROPPED = {"left", "right", "big", "Big", "displaystyle", "textstyle", "limits", "quad", "qquad", *",;:! "}
 
 _SYMBOLS = {
+    **LOGIC_SIGNS,
     "times": "*",
     "cdot": "*",
     "div": "/",
@@ -63,19 +64,7 @@ _SYMBOLS = {
     "cup": "∪",
     "cap": "∩",
     "setminus": "∖",
-    "land": "∧",
-    "wedge": "∧",
-    "lor": "∨",
-    "vee": "∨",
-    "neg": "¬",
-    "lnot": "¬",
     "sim": "¬",
-    "to": "→",
-    "rightarrow": "→",
-    "implies": "→",
-    "Rightarrow": "→",
-    "iff": "↔",
-    "leftrightarrow": "↔",
     "{": "set(",
     "}": "set)",
     "|": "|",

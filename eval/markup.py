@@ -14,8 +14,8 @@ MAX_REMEMBERED = 300  # characters of a text whose form is kept: the same few ch
 
 _PAIRS = ("{}", "()", '""', "''", "“”", "‘’", "``")
 
-# Commands for signs that stand in texts, too.
-_SIGNS = {
+# Commands for the signs of logic.
+LOGIC_SIGNS = {
     "land": "∧",
     "wedge": "∧",
     "lor": "∨",
@@ -28,6 +28,11 @@ _SIGNS = {
     "Rightarrow": "→",
     "leftrightarrow": "↔",
     "iff": "↔",
+}
+
+# Commands for signs that stand in texts, too.
+_SIGNS = {
+    **LOGIC_SIGNS,
     "pm": "±",
     "mp": "∓",
     "times": "×",

@@ -1,10 +1,9 @@
 """The one place where a model is asked: an evaluation, which goes on where it was interrupted."""
 
-import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn import Module
 from data.files import UserError, append_jsonl, make_folder, read_appended_jsonl
 from data.problem import Completion, Problem, record_to_json
 from pipeline import processes
-from pipeline.generate import TokenSequence, decode_text, find_stop_ids, generate, to_completion
+from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion
 from pipeline.models.load import get_context_tokens
 from pipeline.progress import progress_bar
 from pipeline.prompts import Prompt, encode_prompt, encode_text
@@ -44,7 +43,6 @@ def evaluate(
     seed: int = 0,
     label: str,
     partial: Path | None = None,
-    on_text: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Ask a model all problems under one prompt; returns a completion of each, in order.
 
@@ -59,7 +57,6 @@ def evaluate(
         temperature: 0 is greedy.
         label: What the progress bar and errors call this evaluation.
         partial: A folder for completions as they come, a file for each process; those in it are not asked for again.
-        on_text: Gets the text so far after each token, in place of a progress bar.
 
     Raises:
         UserError: Where a prompt and its completion do not fit the context.
@@ -70,7 +67,7 @@ def evaluate(
     prompts = [encode_prompt(tokenizer, problem, prompt, examples) for problem in missing]
     _check_context(model, prompts, max_new_tokens, label)
 
-    recorder = _Recorder(model, tokenizer, missing, prompts, earlier.seconds, partial, on_text)
+    recorder = _Recorder(model, tokenizer, missing, prompts, earlier.seconds, partial)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     settings["on_sequence_end"] = recorder.record if partial else None
 
@@ -80,9 +77,8 @@ def evaluate(
         decode = functools.partial(generate, model, tokenizer)
         settings |= {"thinking": thinking, "batch_size": batch_size}
         settings["prefixes"] = [encode_text(tokenizer, prefix)] * len(prompts)
-        settings["on_token"] = recorder.show if on_text else None
 
-    with contextlib.nullcontext() if on_text else progress_bar(label, len(missing)) as on_progress:
+    with progress_bar(label, len(missing)) as on_progress:
         sequences = decode(prompts, on_progress=on_progress, **settings)
     seconds = recorder.elapsed_seconds()
     for i, sequence in enumerate(sequences):
@@ -93,12 +89,11 @@ def evaluate(
 class _Recorder:
     """Turns the sequences of one evaluation into completions, and writes them down as they come."""
 
-    def __init__(self, model, tokenizer, problems, prompts, seconds_before, partial, on_text):
+    def __init__(self, model, tokenizer, problems, prompts, seconds_before, partial):
         self.tokenizer = tokenizer
         self.stops = find_stop_ids(model, tokenizer)
         self.problems = problems
         self.prompts = prompts
-        self.on_text = on_text
 
         # Each process writes a file of its own.
         self.file = partial / f"{processes.get_state().process_index}.jsonl" if partial else None
@@ -118,10 +113,6 @@ class _Recorder:
         row = record_to_json(self.to_completion(i, sequence))
         row["seconds"] = round(self.elapsed_seconds(), 1)
         append_jsonl(self.file, [row])
-
-    def show(self, i: int, sequence: TokenSequence) -> None:
-        """Hand over the text so far."""
-        self.on_text(decode_text(self.tokenizer, sequence.ids, self.stops))
 
 
 def _read_partial(folder: Path | None) -> Evaluation:

@@ -61,7 +61,6 @@ class DecodingSettings:
         batch_size: Rows at a time; by default what BATCH_SIZES says of the device.
         on_progress: Gets (completions, tokens) as rows finish.
         on_sequence_end: Gets (i, sequence) once the i-th prompt is complete; in a process's own share only.
-        on_token: Gets (i, sequence) after each token; in a process's own share only.
     """
 
     max_new_tokens: int
@@ -72,7 +71,6 @@ class DecodingSettings:
     batch_size: int | None = None
     on_progress: OnProgress | None = None
     on_sequence_end: OnSequence | None = None
-    on_token: OnSequence | None = None
 
 
 @torch.no_grad()
@@ -177,9 +175,6 @@ class Batch:
             sequence.finish = "stop"
 
         row.is_done = sequence.finish == "stop" or len(sequence.ids) >= settings.max_new_tokens
-        if settings.on_token:
-            settings.on_token(row.index, sequence)
-
         if row.is_done and settings.on_progress:
             settings.on_progress(1, len(sequence.ids))
 

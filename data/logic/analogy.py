@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from data.logic.common import make_problem
+from data.logic.problems import make_problem
 from data.logic.relations import Pair, Relation, read_relations
 from data.problem import Problem
 from data.splits import split_of

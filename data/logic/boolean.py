@@ -3,7 +3,7 @@
 import random
 from typing import TypeAlias
 
-from data.logic.common import TRUE_FALSE, make_problem
+from data.logic.problems import TRUE_FALSE, make_problem
 from data.problem import Problem
 
 Tree: TypeAlias = "str | tuple[str, Tree] | tuple[str, Tree, Tree]"

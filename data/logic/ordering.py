@@ -4,7 +4,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from data.logic.common import YES_NO, draw_names, make_problem
+from data.logic.problems import YES_NO, draw_names, make_problem
 from data.problem import Problem
 from data.words import capitalize_first
 

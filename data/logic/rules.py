@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from data.logic.common import YES_NO, draw_names, draw_nouns, make_problem
+from data.logic.problems import YES_NO, draw_names, draw_nouns, make_problem
 from data.problem import Problem
 from data.words import add_article
 

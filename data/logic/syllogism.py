@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from data.logic.common import VALIDITY, draw_nouns, make_problem
+from data.logic.problems import VALIDITY, draw_nouns, make_problem
 from data.problem import Problem
 from data.words import add_article, capitalize_first
 

@@ -121,7 +121,7 @@ def check_model(config, recipe: Recipe) -> Iterator[Finding]:
     precision = resolve_precision(recipe.base.load)
     yield Finding("parameters", f"{parameters / 1e6:.1f} million, loaded as {precision}")
 
-    # What the rows of a batch take is not counted: a batch that does not fit is taken in parts (memory.py).
+    # What the rows of a batch take is not counted. A GPU measures it later (memory.py); on a CPU nothing does.
     trained = recipe.stages["sft"].lora["r"] * sum(sum(layer.weight.shape) for layer in layers.values())
     needed = (parameters * WEIGHT_BYTES[precision] + trained * TRAINED_WEIGHT_BYTES) / GIB + LIBRARIES_GIB
     available = _measure_memory()

@@ -4,8 +4,6 @@ import json
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from data.files import UserError
 from data.problem import (
@@ -91,43 +89,3 @@ def test_a_bad_completion_is_refused(tmp_path, key, value):
     path.write_text(json.dumps(row | {key: value}))
     with pytest.raises(UserError, match="wrong type|has finish 'eos'; valid: stop, length"):
         read_completions(path)
-
-
-# Whatever is in a file is taken, or refused in one line.
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-)
-OFTEN = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def read_or_refuse(reader, path):
-    try:
-        reader(path)
-    except UserError as error:
-        assert str(error)
-        assert "\n" not in str(error)
-
-
-@pytest.mark.parametrize("reader", RECORDS)
-@OFTEN
-@given(content=st.binary(max_size=300))
-def test_any_bytes(tmp_path, reader, content):
-    path = tmp_path / "file.jsonl"
-    path.write_bytes(content)
-    read_or_refuse(reader, path)
-
-
-@pytest.mark.parametrize("reader", RECORDS)
-@OFTEN
-@given(data=st.data())
-def test_any_values(tmp_path, reader, data):
-    row = record_to_json(RECORDS[reader])
-    for key in data.draw(st.lists(st.sampled_from(sorted(row)), max_size=3)):
-        row[key] = data.draw(VALUES)
-    row |= data.draw(st.dictionaries(st.sampled_from(["choices", "meta", "kind", "level", "x"]), VALUES, max_size=2))
-
-    path = tmp_path / "file.jsonl"
-    path.write_text(json.dumps(row) + "\n", encoding="utf-8", errors="backslashreplace")
-    read_or_refuse(reader, path)

@@ -77,15 +77,6 @@ def test_a_prompt_that_leaves_no_room_is_refused(tiny):
         evaluate(*tiny, PROBLEMS, "think", **settings)
 
 
-def test_the_text_so_far_is_handed_over(tiny):
-    texts = []
-    [completion] = evaluate(*tiny, PROBLEMS[:1], "think", on_text=texts.append, **SETTINGS).completions
-
-    assert len(texts) == completion.thinking_tokens + completion.answer_tokens
-    assert texts[-1] == completion.text
-    assert all(completion.text.startswith(text.rstrip("\ufffd")) for text in texts)
-
-
 def test_a_served_model_is_asked_for_its_own_tokens(tiny):
     model, tokenizer = tiny
     settings_seen = {}
