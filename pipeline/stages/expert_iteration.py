@@ -23,7 +23,6 @@ from pipeline.config import ExpertIterationSettings
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
-from pipeline.prompts import format_thinking_answer
 from pipeline.rewards import combine_rewards
 from pipeline.stages.problems import select_stage_problems
 from pipeline.stages.sft import build_training_rows, train_adapter
@@ -36,7 +35,6 @@ from pipeline.traces.verify import (
     Selection,
     describe_account,
     is_guessable,
-    make_candidate,
     select_solutions,
     to_conversation,
     write_solution,
@@ -295,12 +293,7 @@ def read_solution(candidate: Candidate) -> Problem | None:
         return None
 
     solution = write_solution(candidate)
-    if solution is None or not solution.rationale:
-        return None
-
-    # What is extracted may be no value of the kind that is asked for.
-    rewritten = make_candidate(solution, format_thinking_answer(solution.rationale, solution.answer))
-    return solution if grade(solution, rewritten.completion).correct else None
+    return solution if solution and solution.rationale else None
 
 
 def describe_samples(candidates: Sequence[Candidate], solutions: Sequence[Problem]) -> dict[str, Any]:

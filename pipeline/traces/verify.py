@@ -88,7 +88,7 @@ def extract_steps(text: str) -> str:
 def write_solution(candidate: Candidate) -> Problem | None:
     """Return a candidate's problem with the candidate's steps, and its answer where that is a wrong one.
 
-    None where it has no answer.
+    None where it has no answer, or one that the grader cannot read: sft takes only what it can.
     """
     problem = candidate.problem
     graded = grade(problem, candidate.completion)
@@ -100,7 +100,10 @@ def write_solution(candidate: Candidate) -> Problem | None:
 
     if answer is None:
         return None
-    return replace(problem, answer=answer, rationale=extract_steps(candidate.completion.text))
+    solution = replace(problem, answer=answer, rationale=extract_steps(candidate.completion.text))
+
+    rewritten = make_candidate(solution, format_thinking_answer(solution.rationale or "", answer))
+    return solution if grade(solution, rewritten.completion).correct else None
 
 
 def find_step_fault(solution: Problem) -> str | None:

@@ -173,6 +173,18 @@ def test_a_candidate_without_an_answer_is_no_solution():
     assert write_solution(make_candidate(WORD, "<think>\n9 + 3 = 12")) is None
 
 
+def test_an_answer_that_no_grader_reads_is_not_kept_by_a_reward_for_the_format(select):
+    """Else sft would refuse its own training data."""
+    rambling = make_candidate(RULES_PROBLEM, "<think>\nRex is a dog.\n</think>\n\\boxed{All of it is so}")
+    wrong = make_candidate(RULES_PROBLEM, "<think>\nRex is a dog.\n</think>\n\\boxed{no}")
+    reward = combine_rewards(["format"], [1.0])
+
+    selection = select([rambling, wrong], reward=reward)
+
+    assert [solution.answer for solution in selection.solutions] == ["no"]
+    assert selection.account["dropped"] == {"no answer (no_answer)": 1}
+
+
 def test_nothing_of_nothing_is_kept(select):
     selection = select([], balance=True)
     assert selection.solutions == []
