@@ -7,9 +7,10 @@ is its operations as (op, left, right, result).
 import re
 from collections.abc import Sequence
 
+from data import logic
 from data.problem import Problem
 
-STYLES = ("short", "long", "prose")
+STYLES = ("procedure", "short", "long", "prose")
 
 Operation = tuple[str, int, int, int]
 
@@ -19,9 +20,10 @@ _MARK = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 
 
 def render_solution(problem: Problem, style: str) -> str:
-    """A generated problem's solution in one of three styles.
+    """A generated problem's solution in one of four styles.
 
-    ``short`` is as it is stored, one step a line. ``long`` says first what is to be worked out, then the steps that it
+    ``procedure`` is the same whatever the answer, one operation on the question and the lines before it in each line:
+    of logic what :data:`data.logic.PROCEDURES` allows, of arithmetic as ``long``. ``short`` is as it is stored, one step a line. ``long`` says first what is to be worked out, then the steps that it
     takes, place by place for products and for differences of several digits. ``prose`` is one paragraph of sentences.
     What has no operations is the same in the first two.
     """
@@ -32,11 +34,24 @@ def render_solution(problem: Problem, style: str) -> str:
         sentences = [line if line.endswith(".") else f"{line}." for line in lines]
         return " ".join(sentences)
 
-    if style == "long" and "program" in problem.extra:
+    if style == "procedure" and problem.family in logic.PROCEDURES:
+        return write_procedure(problem)
+
+    if style in ("procedure", "long") and "program" in problem.extra:
         operations = [(op, left, right, result) for op, left, right, result in problem.extra["program"]]
         labels = [line.rpartition(": ")[0] for line in lines if ": " in line]
         return write_long(operations, labels)
     return rationale
+
+
+def write_procedure(problem: Problem) -> str:
+    """The solution of a logic problem in which each line is the first of those that may follow."""
+    list_next_lines = logic.PROCEDURES[problem.family]
+
+    lines: list[str] = []
+    while next_lines := list_next_lines(problem.question, lines):
+        lines.append(next_lines[0])
+    return "\n".join(lines)
 
 
 def write_short(program: Sequence[Operation], labels: Sequence[str] = ()) -> str:

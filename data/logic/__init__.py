@@ -6,19 +6,24 @@ either answer, and :mod:`data.generated` keeps as many of one label as of the ot
 
 import random
 
-from data.logic.analogy import draw_analogy
-from data.logic.boolean import draw_boolean
-from data.logic.ordering import draw_ordering
-from data.logic.rules import draw_rules
-from data.logic.syllogism import draw_syllogism
+from collections.abc import Sequence
+
+from data.logic import analogy, boolean, ordering, rules, syllogism
 from data.problem import Problem
 
 DRAWS = {
-    "analogy": draw_analogy,
-    "boolean": draw_boolean,
-    "ordering": draw_ordering,
-    "rules": draw_rules,
-    "syllogism": draw_syllogism,
+    "analogy": analogy.draw_analogy,
+    "boolean": boolean.draw_boolean,
+    "ordering": ordering.draw_ordering,
+    "rules": rules.draw_rules,
+    "syllogism": syllogism.draw_syllogism,
+}
+PROCEDURES = {
+    "analogy": analogy.list_next_lines,
+    "boolean": boolean.list_next_lines,
+    "ordering": ordering.list_next_lines,
+    "rules": rules.list_next_lines,
+    "syllogism": syllogism.list_next_lines,
 }
 
 

@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import re
+from collections.abc import Sequence
 
 from data.logic.problems import make_problem
 from data.logic.relations import Pair, Relation, read_relations
@@ -38,11 +40,7 @@ def draw_analogy(rng: random.Random, level: int) -> Problem | None:
     rng.shuffle(choices)
 
     question = _write_question(rng, example, clue, side, choices)
-    solution = [f"{example[0]} is {relation.phrase} {example[1]}"]
-    if side == 0:
-        solution.append(f"{relation.phrase} {clue}: {answer}")
-    else:
-        solution.append(f"{clue} is {relation.phrase} {answer}")
+    solution = [_write_example(relation, example), _write_answer(relation, target, side)]
     return make_problem("analogy", level, question, answer, tuple(choices), solution, key)
 
 
@@ -95,3 +93,50 @@ def _write_question(rng: random.Random, example: Pair, clue: str, side: int, cho
 
     first[0] = capitalize_first(first[0])
     return text.format(*first, *second, ", ".join(choices))
+
+
+def _write_example(relation: Relation, pair: Pair) -> str:
+    return f"{pair[0]} is {relation.phrase} {pair[1]}"
+
+
+def _write_answer(relation: Relation, pair: Pair, side: int) -> str:
+    return f"{relation.phrase} {pair[1]}: {pair[0]}" if side == 0 else f"{pair[1 - side]} is {relation.phrase} {pair[1]}"
+
+
+# The procedure: the relation of the first pair, then the same of the second.
+
+_QUESTION = re.compile(r"(\w+) is to (\w+) as (\w+) is to (\w+)[?.] Choose from: (.*)\.")
+_BLANKS = ("what", "___")
+
+
+def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
+    """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
+    found = _QUESTION.search(question)
+    assert found is not None
+    a, b, c, d, listed = found.groups()
+
+    next_lines = []
+    for relation in read_relations():
+        for example in relation.pairs:
+            # The first word of a sentence has a capital.
+            shown = [word.lower() for word in example[:2]]
+            if [a.lower(), b.lower()] not in (shown, shown[::-1]):
+                continue
+
+            first_line = _write_example(relation, example)
+            is_reversed = a.lower() == shown[1]
+            if not lines:
+                next_lines.append(first_line)
+            elif list(lines) == [first_line]:
+                asked = (d, c) if is_reversed else (c, d)
+                next_lines += _list_answers(relation, asked, listed.split(", "))
+    return next_lines
+
+
+def _list_answers(relation: Relation, asked: tuple[str, str], choices: Sequence[str]) -> list[str]:
+    side = int(asked[1] in _BLANKS)
+    lines = []
+    for pair in relation.pairs:
+        if pair[1 - side] == asked[1 - side] and pair[side] in choices:
+            lines.append(_write_answer(relation, pair, side))
+    return lines

@@ -1,6 +1,8 @@
 """Truth values: a tree of not, and, or over constants and comparisons."""
 
 import random
+import re
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from data.logic.problems import TRUE_FALSE, make_problem
@@ -95,3 +97,42 @@ def _evaluate(tree: Tree, lines: list[str]) -> bool:
 
     lines.append(f"{text} = {value}")
     return value
+
+
+# The procedure: whatever has only truth values left is worked out, and its value takes its place.
+
+_READY = re.compile(r"\(\d [<>] \d\)|not (?:True|False)|(?:True|False) (?:and|or) (?:True|False)")
+
+
+def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
+    """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
+    [expression] = re.findall(r"[(\dTFn][\w()<> ]*(?:True|False|\))(?=[?.])", question)
+    # A line may be of several places, so there may be several expressions left.
+    left = {expression}
+    for line in lines:
+        left = {new for old in left for equation, new in _work_out(old) if equation == line}
+
+    next_lines = [equation for old in left for equation, _ in _work_out(old)]
+    return list(dict.fromkeys(next_lines))
+
+
+def _work_out(expression: str) -> list[tuple[str, str]]:
+    """Each operation that can be worked out, as an equation, with what is left of the expression."""
+    steps = []
+    for ready in _READY.finditer(expression):
+        value = _compute(ready[0])
+        rest = f"{expression[: ready.start()]}{value}{expression[ready.end() :]}"
+        steps.append((f"{ready[0]} = {value}", rest.replace(f"({value})", str(value))))
+    return steps
+
+
+def _compute(text: str) -> bool:
+    words = text.strip("()").split()
+    if words[0] == "not":
+        return words[1] == "False"
+
+    left, operator, right = words
+    if operator in "<>":
+        return int(left) < int(right) if operator == "<" else int(left) > int(right)
+    values = (left == "True", right == "True")
+    return all(values) if operator == "and" else any(values)

@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.logic.problems import YES_NO, draw_names, make_problem
@@ -98,3 +100,62 @@ def _ask_who(rng: random.Random, level: int, row: list[str], scale: Scale, premi
     choices = tuple(rng.sample(row, len(row)))
     key = f"{scale.more}: {' > '.join(row)}: {answer}"
     return make_problem("ordering", level, " ".join([*premises, ask]), answer, choices, solution, key)
+
+
+# The procedure: every comparison is turned the way the question looks, then one name leads to the next.
+
+_PREMISE = re.compile(r"(\w+) is (\w+) than (\w+)\.")
+_WHETHER = re.compile(r"Is (\w+) (\w+) than (\w+)\?")
+_WHO = re.compile(r"Who is (?:the )?((?:second )?(\w+))\?")
+
+
+def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
+    """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
+    whether = _WHETHER.search(question)
+    if whether:
+        start, asked, goal = whether.groups()
+        head = f"from {start} to {goal}"
+    else:
+        [(rank, asked)] = _WHO.findall(question)
+        start = goal = ""
+        head = f"for the {rank}"
+
+    looks_up = _is_more(asked) != bool(whether)
+    sign = "<" if looks_up else ">"
+    if not lines:
+        return [f"Look {'up' if looks_up else 'down'} {head}."]
+
+    neighbors = {}
+    unread = []
+    for a, word, b in _PREMISE.findall(question):
+        left, right = (a, b) if _is_more(word) != looks_up else (b, a)
+        neighbors[left] = right
+        line = f"{a} is {word} than {b}: {left} {sign} {right}"
+        if line not in lines:
+            unread.append(line)
+    if unread:
+        return unread
+
+    # The walk begins where the question says, else with the first comparison.
+    walk = [line.split(f" {sign} ") for line in lines[1 + len(neighbors) :]]
+    if not walk:
+        start = start or lines[1].split(": ")[1].split(f" {sign} ")[0]
+        return [f"{start} {sign} {neighbors.get(start, 'none')}"]
+    if len(walk[-1]) == 1:
+        return []
+
+    before, reached = walk[-1]
+    if goal and reached == goal:
+        return [f"{goal} is found, so yes."]
+    if reached != "none":
+        return [f"{reached} {sign} {neighbors.get(reached, 'none')}"]
+    if goal:
+        return [f"{goal} is not found, so no."]
+
+    name = walk[-2][0] if rank.startswith("second") else before
+    return [f"{capitalize_first(rank)}: {name}"]
+
+
+def _is_more(word: str) -> bool:
+    """Whether a comparative or a superlative is of the end that :class:`Scale` calls "more"."""
+    return any(word in (scale.more, scale.most) for scale in SCALES)

@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import re
+from collections.abc import Sequence
 
 from data.logic.problems import YES_NO, draw_names, draw_nouns, make_problem
 from data.problem import Problem
@@ -65,3 +67,40 @@ def _write_last_rule(noun: str, adjective: str, positive: bool, plural: bool) ->
     if plural:
         return f"{'All' if positive else 'No'} {noun}s are {adjective}."
     return f"{'Every' if positive else 'No'} {noun} is {adjective}."
+
+
+# The procedure: from the fact on, the rule that begins where the last sentence ended.
+
+_FACT = re.compile(r"(\w+) is an? (\w+)\.")
+_RULE = re.compile(r"(All|Every|No) (\w+) (?:is|are) (?:an? )?(\w+)\.")
+_CONCLUSION = re.compile(r"So \w+ is (not )?(\w+)\.")
+
+
+def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
+    """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
+    fact = _FACT.match(question)
+    assert fact is not None
+    if not lines:
+        return [fact[0]]
+    if _CONCLUSION.fullmatch(lines[-1]):
+        return []
+
+    last = _RULE.fullmatch(lines[-1])
+    reached = last[3] if last else fact[2]
+    for rule in _RULE.finditer(question):
+        if _take_singular(rule[2]) == _take_singular(reached):
+            return [rule[0]]
+    return [f"So {fact[1]} is {'not ' if last and last[1] == 'No' else ''}{reached}."]
+
+
+def _take_singular(noun: str) -> str:
+    return noun.removesuffix("s")
+
+
+def read_conclusion(question: str, line: str) -> str | None:
+    """The answer that the last line of a solution comes to; None where it is not a conclusion."""
+    conclusion = _CONCLUSION.fullmatch(line)
+    asked = re.search(r"(not )?\w+\?$", question)
+    if conclusion is None or asked is None:
+        return None
+    return "yes" if bool(conclusion[1]) == bool(asked[1]) else "no"

@@ -6,6 +6,7 @@ letters of premises and conclusion, and a figure, the order of the terms in them
 
 import itertools
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -171,3 +172,76 @@ def _find_counterexample(premises: Sequence[Statement], conclusion: Statement, t
             if has_every_kind and premises_hold and not conclusion.is_true_of(world):
                 return world
     raise ValueError(f"no counterexample to {conclusion} from {premises}")
+
+
+# The procedure: a refutation. Of the premises and the denied conclusion, exactly one says that some thing exists; the
+# other two are then applied to this thing, in turn, until it is impossible or both have nothing new to say.
+
+_STATEMENT = re.compile(r"\b(all|no|some) (\w+)s are (not )?(\w+)s\b", re.IGNORECASE)
+_LETTERS = {"all": "A", "no": "E", "some": "I", "some not ": "O"}
+_DENIALS = {"A": "O", "E": "I", "I": "E", "O": "A"}
+
+
+def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
+    """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
+    *premises, conclusion = _read_statements(question)
+    denial = Statement(_DENIALS[conclusion.letter], conclusion.subject, conclusion.predicate)
+    if not lines:
+        return [f"Suppose not: {denial.write_claim()}."]
+
+    statements = [*premises, denial]
+    [existing] = [statement for statement in statements if statement.letter in "IO"]
+    facts = {existing.subject: True, existing.predicate: existing.letter == "I"}
+    if len(lines) == 1:
+        return [f"{existing.write_sentence()[:-1]}: {_write_facts(existing, facts)}."]
+
+    if lines[-1].startswith("So "):
+        return []
+
+    # Either of the two may come first.
+    rules = [statement for statement in statements if statement is not existing]
+    applied = lines[2:]
+    if not applied:
+        return [_write_rule(rule, facts) for rule in rules]
+    if applied[0].startswith(rules[1].write_sentence()[:-1]):
+        rules.reverse()
+
+    outcomes = []
+    for index in range(len(applied)):
+        rule = rules[index % 2]
+        outcomes.append(_judge_rule(rule, facts))
+        facts |= _apply(rule, facts)
+
+    if outcomes[-1] == "impossible":
+        return ["So valid."]
+    if outcomes[-2:] == ["nothing new"] * 2:
+        return ["So invalid."]
+    return [_write_rule(rules[len(applied) % 2], facts)]
+
+
+def _read_statements(question: str) -> list[Statement]:
+    statements = []
+    for quantifier, subject, negation, predicate in _STATEMENT.findall(question):
+        statements.append(Statement(_LETTERS[f"{quantifier.lower()}{' not ' if negation else ''}"], subject, predicate))
+    return statements
+
+
+def _write_facts(statement: Statement, facts: dict[str, bool]) -> str:
+    """What is known of a thing, for the two terms of a statement."""
+    words = {True: "yes", False: "no", None: "unknown"}
+    terms = (statement.subject, statement.predicate)
+    return ", ".join(f"{term} {words[facts.get(term)]}" for term in terms)
+
+
+def _write_rule(rule: Statement, facts: dict[str, bool]) -> str:
+    return f"{rule.write_sentence()[:-1]}: {_write_facts(rule, facts)}, {_judge_rule(rule, facts)}."
+
+
+def _judge_rule(rule: Statement, facts: dict[str, bool]) -> str:
+    """What a rule makes of the facts."""
+    for term, value in _apply(rule, facts).items():
+        if term not in facts:
+            return f"so {term} {'yes' if value else 'no'}"
+        if facts[term] != value:
+            return "impossible"
+    return "nothing new"
