@@ -22,10 +22,10 @@ _MARK = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 def render_solution(problem: Problem, style: str) -> str:
     """A generated problem's solution in one of four styles.
 
-    ``procedure`` is the same whatever the answer, one operation on the question and the lines before it in each line:
-    of logic what :data:`data.logic.PROCEDURES` allows, of arithmetic as ``long``. ``short`` is as it is stored, one step a line. ``long`` says first what is to be worked out, then the steps that it
-    takes, place by place for products and for differences of several digits. ``prose`` is one paragraph of sentences.
-    What has no operations is the same in the first two.
+    ``procedure`` is the same whatever the answer, with one operation in each line: of logic it is what
+    :data:`data.logic.PROCEDURES` allows, of arithmetic it is ``long``. ``short`` is as it is stored, one step a line.
+    ``long`` says first what is to be worked out, then the steps that it takes, place by place for products and for
+    differences of several digits. ``prose`` is one paragraph of sentences. Of logic, ``short`` and ``long`` are alike.
     """
     rationale = problem.rationale or ""
     lines = rationale.split("\n")
@@ -97,7 +97,7 @@ def split_product(a: int, b: int) -> list[str]:
 
     lines: list[str] = []
     total = 0
-    for part in _list_places(factor):
+    for part in list_places(factor):
         lines += split_product(other, part) if factor == small else split_product(part, other)
         if total:
             lines.append(f"{total} + {part * other} = {total + part * other}")
@@ -108,7 +108,7 @@ def split_product(a: int, b: int) -> list[str]:
 def split_difference(a: int, b: int) -> list[str]:
     """The equations of a difference, one for each place of what is taken away."""
     lines = []
-    for part in _list_places(b) or [0]:
+    for part in list_places(b) or [0]:
         lines.append(f"{a} - {part} = {a - part}")
         a -= part
     return lines
@@ -121,7 +121,7 @@ def _strip_zeros(number: int) -> int:
     return number
 
 
-def _list_places(number: int) -> list[int]:
+def list_places(number: int) -> list[int]:
     """The parts of a number, one for each nonzero digit: 305 is 300 and 5."""
     digits = str(number)
     parts = [int(digit) * 10 ** (len(digits) - place) for place, digit in enumerate(digits, 1)]

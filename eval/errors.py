@@ -8,7 +8,7 @@ eval/steps.py checks the steps. Where the text does not settle it the kind is "u
 ====================  =================================================================================================
 slip                  a step whose result is wrong
 plan                  every step is right and the last one is the answer: the wrong operation or quantity
-unfounded             a step of logic that neither stands in the question nor follows from it
+unfounded             a step that neither stands in the question nor follows from the steps before it
 contradiction         the answer is not the result of the last step
 format                the correct result, but no answer that can be extracted
 guess                 an answer without a step
@@ -30,7 +30,7 @@ from data.files import UserError
 from data.problem import Completion, Grade, Problem, read_completions
 from eval.extract import split_thought
 from eval.grade import grade_all, is_equal, load_benchmark
-from eval.steps import Step, find_steps, find_unfounded_step, find_wrong_step, implied_answer
+from eval.steps import Step, find_steps, find_wrong_step, is_checked
 
 KINDS = (
     "slip",
@@ -83,6 +83,8 @@ def error_kind(problem: Problem, completion: Completion, grade: Grade) -> str | 
     # A wrong step comes first: whatever follows it is wrong for that reason.
     if any(not step.correct for step in steps):
         return "slip"
+    if find_wrong_step(problem, completion.text):
+        return "unfounded"
 
     has_thought = thought is not None and bool(thought.strip())
     if grade.verdict == "no_answer":
@@ -94,7 +96,7 @@ def error_kind(problem: Problem, completion: Completion, grade: Grade) -> str | 
         return _judge_steps(problem, steps, grade)
     if thought is None or not has_thought:
         return "guess" if len(rest.split()) <= GUESS_WORDS else "unknown"
-    return _judge_thought(problem, thought, grade)
+    return "contradiction" if is_checked(problem, completion.text) else "unknown"
 
 
 def _is_loop(completion: Completion) -> bool:
@@ -114,18 +116,6 @@ def _judge_steps(problem: Problem, steps: Sequence[Step], grade: Grade) -> str:
     # Only with a known program, or one expression to follow, do correct steps prove a wrong plan.
     if problem.extra.get("program") or problem.family == "boolean":
         return "plan"
-    return "unknown"
-
-
-def _judge_thought(problem: Problem, thought: str, grade: Grade) -> str:
-    """Return the kind of a wrong answer after a thought without equations."""
-    if find_unfounded_step(problem, thought):
-        return "unfounded"
-
-    implied = implied_answer(problem, thought)
-    if implied and grade.extracted:
-        agrees = is_equal(implied, grade.extracted, problem.kind, problem.choices)
-        return "unknown" if agrees else "contradiction"
     return "unknown"
 
 

@@ -1,18 +1,21 @@
 """Check the steps of a solution by recomputing them.
 
-A step is an equation of numbers or of True and False, which is worked out again here (never evaluated as code); a
-sentence of a rule problem, which must stand in the question or follow from the sentences before it; or an order, which
-no premise may contradict.
+A step is an equation of numbers or of True and False, which is worked out again here (never evaluated as code), or a
+line of one of our logic procedures, which must follow from the question and the lines before it. Whatever else a text
+says is not a step.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from data.logic import PROCEDURES
 from data.problem import Problem
-from data.splits import normalize_text
+from data.solutions import list_places
 from eval.extract import split_thought
+from eval.grade import is_equal
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,14 @@ class Step:
     correct: bool
 
 
+@dataclass(frozen=True)
+class WrongStep:
+    """The first line of a solution that is wrong, and what it was to do."""
+
+    text: str
+    operation: str
+
+
 _NUMBER = r"\d{1,15}(?:\.\d{1,6})?"
 
 # Nothing before it that would belong to it: more digits, an operation, a bracket.
@@ -33,12 +44,30 @@ _SUM = re.compile(
 )
 _TRUTH = re.compile(r"(?:(not)\s+)?(True|False)(?:\s+(and|or)\s+(True|False))?\s*=\s*(True|False)")
 
-# The sentences of a rule problem's solution, and the lines of an ordering problem's.
-_FACT = re.compile(r"(\w+) is an? (\w+)")
-_RULE = re.compile(r"(All|Every|No) (\w+) (?:is|are) (?:an? )?(\w+)")
-_CONCLUSION = re.compile(r"So (\w+) is (not )?(?:an? )?(\w+)")
-_ORDER = re.compile(r"(\w+)est to \w+est: (\w+(?: > \w+)+)")
-_COMPARISON = re.compile(r"(\w+) is (\w+)er than (\w+)")
+# An operation that the next lines work out: "Apples left: 47 * 16".
+_ANNOUNCED = re.compile(rf"(?:[^=]*: )?({_NUMBER} [-+*/] {_NUMBER})")
+
+# What a line of a procedure looks like, right or wrong, by what it does.
+FORMS = {
+    "analogy": {"relation": r"\w+ (?:is|are) .+", "answer": r".+: \w+"},
+    "boolean": {"comparison": r"\(?\d+ [<>] \d+\)? = \w+", "operator": r"(?:not )?\w+(?: (?:and|or) \w+)? = \w+"},
+    "ordering": {
+        "question": r"Look .+",
+        "comparison": r"\w+ is \w+ than .+",
+        "look-up": r"\w+ [<>] \w+",
+        "conclusion": r"\w+ is (?:not )?found.*|(?:Second )?\w+: \w+",
+    },
+    "rules": {"fact": r"\w+ is an? \w+", "rule": r"(?:All|Every|No) \w+ (?:is|are) .+", "conclusion": r"So \w+ is .+"},
+    "syllogism": {
+        "denial": r"Suppose not: .+",
+        "statement": r"Some .+",
+        "rule": r"(?:All|No) .+",
+        "conclusion": r"So (?:in)?valid",
+    },
+}
+
+# Numbers that a question says in words.
+NUMBER_WORDS = {"twice": 2, "double": 2, "half": 2, "halves": 2, "triple": 3, "third": 3, "quarter": 4, "dozen": 12}
 
 
 def find_steps(text: str) -> list[Step]:
@@ -49,13 +78,16 @@ def find_steps(text: str) -> list[Step]:
         if truth:
             steps.append(_check_truth(truth))
 
-        # Thousands separators and currency signs go.
-        # One space at most, or a sum that never comes would be looked for from each of many.
-        line = re.sub(r"\s+", " ", line.replace(",", "").replace("$", ""))
-        for match in _SUM.finditer(line):
+        for match in _find_sums(line):
             correct = _compute(match[1]) == Fraction(match[2])
             steps.append(Step(match[0], match[2], correct))
     return steps
+
+
+def _find_sums(line: str) -> Iterator[re.Match[str]]:
+    # Thousands separators and currency signs go.
+    # One space at most, or a sum that never comes would be looked for from each of many.
+    return _SUM.finditer(re.sub(r"\s+", " ", line.replace(",", "").replace("$", "")))
 
 
 def _check_truth(match: re.Match[str]) -> Step:
@@ -89,111 +121,103 @@ def _compute(expression: str) -> Fraction | None:
     return total + term
 
 
-def find_wrong_step(problem: Problem, text: str) -> str | None:
-    """Return the first step of a completion that is wrong; None where every step that can be checked is right."""
-    for step in find_steps(text):
-        if not step.correct:
-            return step.text
-    return find_unfounded_step(problem, split_thought(text).thought or text)
+# The steps of a problem's solution
 
 
-def has_checkable_steps(problem: Problem, text: str) -> bool:
-    """Whether a completion has a step that :func:`find_wrong_step` can check."""
-    if find_steps(text):
-        return True
+def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
+    """Return the first step of a completion that is wrong; None where every step that can be checked is right.
 
-    patterns: tuple[re.Pattern[str], ...] = ()
-    if problem.family == "rules":
-        patterns = (_FACT, _RULE, _CONCLUSION)
-    elif problem.family == "ordering":
-        patterns = (_ORDER,)
+    A step is wrong too where the question and the steps before it do not give what it starts from.
+    """
+    lines = _read_lines(text)
+    if _has_procedure(problem):
+        return _follow_procedure(problem, lines)[1]
 
-    thought = split_thought(text).thought or text
-    sentences = [line.rstrip(".") for line in _lines(thought)]
-    return any(pattern.fullmatch(sentence) for pattern in patterns for sentence in sentences)
+    # What numbers a question gives is known where its operations are.
+    known = _read_numbers(problem.question) if "program" in problem.extra else None
+    for before, line in itertools.pairwise(["", *lines]):
+        is_repeated = known is not None and line == before
+        for match in _find_sums(line):
+            is_founded = known is None or known.issuperset(_list_numbers(match[1]))
+            if is_repeated or not is_founded or _compute(match[1]) != Fraction(match[2]):
+                return WrongStep(match[0], _name_operation(match[1]))
+            if known is not None:
+                known |= _split_number(match[2])
 
+        announced = _ANNOUNCED.fullmatch(line)
+        if announced and known is not None and (is_repeated or not known.issuperset(_list_numbers(announced[1]))):
+            return WrongStep(line, _name_operation(announced[1]))
 
-def _lines(text: str) -> Iterator[str]:
-    for line in text.split("\n"):
-        if line.strip():
-            yield line.strip()
-
-
-def find_unfounded_step(problem: Problem, thought: str) -> str | None:
-    """Return the first line of a rule or ordering problem's thought that the question does not bear out."""
-    lines = list(_lines(thought))
-    if problem.family == "rules":
-        return _find_broken_chain(problem.question, lines)
-    if problem.family == "ordering":
-        return next((line for line in lines if _contradicts(problem.question, line)), None)
+        truth = _TRUTH.fullmatch(line)
+        if truth and not _check_truth(truth).correct:
+            return WrongStep(line, "operator")
     return None
 
 
-def _find_broken_chain(question: str, lines: Sequence[str]) -> str | None:
-    """Return the first sentence that is not in the question, or does not go on from the class before it."""
-    # A sentence of the question ends with a full stop or a question mark.
-    premises = {normalize_text(sentence) for sentence in re.split(r"(?<=[.?])\s+", question)}
-    reached = ""  # the class reached so far; none before the first "X is a Y"
-    negated = False
+def is_checked(problem: Problem, text: str) -> bool:
+    """Whether a completion has no wrong step, and its steps come to the problem's answer."""
+    lines = _read_lines(text)
+    if _has_procedure(problem):
+        accepted, wrong = _follow_procedure(problem, lines)
+        return wrong is None and not _list_next_lines(problem, accepted)
 
+    steps = find_steps("\n".join(lines))
+    if not steps or find_wrong_step(problem, text):
+        return False
+    return is_equal(problem.answer, steps[-1].result, problem.kind, problem.choices)
+
+
+def _read_lines(text: str) -> list[str]:
+    """The lines of a completion's thought, or of the whole text where it has none."""
+    lines = [line.strip() for line in (split_thought(text).thought or text).split("\n")]
+    return [line for line in lines if line]
+
+
+def _list_next_lines(problem: Problem, lines: Sequence[str]) -> list[str]:
+    return PROCEDURES[problem.family](problem.question, lines)
+
+
+def _has_procedure(problem: Problem) -> bool:
+    return problem.family in PROCEDURES and bool(_list_next_lines(problem, []))
+
+
+def _follow_procedure(problem: Problem, lines: Sequence[str]) -> tuple[list[str], WrongStep | None]:
+    """Return the lines that follow from the question and each other, and the first step that does not."""
+    accepted: list[str] = []
     for line in lines:
         sentence = line.rstrip(".")
-        conclusion = _CONCLUSION.fullmatch(sentence)
-        rule = _RULE.fullmatch(sentence)
-        fact = _FACT.fullmatch(sentence)
-
-        if conclusion:
-            if reached and (_singular(conclusion[3]), bool(conclusion[2])) != (reached, negated):
-                return line
+        allowed = [each for each in _list_next_lines(problem, accepted) if each.rstrip(".") == sentence]
+        if allowed:
+            accepted.append(allowed[0])
             continue
 
-        if (rule or fact) and normalize_text(line) not in premises:
-            return line
-        if rule:
-            if reached and (negated or _singular(rule[2]) != reached):
-                return line
-            # A rule before any fact reaches nothing yet.
-            reached = reached and _singular(rule[3])
-            negated = rule[1] == "No"
-        elif fact:
-            reached = _singular(fact[2])
-            negated = False
-    return None
+        for operation, form in FORMS[problem.family].items():
+            if re.fullmatch(form, sentence):
+                return accepted, WrongStep(line, operation)
+    return accepted, None
 
 
-def _singular(word: str) -> str:
-    return word.lower().removesuffix("s")
+def _read_numbers(question: str) -> set[Fraction]:
+    """The numbers that a question gives, and the parts of each."""
+    numbers = set()
+    for text in re.findall(_NUMBER, question.replace(",", "")):
+        numbers |= _split_number(text)
+
+    words = set(re.findall(r"[a-z]+", question.lower()))
+    return numbers | {Fraction(number) for word, number in NUMBER_WORDS.items() if word in words}
 
 
-def _contradicts(question: str, line: str) -> bool:
-    """Whether a line gives an order that a premise contradicts, or that leaves out one of its names."""
-    order = _ORDER.fullmatch(line)
-    if order is None:
-        return False
-
-    names = order[2].split(" > ")
-    # The last sentence is the question itself, which claims nothing.
-    premises = question.split("?")[0].rpartition(".")[0]
-
-    for left, comparative, right in _COMPARISON.findall(premises):
-        if left not in names or right not in names:
-            return True
-        # The order begins with the most of something: "oldest" for "older".
-        left_first = names.index(left) < names.index(right)
-        if left_first != (comparative == order[1].lower()):
-            return True
-    return False
+def _list_numbers(expression: str) -> list[Fraction]:
+    return [Fraction(number) for number in re.findall(_NUMBER, expression)]
 
 
-def implied_answer(problem: Problem, thought: str) -> str | None:
-    """Return the answer that the conclusion of a rule problem's thought comes to; None where there is none."""
-    asked = re.search(r"(not )?(?:an? )?\w+\?$", problem.question)
-    if problem.family != "rules" or not asked:
-        return None
+def _split_number(text: str) -> set[Fraction]:
+    """A number and its parts, one for each nonzero digit."""
+    number = Fraction(text)
+    parts = list_places(int(number)) if number.denominator == 1 and number > 0 else []
+    return {number, *map(Fraction, parts)}
 
-    conclusion = None
-    for line in _lines(thought):
-        conclusion = _CONCLUSION.fullmatch(line.rstrip(".")) or conclusion
-    if conclusion is None:
-        return None
-    return "yes" if bool(conclusion[2]) == bool(asked[1]) else "no"
+
+def _name_operation(expression: str) -> str:
+    """The operations of an expression, each once, such as "*" or "+ -"."""
+    return " ".join(dict.fromkeys(re.findall(r"[-+*/×÷]", expression)))

@@ -6,8 +6,6 @@ either answer, and :mod:`data.generated` keeps as many of one label as of the ot
 
 import random
 
-from collections.abc import Sequence
-
 from data.logic import analogy, boolean, ordering, rules, syllogism
 from data.problem import Problem
 

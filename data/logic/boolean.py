@@ -101,14 +101,14 @@ def _evaluate(tree: Tree, lines: list[str]) -> bool:
 
 # The procedure: whatever has only truth values left is worked out, and its value takes its place.
 
+_EXPRESSION = re.compile(r"[(\dTFn][\w()<> ]*(?:True|False|\))(?=[?.])")
 _READY = re.compile(r"\(\d [<>] \d\)|not (?:True|False)|(?:True|False) (?:and|or) (?:True|False)")
 
 
 def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
-    [expression] = re.findall(r"[(\dTFn][\w()<> ]*(?:True|False|\))(?=[?.])", question)
     # A line may be of several places, so there may be several expressions left.
-    left = {expression}
+    left = set(_EXPRESSION.findall(question))
     for line in lines:
         left = {new for old in left for equation, new in _work_out(old) if equation == line}
 

@@ -116,7 +116,10 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
         start, asked, goal = whether.groups()
         head = f"from {start} to {goal}"
     else:
-        [(rank, asked)] = _WHO.findall(question)
+        who = _WHO.search(question)
+        if who is None:
+            return []
+        rank, asked = who.groups()
         start = goal = ""
         head = f"for the {rank}"
 

@@ -184,7 +184,10 @@ _DENIALS = {"A": "O", "E": "I", "I": "E", "O": "A"}
 
 def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
-    *premises, conclusion = _read_statements(question)
+    read = _read_statements(question)
+    if len(read) != 3:
+        return []
+    *premises, conclusion = read
     denial = Statement(_DENIALS[conclusion.letter], conclusion.subject, conclusion.predicate)
     if not lines:
         return [f"Suppose not: {denial.write_claim()}."]

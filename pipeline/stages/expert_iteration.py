@@ -18,7 +18,7 @@ from typing import Any
 from data.files import UserError, read_json, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
-from eval.steps import has_checkable_steps
+from eval.steps import is_checked
 from pipeline.config import ExpertIterationSettings
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
@@ -254,13 +254,12 @@ def show_samples(candidates: Sequence[Candidate], label: str) -> None:
 
 
 def check_guessable(candidates: Sequence[Candidate], label: str) -> None:
-    """Raises UserError where answers can be guessed and no sample of them has a step that can be checked."""
+    """Raises UserError where answers can be guessed and no sample of them has steps that come to its answer."""
     guessable = [candidate for candidate in candidates if is_guessable(candidate.problem)]
-    checkable = [c for c in guessable if has_checkable_steps(c.problem, c.completion.text)]
-    if guessable and not checkable:
+    if guessable and not any(is_checked(candidate.problem, candidate.completion.text) for candidate in guessable):
         raise UserError(
-            f"{label}: no step can be checked in {len(guessable)} samples of problems whose answers can be guessed; "
-            "take other rl.problems, or set rl.expert_iteration.require_checked_steps=false"
+            f"{label}: none of {len(guessable)} samples of problems whose answers can be guessed has steps that come "
+            "to the answer; take other rl.problems, or set rl.expert_iteration.require_checked_steps=false"
         )
 
 

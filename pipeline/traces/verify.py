@@ -15,7 +15,7 @@ from data.problem import Completion, Grade, Problem, record_to_json
 from data.splits import normalize_text
 from eval.extract import split_thought
 from eval.grade import grade, is_equal
-from eval.steps import find_steps, find_wrong_step, has_checkable_steps
+from eval.steps import find_steps, find_wrong_step, is_checked
 from pipeline.prompts import build_messages, encode_text, format_thinking_answer
 from pipeline.rewards import CombinedReward, RewardScore, combine_rewards
 
@@ -39,7 +39,7 @@ class Rules:
         max_tokens: The most tokens of a solution with its answer and end of turn.
         max_per_problem: The most solutions of one problem.
         keep_at: The weighted reward from which a candidate is kept.
-        require_checked_steps: Whether a solution whose answer could be guessed needs a step that can be recomputed.
+        require_checked_steps: Whether a solution whose answer could be guessed needs steps that come to it.
         balance: Whether no family and level may have more than an even share.
     """
 
@@ -224,8 +224,8 @@ class _Selector:
             return fault
 
         text = format_thinking_answer(solution.rationale or "", solution.answer)
-        if rules.require_checked_steps and is_guessable(solution) and not has_checkable_steps(solution, text):
-            return "no step that can be checked"
+        if rules.require_checked_steps and is_guessable(solution) and not is_checked(solution, text):
+            return "steps that do not reach the answer"
 
         # One more for the end of turn.
         if len(encode_text(self.tokenizer, text)) + 1 > rules.max_tokens:
