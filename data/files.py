@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,23 +33,9 @@ def suggest(name: str, valid: Iterable[str]) -> str:
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place ("file:line") and its object.
-
-    Raises:
-        UserError: the file is missing, empty or not UTF-8, a line is no JSON object, or an id stands twice.
-    """
-    path = Path(path)
+    """Each row's place and its object, as :func:`read_rows`; UserError where an id stands twice."""
     seen: dict[str, str] = {}
-    count = 0
-
-    for number, line in enumerate(_read_utf8(path).split("\n"), 1):
-        if not line.strip():
-            continue
-
-        place = f"{path}:{number}"
-        row = _parse_object(line, place)
-        count += 1
-
+    for place, row in read_rows(path):
         if "id" in row:
             identity = str(row["id"])
             if identity in seen:
@@ -57,28 +44,63 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
 
         yield place, row
 
+
+def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row's place ("file:line") and its object, of a file with one JSON object a line.
+
+    A file that is one JSON list of objects, or one object with such a list as ``examples``, is read too.
+
+    Raises:
+        UserError: the file is missing, empty or not UTF-8, or a row is no JSON object.
+    """
+    path = Path(path)
+    count = 0
+    for place, row in _split_rows(path):
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: a JSON {type(row).__name__}, not an object; {_ROWS}")
+        yield place, row
+        count += 1
+
     if not count:
-        raise UserError(f"{path}: no records in it; every line must be one JSON object")
+        raise UserError(f"{path}: no records in it; {_ROWS}")
+
+
+_ROWS = "every line must be one JSON object, or the whole file one JSON list of them"
+
+
+def _split_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    text = _read_utf8(path)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict):
+        document = document.get("examples")
+
+    if isinstance(document, list):
+        for number, value in enumerate(document):
+            yield f"{path}, row {number}", value
+        return
+
+    for number, line in enumerate(text.split("\n"), 1):
+        place = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{place}: not JSON ({error}); {_ROWS}") from None
+        yield place, value
 
 
 def _read_utf8(path: Path) -> str:
-    if not path.is_file():
+    # A pipe is no file to Python: /dev/stdin.
+    if not path.exists() or path.is_dir():
         raise UserError(f"{path}: no such file; check the path")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 JSONL") from None
-
-
-def _parse_object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON ({error}); every line must be one JSON object") from None
-
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: a JSON {type(row).__name__}, not an object; every line must be one JSON object")
-    return row
 
 
 def read_json(path: Path | str) -> Any:
@@ -104,10 +126,16 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a file atomically: aside, synced, renamed. Parent folders are made; UserError where it cannot be."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: cannot be written (it is a folder); name another place")
+    """Write a file atomically: aside, synced, renamed. Parent folders are made; UserError where it cannot be.
+
+    A symbolic link stays, and what it leads to is written. A device or a pipe is written through.
+    """
+    if _write_through(Path(path), text):
+        return
+
+    path = Path(os.path.realpath(path))
+    if path.is_dir() or path.is_symlink():
+        raise UserError(f"{path}: cannot be written (it is a folder, or a link to itself); name another place")
     make_folder(path.parent)
 
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -122,6 +150,35 @@ def write_text(path: Path | str, text: str) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+
+
+def _write_through(path: Path, text: str) -> bool:
+    """Write a text into what is no file, or is where our own output goes; False where a path is neither."""
+    if not path.exists() or path.is_dir():
+        return False
+
+    # A stream is written to as it is open: opened again, a file behind it would be cut, and written over by print().
+    streams = [number for number in (1, 2) if _is_open_at(path, number)]
+    if path.is_file() and not streams:
+        return False
+
+    sys.stdout.flush()
+    target = streams[0] if streams else path
+    try:
+        with open(target, "w", encoding="utf-8", errors="backslashreplace", closefd=not streams) as file:
+            file.write(text)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"{path}: cannot be written to ({error.strerror}); name another place") from None
+    return True
+
+
+def _is_open_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def _get_umask() -> int:

@@ -117,7 +117,7 @@ def format_row(row: dict[str, Any]) -> list[str]:
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a GitHub Markdown table, with the notes under it."""
     lines = [list(HEADINGS)]
-    lines.append(["---" if heading in TEXT_HEADINGS else "--:" for heading in HEADINGS])
+    lines.append(["---" if heading in TEXT_HEADINGS else "---:" for heading in HEADINGS])
     for row in rows:
         lines.append([cell.replace("|", "\\|") for cell in format_row(row)])
 

@@ -124,7 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     verdicts = Counter(grade.verdict for grade in grades)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    print(f"{options.out}: {verdicts['correct']} of {len(grades)} correct ({counts})")
+    # Behind the grades it would be no JSON.
+    stream = sys.stderr if options.out == "/dev/stdout" else sys.stdout
+    print(f"{options.out}: {verdicts['correct']} of {len(grades)} correct ({counts})", file=stream)
     return 0
 
 

@@ -159,7 +159,7 @@ def compare_logprobs(scored: Any, exported: Any, tokenizer: Any, problem: Proble
 
 def format_card(run: Run, stage_dir: StageDir, **measured: Any) -> str:
     """Return the model card; ``measured`` are name, compared, mean and largest of the template."""
-    lines = ["| benchmark | n | accuracy, 95 % | tokens |", "|---|--:|--:|--:|"]
+    lines = ["| benchmark | n | accuracy, 95 % | tokens |", "|---|---:|---:|---:|"]
     for row in make_rows(run.dir.read_stage_scores()):
         if row["stage"] == stage_dir.name:
             accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"

@@ -148,7 +148,7 @@ def read_outcome(folder: Path, benchmarks: Sequence[Dataset]) -> Outcome:
 
 def format_curves(curves: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the points of all curves as a Markdown table, and what the learnt choice has over a coin."""
-    lines = ["| benchmark | way | limit | accuracy | tokens |", "|---|---|--:|--:|--:|"]
+    lines = ["| benchmark | way | limit | accuracy | tokens |", "|---|---|---:|---:|---:|"]
     for benchmark, curve in curves.items():
         for point in curve["points"]:
             limit = "" if point["limit"] is None else f"{point['limit']:.3g}"

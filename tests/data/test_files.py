@@ -2,6 +2,10 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +43,10 @@ def test_rows_come_with_their_places(tmp_path):
         (b"", "no records in it"),
         (b"\n \n", "no records in it"),
         (b'{"id": 1}\n{', "rows.jsonl:2: not JSON"),
-        (b"[1]", "rows.jsonl:1: a JSON list, not an object"),
+        (b"[1]\n[2]", "rows.jsonl:1: a JSON list, not an object"),
+        (b"[1]", "rows.jsonl, row 0: a JSON int, not an object"),
+        (b'[{"id": 1}, {"id": 1}]', r"rows.jsonl, row 1: id '1' is already at .*rows.jsonl, row 0"),
+        (b"[]", "no records in it"),
         (b'{"id": 1}\n{"id": "1"}', r"rows.jsonl:2: id '1' is already at .*rows.jsonl:1"),
         (b"\xff\xfe", r"not UTF-8 text \(byte 0\)"),
         (b"[" * 100_000, "rows.jsonl:1: not JSON"),
@@ -75,6 +82,54 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_jsonl(path, [{"a": {1, 2}}])
     assert path.read_text() == '{"a": 1}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    for name in ("file", "new"):
+        (tmp_path / f"to-{name}").symlink_to(name)
+    (tmp_path / "file").write_text("old")
+
+    for name in ("file", "new"):
+        write_text(tmp_path / f"to-{name}", "x")
+        assert (tmp_path / f"to-{name}").is_symlink()
+        assert (tmp_path / name).read_text() == "x"
+
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="a link to itself"):
+        write_text(tmp_path / "loop", "x")
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_a_pipe_is_written_through(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "é\n")
+    assert os.read(reader, 100) == "é\n".encode()
+    assert pipe.is_fifo()
+    os.close(reader)
+
+    write_text("/dev/null", "x")
+    assert Path("/dev/null").is_char_device()
+
+
+WRITE = "from data.files import write_text; print('a'); write_text('/dev/stdout', 'b\\n'); print('c')"
+
+
+def test_our_own_output_is_written_through_wherever_it_goes(tmp_path):
+    (tmp_path / "log").write_text("before\n")
+    with open(tmp_path / "log", "a") as log:
+        subprocess.run([sys.executable, "-c", WRITE], stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "before\na\nb\nc\n"
+
+    piped = subprocess.run([sys.executable, "-c", WRITE], capture_output=True, check=True)
+    assert piped.stdout == b"a\nb\nc\n"
+
+
+def test_what_is_written_to_another_may_be_read_from_it(tmp_path):
+    reading = "from data.files import read_jsonl; print(list(read_jsonl('/dev/stdin')))"
+    read = subprocess.run([sys.executable, "-c", reading], input=b'{"id": 1}\n', capture_output=True, check=True)
+    assert read.stdout == b"[('/dev/stdin:1', {'id': 1})]\n"
 
 
 def test_a_lone_surrogate_can_be_written(tmp_path):

@@ -54,6 +54,7 @@ def test_the_markdown_has_a_line_for_each_row(runs):
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == len(rows) + 2
     assert len({line.count("|") for line in lines}) == 1
+    assert all("---" in cell for cell in lines[1].strip("|").split("|"))
     assert "| all | sft | second | zero-shot | 40 | 50.0 [35.2, 64.8] | 25.0 |" in text
     assert "- arithmetic_v1, n = 20: " in text
 

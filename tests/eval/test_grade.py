@@ -369,6 +369,16 @@ def test_the_command_line_writes_the_grades(tmp_path, root):
     assert [(g.id, g.correct, g.verdict) for g in grades] == [("a", True, "correct"), ("b", False, "wrong")]
 
 
+def test_the_grades_go_to_the_next_command(tmp_path, root):
+    arguments = [*write_inputs(tmp_path, BENCHMARK, make_completions("b", "a"))[:-1], "/dev/stdout"]
+    command = [sys.executable, "-m", "eval.grade", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+
+    (tmp_path / "out.jsonl").write_text(done.stdout)
+    assert [grade.id for grade in read_grades(tmp_path / "out.jsonl")] == ["a", "b"]
+    assert "1 of 2 correct" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("benchmark", "completions", "message"),
     [
