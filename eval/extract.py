@@ -3,7 +3,8 @@ r"""Find the one answer in what a model wrote: the same rule for every stage and
 The form asked for is ``<think>`` steps ``</think>`` then ``\boxed{answer}``. The candidate phrases are, in this order,
 
 1. what stands in ``\boxed{}`` or ``\fbox{}`` after the thought; all boxes must say the same;
-2. else what follows "answer is", "answer:" or "####", up to the end of the sentence or line; all must say the same
+2. else what follows "answer is", "answer:", "<answer>" or "####", up to the end of the sentence, line or tag; all must
+   say the same
    (Kojima et al. 2022, arXiv 2205.11916, section 2.1, use the same trigger);
 3. else the last sentence, and for choices a first sentence that is nothing but a choice.
 
@@ -295,7 +296,7 @@ def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
 
 _MARKER = re.compile(
     r"\b(?:answer(?:\s(?:to|for|of)\s[^.\n:]{1,60}?)?|(?:correct|right|best|final)\s(?:option|choice))"
-    r"[*_ ]{0,4}(?:is\b|:|=)|^\s{0,3}####(?!#)",
+    r"[*_ ]{0,4}(?:is\b|:|=)|<answer>|^\s{0,3}####(?!#)",
     re.IGNORECASE | re.MULTILINE,
 )
 _CORRECTION = re.compile(r"\b(?:no|wait|actually|sorry|correction|instead|rather|oops)\b[^.!?\n]*$", re.IGNORECASE)
@@ -332,7 +333,8 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
     values = [written for _, written, _ in statements if written is not None]
     is_several = not all(asked.agree(value, last) for value in dict.fromkeys(values))
     following = text[place:].lstrip(" :*_$\n").partition(phrase)[2][:MAX_SENTENCE]
-    return Extraction(last, ambiguous=is_several or begins_with_hedge(re.sub(r"^[*$.!?\s]*", " ", following)))
+    following = re.sub(r"^(?:[*$.!?\s]|</answer>)*", " ", following)
+    return Extraction(last, ambiguous=is_several or begins_with_hedge(following))
 
 
 # A letter whose full stop may stand before its text: "B. cat".
@@ -345,8 +347,9 @@ def _cut_phrase(text: str, place: int, finished: bool, asked: _Asked) -> str:
     reaches_end = place + len(window) == len(text)
     window = re.sub(r"^(?:[\s:*_]|\$\$|\\[\[(])+", "", window)
 
+    window, tag, _ = window.partition("</answer>")
     end = find_sentence_end(window)
-    if end < 0 and reaches_end and not finished:
+    if end < 0 and reaches_end and not finished and not tag:
         return ""
     phrase = window[: end if end >= 0 else MAX_SENTENCE][:MAX_SENTENCE].strip()
 

@@ -170,6 +170,8 @@ def test_choices_that_are_letters_are_not_positions():
 
 
 def test_rule_one_comes_before_two_and_two_before_three():
+    assert extract(r"\boxed{1} <answer>2</answer> Or 3", "number") == Extraction("1", boxed=True)
+    assert extract("<answer>2</answer> We had 3.", "number") == Extraction("2")
     assert extract(r"\boxed{1} The answer is 2. Or 3", "number") == Extraction("1", boxed=True)
     assert extract("The answer is 2. We had 3", "number") == Extraction("2")
     assert extract("It is 2. Then it is 3", "number") == Extraction("3")
@@ -180,6 +182,9 @@ def test_rule_one_comes_before_two_and_two_before_three():
     [
         ("The answer is 1. No, the answer is 2.", "2"),
         ("**Answer:** 7", "7"),
+        ("Of 9 and 2.\n<answer>\n7\n</answer>", "7"),
+        ("<answer>The answer is $7.</answer>", "7"),
+        ("Answer: 7</answer>", "7"),
         ("**Answer**: 7\nmore 8", "7"),
         ("The final answer is:\n\\[\n5\n\\]", "5"),
         ("The answer is\n\n8", "8"),
@@ -203,6 +208,7 @@ def test_numbers_in_sentences(text, answer):
     "text",
     [r"\boxed{3}, or \boxed{4}", r"\boxed{3 or 4}", r"\boxed{3, 4}", "The answer is 3 or 4.", "The answer is 3, 4"]
     + ["The answer is 3 apples or 4", "The answer is 3 and 4", "The answer is 3 + 4", "The answer is 2. Or 3"]
+    + ["<answer>3</answer> <answer>4</answer>", "<answer>3</answer> or 4", "<answer>3</answer> The answer is 4."]
     + [r"\boxed{3 + 4}", "".join(f"\\boxed{{5 {chr(97 + i)}{chr(97 + i)}}}" for i in range(26))],
 )
 def test_guesses_are_ambiguous(text):
@@ -246,12 +252,15 @@ def test_free_text_takes_the_sentence_or_a_short_last_line():
     assert extract("The answer is a wolf. Yes", "text").answer == "a wolf"
     assert extract("Emily is a cat.\n\n**mouse**\n", "text").answer == "mouse"
     assert extract("word " * 40, "text").answer is None
+    assert extract("<answer>the wolf</answer>", "text").answer == "the wolf"
 
 
 def test_a_truncated_text_counts_only_what_was_complete():
     assert extract("The answer is 12", "number", finished=False).answer is None
     assert extract("The answer is 12.", "number", finished=False).answer is None  # 12.5 was possible
     assert extract("The answer is 12. Next", "number", finished=False).answer == "12"
+    assert extract("<answer>12", "number", finished=False).answer is None
+    assert extract("<answer>12</answer>", "number", finished=False).answer == "12"
     assert extract("The answer is 7.\nThe answer is 12", "number", finished=False).answer == "7"
     assert extract("It is 12. Next", "number", finished=False).answer is None
     assert extract(r"\boxed{12} and on", "number", finished=False) == Extraction("12", boxed=True)
