@@ -3,6 +3,7 @@
     arithmetic_v1                                               one of our own
     mine.jsonl                                                  a file with id, question, answer
     mine.jsonl?question=input&answer=target                     the same with other field names
+    mine.json?question={Body} {Question}&level=none             a template of fields, and a field left out
     openai/gsm8k?config=main&split=train&answer_after=####      a set of the hub
     gsm8k?take=200                                              a set of the hub whose fields are known here
     gsm8k?file=copy.jsonl                                       the same from a local copy
@@ -26,7 +27,7 @@ import pydantic
 
 from data import generated
 from data.command_line import ArgumentParser, exit_on_user_error
-from data.files import UserError, read_jsonl, sha256_file, sha256_json, suggest
+from data.files import UserError, read_rows, sha256_file, sha256_json, suggest
 from data.problem import Problem, parse_problem, record_to_json, write_records
 from data.splits import LEVELS, SPLITS, normalize_text, split_of, take_stratified
 
@@ -34,6 +35,7 @@ BENCHMARKS = tuple(generated.GENERATORS)
 
 DEV_NAMES = ("dev", "validation", "valid", "val")
 MAPPED_FIELDS = ("id", "question", "answer", "choices", "rationale", "family", "level")
+LEFT_OUT = "none"  # the name of no field
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
@@ -41,9 +43,11 @@ class DatasetSpec:
     """Which problems: an entry of ``problems:`` in a recipe, or ``SET?key=value&…`` on the command line.
 
     Without a ``split``, training takes the train split, and a benchmark the test split, or the whole of a file.
-    ``question`` to ``level`` name the fields of a row, two of them joined as "passage,question". ``answer_after`` is
-    what the answer stands behind in its field, the rest being the rationale. ``options`` are the choices of every
-    problem ("yes,no"), ``kind`` is the kind of every answer. ``file`` is a local copy of a set of the hub.
+    ``id`` to ``family`` name the fields of a row ("question.stem" one within another), two of them joined as
+    "passage,question", or a template such as "{passage} Is it true that {question}?"; "none" leaves a field out.
+    ``answer_after`` is what the answer stands behind in its field ("####" at the start of a line, where that is there),
+    the rest being the rationale. ``options`` are the choices of every problem ("yes,no"), ``labels`` what the answer
+    calls the choices ("0,1,2,3"), ``kind`` is the kind of every answer. ``file`` is a local copy of a set of the hub.
     """
 
     set: str
@@ -62,6 +66,8 @@ class DatasetSpec:
     answer_after: str | None = None
     options: str | None = None
     kind: Literal["number", "label", "text"] | None = None
+    # Runs that name none stay what they were.
+    labels: Annotated[str | None, pydantic.Field(exclude_if=lambda labels: labels is None)] = None
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(DatasetSpec))
@@ -134,7 +140,7 @@ def load_spec(spec: DatasetSpec) -> Dataset:
     problems = take_stratified(problems, spec.take) if spec.take else problems
 
     # A file that is taken as it is has the checksum that `sha256sum` gives.
-    is_whole_file = split == "all" and spec == DatasetSpec(spec.set, split=spec.split)
+    is_whole_file = split == "all" and spec == DatasetSpec(spec.set, split=spec.split) and Path(spec.set).is_file()
     sha256 = sha256_file(spec.set) if is_whole_file else _hash_problems(problems)
     return Dataset(source.name, problems, source.places, sha256, source.origin, spec)
 
@@ -303,18 +309,19 @@ def _open_source(spec: DatasetSpec) -> _Source:
         full_spec = dataclasses.replace(known, **(values | {"set": known.set}))
         if not spec.file:
             return _open_hub(name, full_spec)
-        return _Source(name, full_spec, {spec.split or "test": read_jsonl(spec.file)})
+        return _Source(name, full_spec, {spec.split or "test": read_rows(spec.file)})
 
     if spec.file:
         raise UserError(f"data set {name}: file= goes with {', '.join(BUILT_IN)}; give the file as the set instead")
-    if name.endswith(".jsonl") or Path(name).is_file():
-        return _Source(Path(name).stem, spec, {"all": read_jsonl(name)})
+    is_file = Path(name).exists() and not Path(name).is_dir()
+    if is_file or name.endswith((".jsonl", ".json")):
+        return _Source(Path(name).stem, spec, {"all": read_rows(name)})
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         title = name.split("/")[1]
         return _open_hub(f"{title}_{spec.config}" if spec.config else title, spec)
 
     raise UserError(
-        f"data set {name!r} is unknown; {suggest(name, [*BENCHMARKS, *BUILT_IN])}, or a .jsonl file, "
+        f"data set {name!r} is unknown; {suggest(name, [*BENCHMARKS, *BUILT_IN])}, or a .jsonl or .json file, "
         "or a set of the hub as OWNER/NAME"
     )
 
@@ -355,39 +362,67 @@ def _map_fields(row: Mapping[str, Any], spec: DatasetSpec, place: str) -> dict[s
     # Fields without another name stay as they are, those that are not ours too.
     record = dict(row)
     for field in MAPPED_FIELDS:
-        names = getattr(spec, field)
-        if names:
-            record[field] = _read_field(row, names.split(","), place)
+        mapping = getattr(spec, field)
+        if mapping == LEFT_OUT:
+            record.pop(field, None)
+        elif mapping:
+            record[field] = _read_field(row, mapping, place)
+    for field in ("question", "rationale"):
+        if isinstance(record.get(field), list):
+            record[field] = _to_text(record[field], f"{place}: {field!r}")
     for field in ("question", "answer"):
         if field not in record:
             raise UserError(f"{place}: no field {field!r}; name it by {field}=FIELD; {suggest(field, row)}")
 
-    if spec.answer_after:
-        before, mark, answer = str(record["answer"]).rpartition(spec.answer_after)
-        if not mark:
-            raise UserError(f"{place}: the answer has no {spec.answer_after!r}; fix the line or answer_after=")
+    before, mark, answer = str(record["answer"]).rpartition(spec.answer_after or "\n####")
+    if mark:
         record["answer"] = answer.strip()
-        record.setdefault("rationale", before.strip())
+        if spec.rationale != LEFT_OUT:
+            record.setdefault("rationale", before.strip())
+    elif spec.answer_after:
+        raise UserError(f"{place}: the answer has no {spec.answer_after!r}; fix the line or answer_after=")
 
-    if spec.level:
-        # A level may stand in a text, such as "Level 3".
-        digits = re.search(r"\d+", str(record["level"]))
-        record["level"] = int(digits[0]) if digits else 0
     if spec.options:
         record["choices"] = spec.options.split(",")
+    if spec.labels:
+        record["choices"] = {"text": record.get("choices"), "label": spec.labels.split(",")}
     if spec.kind:
         record["kind"] = spec.kind
     return record
 
 
-def _read_field(row: Mapping[str, Any], names: Sequence[str], place: str) -> Any:
-    """A field of a row, or several as one text."""
-    for name in names:
-        if name not in row:
+def _read_field(row: Mapping[str, Any], mapping: str, place: str) -> Any:
+    """A field of a row; or several as one text, joined or in a template."""
+    names = re.findall(r"\{([^{}]+)\}", mapping) or mapping.split(",")
+    if mapping in names:
+        return _find_field(row, mapping, place)
+
+    texts = {name: _to_text(_find_field(row, name, place), f"{place}: {name!r}") for name in names}
+    if "{" not in mapping:
+        return " ".join(texts.values())
+    return re.sub(r"\{([^{}]+)\}", lambda match: texts[match[1]], mapping)
+
+
+def _find_field(row: Mapping[str, Any], name: str, place: str) -> Any:
+    """A field by its name, or within others: "question.stem"."""
+    if name in row:
+        return row[name]
+
+    value: Any = row
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
             raise UserError(f"{place}: no field {name!r}; {suggest(name, row)}")
-    if len(names) == 1:
-        return row[names[0]]
-    return " ".join(str(row[name]).strip() for name in names)
+        value = value[part]
+    return value
+
+
+def _to_text(value: Any, where: str) -> str:
+    """A text, a number, or a list of texts as its lines."""
+    if isinstance(value, str | int | float):
+        return str(value).strip()
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
+    raise UserError(f"{where} is no text; name another field")
 
 
 # The command line

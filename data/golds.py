@@ -2,26 +2,70 @@
 
 The readings of an answer, each tried on its own:
 
-- its text: the answer is the text of a choice, whatever the case, spaces and brackets around it;
+- its text: the answer is the text of a choice, whatever the case, spaces and brackets around it; true and false of
+  JSON (BoolQ) are a choice "True" or "yes", "False" or "no";
 - its letter: "B" is the second choice, unless all choices are single letters themselves;
 - its index: a number in JSON (MMLU: 2) counts from 0;
 - its key: digits in a text (ARC: "2") count from 1.
 
-Readings that mean different choices make the answer ambiguous; then it is refused, and never guessed.
+Readings that mean different choices make the answer ambiguous; then it is refused, and never guessed. Where a record
+labels its choices itself (ARC), a label means its choice, and nothing else is tried.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from data.files import UserError
 
+# "(A) wolf" and "A) wolf", and "- wolf" in a question.
+_MARKED = re.compile(r"(?:\((?P<in>[A-Z])\)|(?P<bare>[A-Z])\))\s*(?P<text>\S.*)", re.DOTALL)
+_OPTION = re.compile(r"^\s*(?:- +)?(\S.*?)\s*$", re.MULTILINE)
 
-def resolve_gold(answer: str | int | float, choices: Sequence[str], where: str) -> str:
+
+def parse_choices(value: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the choices of a record, and what labels them; no labels where nothing does.
+
+    They are a list of texts; texts with their labels (ARC); texts marked "A)", "B)" (LogicalDeduction); or a question
+    whose lines after "Options:" are the choices (BIG-Bench Hard).
+
+    Raises:
+        UserError: they are none of these; the line names ``where``.
+    """
+    if isinstance(value, str):
+        value = _OPTION.findall(value.rpartition("\nOptions:")[2]) if "\nOptions:" in value else None
+
+    labels = None
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+        value = {key: [each.get(key) for each in value] for key in ("text", "label")}
+    if isinstance(value, Mapping):
+        value, labels = value.get("text"), value.get("label")
+        if not isinstance(labels, list) or not isinstance(value, list) or len(labels) < len(value):
+            raise UserError(f"{where}: 'choices' must have a text and a label each, or be a list of texts")
+
+    if not isinstance(value, list) or not value or not all(isinstance(each, str) and each.strip() for each in value):
+        raise UserError(f"{where}: 'choices' must be a list of texts, or be left out")
+    if labels is not None:
+        return tuple(value), tuple(str(label) for label in labels[: len(value)])
+
+    marked = [_MARKED.fullmatch(each.strip()) for each in value]
+    marks = [match["in"] or match["bare"] for match in marked if match]
+    if marks == [chr(ord("A") + place) for place in range(len(value))]:
+        return tuple(match["text"] for match in marked if match), tuple(marks)
+    return tuple(value), ()
+
+
+def resolve_gold(answer: str | int | float, choices: Sequence[str], where: str, labels: Sequence[str] = ()) -> str:
     """Return the text of the choice that an answer means; the answer as it is where it means none.
 
     Raises:
         UserError: it means several; the line names ``where``.
     """
+    text = _normalize(str(answer))
+    for choice, label in zip(choices, labels, strict=False):
+        if text == _normalize(label):
+            return choice.strip()
+
     meanings = _find_meanings(answer, choices)
     if not meanings:
         return str(answer).strip()
@@ -38,7 +82,11 @@ def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[st
     texts = [_normalize(choice) for choice in choices]
     meanings = {}
 
-    places = [place for place, choice in enumerate(texts) if choice == text]
+    names = {text}
+    if isinstance(answer, bool):
+        names = {"true", "yes"} if answer else {"false", "no"}
+
+    places = [place for place, choice in enumerate(texts) if choice in names]
     # Two choices with one text are told apart by the letter only.
     if len(places) == 1:
         meanings["text"] = places[0]
@@ -46,7 +94,7 @@ def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[st
     are_letters = all(re.fullmatch("[a-z]", choice) for choice in texts)
     if re.fullmatch("[a-z]", text) and not are_letters:
         meanings["letter"] = ord(text) - ord("a")
-    if isinstance(answer, int):
+    if isinstance(answer, int) and not isinstance(answer, bool):
         meanings["index"] = answer
     elif isinstance(answer, str) and re.fullmatch(r"[0-9]{1,2}", text):
         meanings["key"] = int(text) - 1

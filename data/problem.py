@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from data.files import UserError, read_jsonl, suggest, write_jsonl
-from data.golds import resolve_gold
+from data.golds import parse_choices, resolve_gold
 
 T = TypeVar("T")
 
@@ -72,7 +72,8 @@ class Grade:
 
 def guess_kind(answer: str, choices: object) -> str:
     """The kind of an answer whose record names none."""
-    if re.fullmatch(r"[-+−$€£]?\s*\d[\d,]*(\.\d+)?\s*%?(/\d+)?", answer.strip()):
+    # A comma before other than three digits parts a list: "3,5,7".
+    if re.fullmatch(r"[-+−$€£]?\s*(\d{1,3}(,\d{3})+|\d+)(\.\d+)?\s*%?(/\d+)?", answer.strip()):
         return "number"
     if choices or answer.strip().lower() in USUAL_LABELS:
         return "label"
@@ -85,22 +86,26 @@ def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
     Raises:
         UserError: a field is missing or of the wrong type; the line names ``where``.
     """
-    for key in ("id", "question", "answer"):
-        if not _is_filled(row.get(key)):
+    gold: Any = row.get("answer")
+    # MultiArith has a list of one.
+    if isinstance(gold, list) and len(gold) == 1:
+        gold = gold[0]
+    filled = {"id": _is_filled(row.get("id")), "question": _is_filled(row.get("question"))}
+    filled["answer"] = _is_filled(gold) or isinstance(gold, bool)
+    for key, is_filled in filled.items():
+        if not is_filled:
             raise UserError(f"{where}: {key!r} is missing, empty or no text; every line needs id, question and answer")
 
     rationale = row.get("rationale")
     if not isinstance(rationale, str | None):
         raise UserError(f"{where}: 'rationale' must be a text, or be left out")
 
-    level = row.get("level") or 0
-    if not isinstance(level, int) or isinstance(level, bool):
-        raise UserError(f"{where}: 'level' must be a whole number, or be left out")
-
-    choices = _parse_choices(row, where)
-    answer = str(row["answer"]).strip()
-    if choices:
-        answer = resolve_gold(row["answer"], choices, f"{where}: {str(row['id'])!r}")
+    # 5.0 is 5.
+    answer = str(int(gold) if isinstance(gold, float) and gold.is_integer() else gold).strip()
+    choices = None
+    if row.get("choices") is not None:
+        choices, labels = parse_choices(row["choices"], where)
+        answer = resolve_gold(gold, choices, f"{where}: {str(row['id'])!r}", labels)
     return Problem(
         id=str(row["id"]),
         question=str(row["question"]),
@@ -108,7 +113,7 @@ def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
         kind=_choose_kind(row, answer, where),
         choices=choices,
         family=str(row.get("family") or ""),
-        level=level,
+        level=_parse_level(row.get("level"), where),
         rationale=rationale,
         extra={key: value for key, value in row.items() if key not in _FIELDS},
     )
@@ -123,15 +128,17 @@ def _is_filled(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _parse_choices(row: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
-    choices = row.get("choices")
-    if choices is None:
-        return None
+def _parse_level(level: object, where: str) -> int:
+    """The level that a number or a text is: "Level 5" is 5, and "Level ?" is none."""
+    if not level or (isinstance(level, str) and level.endswith("?")):
+        return 0
+    if isinstance(level, int) and not isinstance(level, bool):
+        return level
 
-    are_texts = isinstance(choices, list) and all(isinstance(each, str) and each.strip() for each in choices)
-    if not choices or not are_texts:
-        raise UserError(f"{where}: 'choices' must be a list of texts, or be left out")
-    return tuple(choices)
+    digits = re.search(r"\d+", level) if isinstance(level, str) else None
+    if not digits:
+        raise UserError(f"{where}: 'level' must be a whole number, or a text with one, or be left out")
+    return int(digits[0])
 
 
 def _choose_kind(row: Mapping[str, Any], answer: str, where: str) -> str:
@@ -173,6 +180,9 @@ def _read_typed(record: type[T], path: Path | str) -> list[T]:
     for where, row in read_jsonl(path):
         for key, expected in types.items():
             value = row.get(key)
+            # An id may be a number in JSON, as in a benchmark.
+            if key == "id" and type(value) is int:
+                row[key] = value = str(value)
             # To Python, true is a whole number.
             is_bool_as_int = expected is int and isinstance(value, bool)
             if key not in row or not isinstance(value, expected) or is_bool_as_int:

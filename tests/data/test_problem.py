@@ -44,10 +44,13 @@ def test_a_record_is_read_as_it_was_written(tmp_path, reader):
         ("Yes", None, "label"),
         ("red", ["red", "blue"], "label"),
         ("x + 1", None, "text"),
+        ("3,5,7", None, "text"),
+        ("12,345,678", None, "number"),
+        (True, None, "label"),
     ],
 )
 def test_a_kind_is_guessed(answer, choices, kind):
-    assert guess_kind(answer, choices) == kind
+    assert guess_kind(str(answer), choices) == kind
     row = GOOD | {"answer": answer, "choices": choices}
     assert parse_problem(row, "here").kind == kind
     assert parse_problem(row | {"meta": {"answer_kind": "text"}}, "here").kind == "text"
@@ -61,7 +64,8 @@ def test_a_kind_is_guessed(answer, choices, kind):
         (json.dumps(GOOD), "already at"),
         (json.dumps({"id": "b", "question": "Why?"}), "'answer' is missing"),
         (json.dumps(GOOD | {"id": "b", "question": " "}), "'question' is missing, empty"),
-        (json.dumps(GOOD | {"id": "b", "answer": True}), "'answer' is missing, empty or no text"),
+        (json.dumps(GOOD | {"id": "b", "answer": [3, 4]}), "'answer' is missing, empty or no text"),
+        (json.dumps(GOOD | {"id": True}), "'id' is missing, empty or no text"),
         (json.dumps(GOOD | {"id": "b", "kind": "essay"}), "kind 'essay' is unknown"),
         (json.dumps(GOOD | {"id": "b", "choices": "yes"}), "'choices' must be a list"),
         (json.dumps(GOOD | {"id": "b", "choices": []}), "'choices' must be a list"),
@@ -79,9 +83,24 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_id_of_a_completion_may_be_a_number(tmp_path):
+    path = tmp_path / "completions.jsonl"
+    row = record_to_json(RECORDS[read_completions])
+    path.write_text(json.dumps(row | {"id": 7}))
+    assert [completion.id for completion in read_completions(path)] == ["7"]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("text", 3), ("prompt_tokens", True), ("prompt_tokens", 1.0), ("finish", "eos"), ("answer_tokens", None)],
+    [
+        ("id", True),
+        ("id", 1.5),
+        ("text", 3),
+        ("prompt_tokens", True),
+        ("prompt_tokens", 1.0),
+        ("finish", "eos"),
+        ("answer_tokens", None),
+    ],
 )
 def test_a_bad_completion_is_refused(tmp_path, key, value):
     path = tmp_path / "completions.jsonl"
