@@ -195,6 +195,13 @@ def _get_letter_place(letter: str, offer: _Offer) -> int | None:
     return place if offer.has_letters and place < len(offer.values) else None
 
 
+def list_letters(kind: str, choices: Sequence[str]) -> list[str]:
+    """Return the letter of each choice; none where letters do not stand for the places."""
+    offer = _make_offer(kind, tuple(choices))
+    letters = [chr(ord("A") + place) for place in range(len(choices))]
+    return letters if offer.has_letters and letters[-1] <= "Z" else []
+
+
 def _find_letter_with_text(cleaned: str, offer: _Offer) -> int | None:
     match = _WITH_TEXT.fullmatch(cleaned)
     if match:

@@ -53,7 +53,7 @@ def evaluate(
         max_new_tokens: The most tokens of a completion.
         batch_size: Rows at a time.
         thinking: Bounds on the tokens of a thought.
-        prefix: What each completion begins with.
+        prefix: What each completion begins with; where it is empty, what the chat template says.
         temperature: 0 is greedy.
         label: What the progress bar and errors call this evaluation.
         partial: A folder for completions as they come, a file for each process; those in it are not asked for again.
@@ -76,7 +76,7 @@ def evaluate(
     if isinstance(model, Module):
         decode = functools.partial(generate, model, tokenizer)
         settings |= {"thinking": thinking, "batch_size": batch_size}
-        settings["prefixes"] = [encode_text(tokenizer, prefix)] * len(prompts)
+        settings["prefixes"] = [encode_text(tokenizer, prefix)] * len(prompts) if prefix else None
 
     with progress_bar(label, len(missing)) as on_progress:
         sequences = decode(prompts, on_progress=on_progress, **settings)

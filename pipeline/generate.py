@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from data.problem import Completion, Problem
 from pipeline import processes
+from pipeline.prompts import encode_text, find_forced_opening
 from pipeline.thinking_budget import ThinkingLimits, count_thinking_tokens, find_forced_tokens
 
 BLOCK = 128  # tokens in a block of the vocabulary: a block is sampled first, then a token of it
@@ -57,7 +58,8 @@ class DecodingSettings:
         temperature: 0 is greedy; else tokens are sampled from the full distribution.
         seed: Of the sampling.
         thinking: Bounds on the tokens between the think tags.
-        prefixes: Token ids that each completion begins with, one list a prompt.
+        prefixes: Token ids that each completion begins with, one list a prompt; by default the opening tag where the
+            chat template has it.
         batch_size: Rows at a time; by default what BATCH_SIZES says of the device.
         on_progress: Gets (completions, tokens) as rows finish.
         on_sequence_end: Gets (i, sequence) once the i-th prompt is complete; in a process's own share only.
@@ -86,8 +88,12 @@ def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any)
         options: Those of :class:`DecodingSettings`.
     """
     settings = DecodingSettings(**options)
+    prefixes = settings.prefixes
+    if prefixes is None:
+        prefixes = [encode_text(tokenizer, find_forced_opening(tokenizer))] * len(prompts)
+
     rows = []
-    for i, prefix in enumerate(settings.prefixes or [()] * len(prompts)):
+    for i, prefix in enumerate(prefixes):
         rows.append(Row(i, list(prompts[i]), list(prefix)))
 
     # One random number a prompt and token, all drawn first: a sample does not depend on the batch it is in.

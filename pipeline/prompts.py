@@ -12,18 +12,28 @@ This module reads no file: few-shot examples are passed in.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jinja2
 
+from data.files import UserError
 from data.problem import Problem
+from eval.choices import list_letters
 
 THINK = "<think>"
 END_THINK = "</think>"
 
 # What a completion begins with where it answers without thinking.
 DIRECT = f"{THINK}{END_THINK}\n"
+
+# How a chat template ends that opens the thought itself.
+OPENED = re.compile(rf"{THINK}\s*$")
+
+# Ids of our own sets. Their questions say what is asked without a list of labels, and stay as they are.
+OURS = re.compile(r"(?:arithmetic|logic)_v\d+-")
 
 # The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
 INSTRUCTIONS = {
@@ -83,6 +93,26 @@ def resolve_prompt(prompt: Prompt) -> CustomPrompt:
     return CustomPrompt(INSTRUCTIONS[prompt], prompt)
 
 
+def format_question(problem: Problem) -> str:
+    """Return the question, with the choices under it unless it names them all; ours say what they ask for."""
+    choices = problem.choices or ()
+    if OURS.match(problem.id) or all(_names_choice(problem.question, choice) for choice in choices):
+        return problem.question
+
+    letters = list_letters(problem.kind, choices)
+    if not letters:
+        return f"{problem.question}\nChoices: {', '.join(choices)}"
+
+    lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
+    return "\n".join([problem.question, *lines])
+
+
+def _names_choice(question: str, choice: str) -> bool:
+    """Whether a text stands in a question as a word or words of its own."""
+    word = re.escape(choice.strip().casefold())
+    return re.search(rf"(?<!\w){word}(?!\w)", question.casefold()) is not None
+
+
 def build_messages(problem: Problem, prompt: Prompt, examples: Sequence[Problem] = ()) -> list[dict[str, str]]:
     """Return the chat that asks ``problem``, with the examples as earlier turns."""
     asked = resolve_prompt(prompt)
@@ -90,10 +120,10 @@ def build_messages(problem: Problem, prompt: Prompt, examples: Sequence[Problem]
 
     for example in examples:
         answer = format_example_answer(example, asked.format)
-        messages.append({"role": "user", "content": example.question})
+        messages.append({"role": "user", "content": format_question(example)})
         messages.append({"role": "assistant", "content": answer})
 
-    messages.append({"role": "user", "content": problem.question})
+    messages.append({"role": "user", "content": format_question(problem)})
     return messages
 
 
@@ -105,15 +135,75 @@ def prompt_sha256(prompt: Prompt, examples: Sequence[Problem] = ()) -> str:
 
 
 def render_prompt(tokenizer, messages: list[dict[str, str]]) -> str:
-    """Return the chat as text, up to where the assistant begins."""
+    """Return the chat as text, up to where the assistant begins.
+
+    A thought that the template opens itself is left out: it belongs to the completion (:func:`find_forced_opening`).
+
+    Raises:
+        UserError: the template writes no prompt with the instruction and the question in it.
+    """
+    return OPENED.sub("", _render_whole(tokenizer, messages))
+
+
+def find_forced_opening(tokenizer) -> str:
+    """Return what every completion must begin with: the opening tag where the chat template opens the thought itself.
+
+    So its tokens are counted and limited like any other thought, and a training row holds the tag once.
+    """
+    messages = build_messages(Problem("-", "-", "-", "text"), "think")
+    return THINK if OPENED.search(_render_whole(tokenizer, messages)) else ""
+
+
+def _render_whole(tokenizer, messages: list[dict[str, str]]) -> str:
+    """The chat as the template writes it, in the first of four forms that keeps what is asked."""
+    system, first, *rest = messages
+    kept = [system["content"].strip(), messages[-1]["content"].strip()]
+
+    # A template without a system role gets the instruction in the first turn.
+    merged = [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+    for chat in (messages, merged, _split_into_parts(messages), _split_into_parts(merged)):
+        text = _apply_template(tokenizer, chat, add_generation_prompt=True)
+        if all(part in text for part in kept):
+            return text + _find_missing_opening(tokenizer, chat, text)
+
+    raise UserError(
+        "the base's chat template leaves out the instruction or the question, whichever way they are given; "
+        "fix chat_template, or take another base"
+    )
+
+
+def _split_into_parts(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The chat with each content as a list of parts, as templates of models for text and images may need it."""
+    return [message | {"content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+def _apply_template(tokenizer, chat: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+    """The chat as text; nothing where the template refuses it."""
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except jinja2.TemplateError:
-        # A template without a system role gets the instruction in the first turn.
-        system, first, *rest = messages
-        content = f"{system['content']}\n\n{first['content']}"
-        merged = [{"role": "user", "content": content}, *rest]
-        return tokenizer.apply_chat_template(merged, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except (jinja2.TemplateError, TypeError):
+        return ""
+
+
+def _find_missing_opening(tokenizer, chat: list[dict[str, Any]], text: str) -> str:
+    """What begins the assistant's turn where the template has no generation prompt of its own.
+
+    Some need none, since their assistant's turn begins with its content (Llama 2, Mistral).
+    """
+    if text != _apply_template(tokenizer, chat, add_generation_prompt=False):
+        return ""
+
+    # Any answer will do; the last question has the right form.
+    answered = [*chat, chat[-1] | {"role": "assistant"}]
+    whole = _apply_template(tokenizer, answered, add_generation_prompt=False)
+    if not whole.startswith(text):
+        return ""
+
+    content = chat[-1]["content"]
+    answer = content if isinstance(content, str) else content[0]["text"]
+    opening = whole.removeprefix(text).partition(answer.strip())[0]
+    return opening if opening.strip() else ""
 
 
 def encode_text(tokenizer, text: str) -> list[int]:

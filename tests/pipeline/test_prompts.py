@@ -1,14 +1,27 @@
 """Prompts are byte for byte what models were trained and scored with."""
 
+import copy
 import hashlib
 import json
 
 import pytest
 
 from data.datasets import load
-from data.problem import Problem
+from data.files import UserError, write_jsonl
+from data.problem import Completion, Problem, read_problems
+from eval.grade import grade
 from pipeline import prompts
-from pipeline.prompts import CustomPrompt, build_messages, prompt_sha256, render_prompt
+from pipeline.evaluate import evaluate
+from pipeline.prompts import (
+    CustomPrompt,
+    build_messages,
+    format_direct_answer,
+    format_question,
+    prompt_sha256,
+    render_prompt,
+)
+from pipeline.thinking_budget import ThinkingLimits
+from pipeline.training import build_row
 
 PROBLEM = Problem("p", "What is 2 + 2?", "4", "number")
 EXAMPLE = Problem("e", "What is 1 + 1?", "2", "number", rationale="1 + 1 = 2")
@@ -61,18 +74,171 @@ def test_a_prompt_of_ones_own_has_its_instruction_and_the_answers_of_its_format(
     assert example_answer["content"] == "1 + 1 = 2\n\\boxed{2}"
 
 
-def test_a_template_without_a_system_role_gets_the_instruction_in_the_first_turn(tiny):
-    _, tokenizer = tiny
-    template = tokenizer.chat_template
-    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+# Templates
 
-    tokenizer.chat_template = refusal + template
-    try:
-        text = render_prompt(tokenizer, build_messages(PROBLEM, "think"))
-    finally:
+TURN = "<|{{ m['role'] }}|>{{ m['content'] }}<|end|>"
+TURNS = "{% for m in messages %}" + TURN + "{% endfor %}"
+PROMPT = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+PARTS = "{% for m in messages %}<|{{ m['role'] }}|>{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}"
+REFUSE = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+DROP = "{% for m in messages if m['role'] != 'system' %}" + TURN + "{% endfor %}"
+DROP_PARTS = PARTS.replace("in messages", "in messages if m['role'] != 'system'")
+INSTRUCT = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'assistant' %} {{ m['content'] }}</s>{% else %}[{{ m['content'] }}]{% endif %}"
+    "{% endfor %}"
+)
+OPEN_THINK = "{% if m['role'] == 'assistant' %}<think>{% endif %}{{ m['content'] }}"
+
+TWO_TURNS = f"<|system|>{prompts.INSTRUCTIONS['think']}<|end|><|user|>{PROBLEM.question}<|end|><|assistant|>"
+ONE_TURN = f"<|user|>{prompts.INSTRUCTIONS['think']}\n\n{PROBLEM.question}<|end|><|assistant|>"
+
+
+@pytest.fixture
+def use_template(tiny):
+    """The function that returns the tiny tokenizer with a chat template."""
+
+    def use(template):
+        tokenizer = copy.deepcopy(tiny[1])
         tokenizer.chat_template = template
+        return tokenizer
 
-    assert f"{prompts.INSTRUCTIONS['think']}\n\n{PROBLEM.question}" in text
+    return use
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (TURNS + PROMPT, TWO_TURNS),
+        (REFUSE + TURNS + PROMPT, ONE_TURN),
+        (DROP + PROMPT, ONE_TURN),
+        (PARTS + PROMPT, TWO_TURNS.replace("<|end|>", "")),
+        (REFUSE + PARTS + PROMPT, ONE_TURN.replace("<|end|>", "")),
+        (DROP_PARTS + PROMPT, ONE_TURN.replace("<|end|>", "")),
+        # Without a generation prompt: what an assistant's turn begins with, where that is more than a space.
+        (TURNS, TWO_TURNS),
+        (DROP, ONE_TURN),
+        (PARTS, TWO_TURNS.replace("<|end|>", "")),
+        (INSTRUCT, f"[{prompts.INSTRUCTIONS['think']}][{PROBLEM.question}]"),
+        # The thought is opened by the completion.
+        (TURNS + PROMPT.replace("{% endif %}", "<think>\n{% endif %}"), TWO_TURNS),
+        (TURNS.replace("{{ m['content'] }}", OPEN_THINK), TWO_TURNS),
+    ],
+)
+def test_any_template_is_given_instruction_and_question_once(use_template, template, expected):
+    assert render_prompt(use_template(template), build_messages(PROBLEM, "think")) == expected
+
+
+def test_examples_come_between_an_instruction_without_a_role_and_the_question(use_template):
+    text = render_prompt(use_template(DROP + PROMPT), build_messages(PROBLEM, "plain", [EXAMPLE]))
+    assert text == (
+        f"<|user|>{prompts.INSTRUCTIONS['plain']}\n\n{EXAMPLE.question}<|end|><|assistant|>\\boxed{{2}}<|end|>"
+        f"<|user|>{PROBLEM.question}<|end|><|assistant|>"
+    )
+
+
+@pytest.mark.parametrize("template", ["Assistant:", "{{ raise_exception('never') }}", "{{ 1 + messages }}"])
+def test_a_template_that_loses_the_question_is_refused(use_template, template):
+    with pytest.raises(UserError, match="chat template leaves out the instruction or the question") as caught:
+        render_prompt(use_template(template), build_messages(PROBLEM, "think"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def opening(use_template):
+    """The tiny tokenizer with a template that opens the thought itself."""
+    return use_template(TURNS + PROMPT.replace("{% endif %}", "<think>\n{% endif %}"))
+
+
+def test_a_thought_that_the_template_opens_stands_once_in_a_training_row(opening):
+    for text in ("<think>\n2 + 2 = 4\n</think>\n\\boxed{4}", "<think></think>\n\\boxed{4}"):
+        row = build_row(opening, PROBLEM, text, "think")
+        assert opening.decode(row["input_ids"]) == f"{TWO_TURNS}{text}<|end|>"
+
+
+@pytest.mark.parametrize("limits", [None, ThinkingLimits(0, 0), ThinkingLimits(0, 5), ThinkingLimits(4, 9)])
+def test_a_thought_that_the_template_opens_is_counted_and_limited(tiny, opening, limits):
+    [completion] = evaluate(
+        tiny[0], opening, [PROBLEM], "cot", max_new_tokens=24, batch_size=1, thinking=limits, label="test"
+    ).completions
+
+    assert completion.text.startswith("<think>")
+    assert completion.text.count("<think>") == 1
+    assert completion.thinking_tokens + completion.answer_tokens <= 24
+    # An untrained model does not close it by itself.
+    expected = 23 if limits is None else limits.max_tokens
+    assert completion.thinking_tokens == expected
+
+
+def test_a_beginning_of_ones_own_takes_the_place_of_the_opening(tiny, opening):
+    [completion] = evaluate(
+        tiny[0], opening, [PROBLEM], "think", max_new_tokens=8, batch_size=1, prefix=prompts.DIRECT, label="test"
+    ).completions
+    assert completion.text.startswith(prompts.DIRECT)
+
+
+# Choices
+
+ARC = [
+    ("a", "Which gas do plants take in?", ["oxygen", "carbon dioxide", "helium"], "B"),
+    ("b", "How many legs has a spider?", ["6", "8", "10", "12"], "8"),
+    ("c", "Is ice lighter than water?", ["yes", "no"], "yes"),
+    ("d", "Which grade is best?", ["A", "B"], "A"),
+    ("e", "Is it bigger: cat, Ant or dog-fish?", ["Cat", "ant", "dog-fish"], "ant"),
+    ("f", "Is concatenation slow?", ["cat", "ant"], "cat"),
+]
+SHOWN = {
+    "a": "\nA. oxygen\nB. carbon dioxide\nC. helium",
+    "b": "\nA. 6\nB. 8\nC. 10\nD. 12",
+    "c": "\nA. yes\nB. no",
+    "d": "\nChoices: A, B",
+    "e": "",
+    "f": "\nA. cat\nB. ant",
+}
+
+
+@pytest.fixture
+def arc(tmp_path):
+    """Problems with choices, as a file holds them."""
+    rows = [dict(zip(("id", "question", "choices", "answer"), values, strict=True)) for values in ARC]
+    write_jsonl(tmp_path / "arc.jsonl", rows)
+    return read_problems(tmp_path / "arc.jsonl")
+
+
+def test_choices_stand_in_prompts_examples_and_rows_unless_the_question_names_them(tiny, arc):
+    for problem in arc:
+        asked = problem.question + SHOWN[problem.id]
+
+        for prompt in ("plain", "cot", "think"):
+            _, example, _, question = build_messages(problem, prompt, [problem])
+            assert question["content"] == example["content"] == asked
+
+        row = build_row(tiny[1], problem, format_direct_answer(problem.answer), "think")
+        assert f"{asked}<|" in tiny[1].decode(row["input_ids"])
+
+
+def test_a_letter_means_to_the_grader_what_the_prompt_shows(arc):
+    for problem in arc:
+        for line in format_question(problem).removeprefix(problem.question).split("\n"):
+            letter, mark, text = line.partition(". ")
+            if not mark:
+                continue
+
+            for answer in (letter, text, line, f"({letter})"):
+                completion = Completion(problem.id, f"\\boxed{{{answer}}}", 0, 0, 0, "stop")
+                assert grade(problem, completion).correct == (text == problem.answer), answer
+
+
+def test_choices_beyond_the_alphabet_have_no_letters():
+    choices = tuple(f"x{i}" for i in range(27))
+    shown = format_question(Problem("p", "Which?", "x3", "text", choices))
+    assert shown == f"Which?\nChoices: {', '.join(choices)}"
+
+
+def test_questions_of_our_own_sets_stay_as_they_are():
+    for split in ("train", "dev", "test"):
+        for problem in load("logic_v1", split).problems:
+            assert format_question(problem) == problem.question
 
 
 def test_the_sha256_changes_with_the_instruction_and_the_examples():
