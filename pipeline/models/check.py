@@ -7,6 +7,7 @@ token; what does not fit must not be begun.
 import contextlib
 import os
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,19 @@ from data.files import UserError
 from pipeline.config import Recipe, count_context_tokens
 from pipeline.models.download import KNOWN_BASES, TOKENIZER_FILES, HubError, download_from_hub, get_cache_folder
 from pipeline.models.load import (
+    SAMPLE_PROBLEM,
     check_tokenizer,
+    check_vocabulary,
     get_context_tokens,
     is_hub_id,
+    load_config,
     load_tokenizer,
+    load_weights,
     resolve,
     resolve_precision,
 )
-from pipeline.prompts import PLAIN_TEMPLATE, encode_text
+from pipeline.progress import printable
+from pipeline.prompts import PLAIN_TEMPLATE, encode_prompt, encode_text, find_forced_opening
 
 GIB = 2**30
 
@@ -35,6 +41,8 @@ WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.1, "nf4": 0.6}
 TRAINED_WEIGHT_BYTES = 16
 
 LIBRARIES_GIB = 1.0
+
+SHOWN_PROMPT_INDENT = " " * 10
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,8 @@ def check_base(base: str, recipe: Recipe) -> list[Finding]:
 
 def find_all(folder: Path, recipe: Recipe) -> list[Finding]:
     """Return what the configuration and the tokenizer in a folder say."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
-    return [*check_text(folder, config, recipe), *check_model(config, recipe)]
+    config = load_config(folder)
+    return [*check_text(folder, config, recipe), *check_model(folder, config, recipe)]
 
 
 def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
@@ -87,30 +93,37 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
     try:
         tokenizer = load_tokenizer(folder)
         check_tokenizer(tokenizer, needed, needed, folder.name)
+        check_vocabulary(config, tokenizer, folder.name)
     except UserError as error:
         yield Finding("tokenizer", str(error), good=False)
         return
 
     yield Finding("tokenizer", f"gives the answer format back; a turn ends with {tokenizer.eos_token!r}")
     is_ours = tokenizer.chat_template == PLAIN_TEMPLATE
-    yield Finding("template", "none of its own; ours" if is_ours else "its own")
+    opens = ", which opens the thought itself" if find_forced_opening(tokenizer) else ""
+    yield Finding("template", "none of its own; ours" if is_ours else f"its own{opens}")
 
     # One token a digit makes sums easier.
     digits = encode_text(tokenizer, "1234567")
     yield Finding("digits", f"1234567 is {len(digits)} token(s)")
 
+    # Decoded from the ids, so it shows what the tokenizer makes of the text.
+    prompt = encode_prompt(tokenizer, SAMPLE_PROBLEM, "think")
+    beginning = encode_text(tokenizer, find_forced_opening(tokenizer))
+    text = printable(tokenizer.decode(prompt + beginning))
+    yield Finding("prompt", f"{len(prompt)} tokens, for example:\n{textwrap.indent(text, SHOWN_PROMPT_INDENT)}")
+
 
 # Model
 
 
-def check_model(config, recipe: Recipe) -> Iterator[Finding]:
-    """What LoRA finds to train, and whether sft fits the memory."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    # On the meta device weights have shapes and take no memory.
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
+def check_model(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
+    """Whether the weights are whole, what LoRA finds to train, and whether sft fits the memory."""
+    try:
+        model = _build_on_meta(folder, config)
+    except UserError as error:
+        yield Finding("weights", str(error), good=False)
+        return
 
     layers = _find_linear_layers(model)
     counts = Counter(name.rpartition(".")[2] for name in layers)
@@ -126,6 +139,18 @@ def check_model(config, recipe: Recipe) -> Iterator[Finding]:
     needed = (parameters * WEIGHT_BYTES[precision] + trained * TRAINED_WEIGHT_BYTES) / GIB + LIBRARIES_GIB
     available = _measure_memory()
     yield Finding("memory", f"sft takes {needed:.1f} GiB of {available:.1f}, and its batches", needed <= available)
+
+
+def _build_on_meta(folder: Path, config) -> Any:
+    """The model on the meta device, where weights take no memory; from its files where they are here."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if list(folder.glob("*.safetensors")):
+        return load_weights(folder, device_map="meta")
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _find_linear_layers(model) -> dict[str, Any]:

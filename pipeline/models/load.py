@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data.files import UserError, sha256_file, suggest, write_text
+from data.files import UserError, read_json, sha256_file, suggest, write_text
+from data.problem import Problem
 from pipeline import processes
 from pipeline.models.download import (
     KNOWN_BASES,
@@ -20,10 +21,16 @@ from pipeline.models.download import (
     get_cache_folder,
     make_once,
 )
-from pipeline.prompts import PLAIN_TEMPLATE, encode_text, format_thinking_answer
+from pipeline.prompts import PLAIN_TEMPLATE, build_messages, encode_text, format_thinking_answer, render_prompt
 
 # What a fingerprint covers: weights, configuration, chat template and tokenizer.
 FINGERPRINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
+
+# What a file of weights holds where Git LFS has not fetched it.
+LFS_POINTER = b"version https://git-lfs"
+
+# What a base is tried with.
+SAMPLE_PROBLEM = Problem("sample", "What is 25 * 4?", "100", "number")
 
 # CPUs that compute in bf16: SFT and decoding were measured 1.5 times as fast there as in fp32.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -100,7 +107,29 @@ def _check_folder(path: Path, base: str) -> Path:
         raise UserError(f"base {base}: the folder has no config.json; give a folder that save_pretrained wrote")
 
     check_weight_files(base, [file.name for file in path.iterdir()])
+    check_shards(path, base)
     return path
+
+
+def check_shards(folder: Path, base: str) -> None:
+    """Refuse a base with a file of weights that is missing, cut, or only a pointer; their headers are read, no more."""
+    from safetensors import SafetensorError, safe_open
+
+    files = set(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        files |= {folder / name for name in read_json(index).get("weight_map", {}).values()}
+
+    for file in sorted(files):
+        if not file.is_file():
+            raise UserError(f"base {base}: {file.name} is missing, which its index names; fetch it again")
+        with open(file, "rb") as opened:
+            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"base {base}: {file.name} is a pointer of Git LFS; run `git lfs pull` in its folder")
+        try:
+            # It compares the length of the file with what its header says.
+            safe_open(file, "pt")
+        except SafetensorError as error:
+            raise UserError(f"base {base}: {file.name} is cut or damaged ({error}); fetch it again") from None
 
 
 def fingerprint(folder: Path) -> str:
@@ -138,11 +167,68 @@ def resolve_precision(load: str) -> str:
     return "bf16" if flags & BF16_FLAGS or processes.count_gpus() else "fp32"
 
 
+def load_part(loader: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Return what ``from_pretrained`` of a class of transformers makes of a folder; it runs no code that lies there.
+
+    Raises:
+        UserError: it cannot be made of it.
+    """
+    name = folder.name
+    try:
+        return loader.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:
+        # The libraries raise nearly anything over a file that they cannot read; a full memory is another matter.
+        if isinstance(error, (RuntimeError, MemoryError)):
+            raise
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"base {name}: its {what} needs code of its own, which is not run; take another base"
+            ) from None
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"base {name}: it has no {what} that can be loaded ({reason}); take another base") from None
+
+
+def load_config(folder: Path) -> Any:
+    """Return a base's configuration."""
+    from transformers import AutoConfig
+
+    return load_part(AutoConfig, folder, "configuration")
+
+
+def load_weights(folder: Path, **options: Any) -> Any:
+    """Return a base's model; ``options`` are those of ``from_pretrained``.
+
+    Raises:
+        UserError: weights are missing, or of another shape than the configuration says.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    # The refusal says what transformers would warn of.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        # A missing weight, or one of another shape, would be a random one.
+        model, info = load_part(
+            AutoModelForCausalLM, folder, "model", output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+
+    random = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    if random:
+        raise UserError(
+            f"base {folder.name}: {len(random)} of its weights are missing or of another shape ({random[0]}, …); "
+            "fetch it again, or take another base"
+        )
+    return model
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Return a base's tokenizer, with our plain chat template where it has none, and a padding token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_part(AutoTokenizer, folder, "tokenizer")
     if not tokenizer.chat_template:
         tokenizer.chat_template = PLAIN_TEMPLATE
 
@@ -167,19 +253,21 @@ def load_model(
     """
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     # With torch 2.11 cuDNN's attention plans anew for each shape, and every step of decoding has a new one
     # (docs/machines.md).
     torch.backends.cuda.enable_cudnn_sdp(False)
+    config = load_config(folder)
     tokenizer = load_tokenizer(folder)
+    check_vocabulary(config, tokenizer, folder.name)
     precision = resolve_precision(load)
 
     quantization = None
     if precision in QUANTIZATION:
         quantization = BitsAndBytesConfig(**QUANTIZATION[precision])
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model = load_weights(
         folder,
         dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
         device_map={"": processes.get_state().device} if torch.cuda.is_available() else None,
@@ -206,16 +294,26 @@ def _avoid_packed_rows(model) -> None:
 
 def check_base(name: str, folder: Path, needed_tokens: int) -> None:
     """Refuse a base whose tokenizer or context will not do for a run; see :func:`check_tokenizer`."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     context = get_context_tokens(config) or needed_tokens
-    check_tokenizer(load_tokenizer(folder), context, needed_tokens, name)
+    tokenizer = load_tokenizer(folder)
+    check_tokenizer(tokenizer, context, needed_tokens, name)
+    check_vocabulary(config, tokenizer, name)
 
 
 def get_context_tokens(config) -> int | None:
     """Return the tokens of a model's context; None where its configuration sets no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_vocabulary(config, tokenizer, name: str) -> None:
+    """Refuse a tokenizer that gives ids which the model does not know."""
+    rows = config.get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"base {name}: its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows; take the tokenizer "
+            "that belongs to it, or resize the embedding in transformers"
+        )
 
 
 def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> None:
@@ -228,7 +326,8 @@ def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> N
         name: What errors call the base.
 
     Raises:
-        UserError: the answer format or the end of turn does not survive the tokenizer, or the context is too short.
+        UserError: the answer format or the end of turn does not survive the tokenizer, its chat template writes no
+            prompt, or the context is too short.
     """
     answer = format_thinking_answer("25 * 4 = 100", "100")
     if tokenizer.decode(encode_text(tokenizer, answer)) != answer:
@@ -237,6 +336,11 @@ def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> N
     end = tokenizer.eos_token
     if encode_text(tokenizer, end) != [tokenizer.eos_token_id]:
         raise UserError(f"base {name}: its end-of-turn token {end!r} is not one token; fix eos_token in its config")
+
+    try:
+        render_prompt(tokenizer, build_messages(SAMPLE_PROBLEM, "think"))
+    except UserError as error:
+        raise UserError(f"base {name}: {error}") from None
 
     if context < needed_tokens:
         raise UserError(

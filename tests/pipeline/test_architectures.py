@@ -67,7 +67,8 @@ def save_base(folder, architecture, settings, template):
     tokenizer.save_pretrained(folder)
 
     config = getattr(transformers, f"{architecture}Config")(
-        vocab_size=len(tokenizer),
+        # One more, as the tokenizer's class may add a token of its own (Qwen2).
+        vocab_size=len(tokenizer) + 1,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

@@ -50,6 +50,23 @@ def test_a_base_without_a_template_gets_ours(tiny, save, recipe):
     assert findings["template"].text == "none of its own; ours"
 
 
+def test_the_whole_prompt_is_shown_as_the_model_sees_it(tiny, save, recipe):
+    tokenizer = copy.deepcopy(tiny[1])
+    tokenizer.chat_template = (
+        "{% for m in messages if m['role'] == 'user' %}\x1b<|user|>{{ m['content'] }}{% endfor %}<|assistant|><think>\n"
+    )
+    findings = {finding.name: finding for finding in find_all(save(tiny[0], tokenizer), recipe)}
+
+    text = findings["prompt"].text
+    assert [line.strip() for line in text.split("\n")[1:]] == [
+        "\\x1b<|user|>Think, then answer.",
+        "",
+        "What is 25 * 4?<|assistant|><think>",
+    ]
+    assert findings["template"].text == "its own, which opens the thought itself"
+    assert all(finding.good for finding in findings.values())
+
+
 def test_a_short_context_stops_a_run(tiny, save, recipe):
     model = copy.deepcopy(tiny[0])
     model.config.max_position_embeddings = 128

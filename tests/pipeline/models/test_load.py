@@ -1,15 +1,18 @@
 """From a name to a folder, a tokenizer and a model; and what is refused on the way."""
 
 import copy
+import json
 import os
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from data.files import UserError
 from pipeline import processes
-from pipeline.models import load
+from pipeline.config import load_recipe
+from pipeline.models import check, load
 from pipeline.models.load import (
     base_folder_name,
     check_base,
@@ -142,6 +145,125 @@ def test_an_end_of_turn_of_several_tokens_is_refused(tiny):
 
     with pytest.raises(UserError, match="its end-of-turn token 'not one token' is not one token"):
         check_tokenizer(broken, 2048, 672, "tiny")
+
+
+# What a folder may lack
+
+
+def edit_weights(folder, change):
+    """Have a function change the weights of a base, a mapping from name to tensor."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def edit_json(folder, name, **changes):
+    """Change keys of a JSON file of a base."""
+    old = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(old | changes))
+
+
+def assert_refused(folder, message):
+    """Loading and `check` refuse a base, each with one line that says why; no code in its folder is run."""
+    for action in (lambda: load_model(resolve(str(folder)), load="fp32"), lambda: list_faults(folder)):
+        with pytest.raises(UserError, match=message) as caught:
+            action()
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith("base ")
+
+
+def list_faults(folder):
+    """Raise what `check` says against a base."""
+    for finding in check.check_base(str(folder), load_recipe("cpu")):
+        if not finding.good:
+            raise UserError(finding.text)
+
+
+def test_missing_weights_are_refused_and_tied_ones_are_not_missing(tiny, folder, tmp_path, capfd):
+    edit_weights(folder, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    assert_refused(folder, r"1 of its weights are missing .*\(model\.layers\.1\.mlp\.up_proj\.weight, …\)")
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+    config = copy.deepcopy(tiny[0].config)
+    config.tie_word_embeddings = True
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "tied")
+    tiny[1].save_pretrained(tmp_path / "tied")
+    assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+    load_model(resolve(str(tmp_path / "tied")), load="fp32")
+    list_faults(tmp_path / "tied")
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    edit_json(folder, "config.json", intermediate_size=48)
+    assert_refused(folder, "6 of its weights are missing or of another shape")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "model-00002-of-0000..safetensors is missing, which its index names"),
+        (lambda file: os.truncate(file, file.stat().st_size - 1), "model-00002-of-.* is cut or damaged"),
+        (lambda file: os.truncate(file, 0), "model-00002-of-.* is cut or damaged"),
+        (lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    ],
+    ids=["missing", "cut", "empty", "pointer"],
+)
+def test_a_file_of_weights_that_is_not_whole_is_refused(tiny, tmp_path, damage, message):
+    tiny[0].save_pretrained(tmp_path, max_shard_size="40KB")
+    tiny[1].save_pretrained(tmp_path)
+    list_faults(tmp_path)
+
+    [second] = tmp_path.glob("model-00002-of-*")
+    damage(second)
+    assert_refused(tmp_path, message)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(tiny, folder):
+    tokenizer = copy.deepcopy(tiny[1])
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    assert_refused(folder, rf"its tokenizer has {len(tokenizer)} tokens, its embedding {len(tiny[1])} rows")
+
+
+def test_a_base_without_a_tokenizer_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    assert_refused(folder, "it has no tokenizer that can be loaded")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    assert_refused(folder, "it has no tokenizer that can be loaded")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "what"),
+    [
+        ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "configuration"),
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["own.T", None]}},
+            "tokenizer",
+        ),
+    ],
+)
+def test_a_base_that_needs_code_of_its_own_is_refused(folder, name, changes, what):
+    (folder / "own.py").write_text("raise SystemExit('it ran')")
+    edit_json(folder, name, **changes)
+    assert_refused(folder, f"its {what} needs code of its own, which is not run")
+
+
+def test_an_unknown_architecture_is_refused(folder):
+    edit_json(folder, "config.json", model_type="own")
+    assert_refused(folder, "it has no configuration that can be loaded")
+
+
+def test_a_template_that_loses_the_question_is_refused(tiny, folder):
+    tokenizer = copy.deepcopy(tiny[1])
+    tokenizer.chat_template = "Assistant:"
+    with pytest.raises(UserError, match="base tiny: the base's chat template leaves out"):
+        check_tokenizer(tokenizer, 2048, 672, "tiny")
+
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match="chat template leaves out"):
+        list_faults(folder)
 
 
 @pytest.mark.parametrize(("setting", "width"), [("nf4", 64), ("nf4", 96), ("int8", 64)])
