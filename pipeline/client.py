@@ -17,8 +17,8 @@ import openai
 
 from data.files import UserError
 from pipeline.generate import OnProgress, OnSequence, TokenSequence, find_stop_ids
-from pipeline.models.load import load_tokenizer
-from pipeline.prompts import END_THINK, THINK
+from pipeline.models.load import load_config, load_tokenizer
+from pipeline.prompts import END_THINK, THINK, encode_text, find_forced_opening
 
 # Times that the package repeats a request that was refused for now, or lost, or whose answer cannot be read.
 RETRIES = 5
@@ -160,13 +160,21 @@ def _read_models(answer: Any) -> list[str]:
     return [model["id"] for model in answer["data"]]
 
 
-def _read_chat(answer: Any) -> ChatAnswer:
+def _get_choice(answer: Any) -> Any:
+    """The one choice of an answer. Some servers send what they had before an error with status 200, and name it."""
     [choice] = answer["choices"]
+    if answer.get("error") or choice.get("error") or choice.get("finish_reason") == "error":
+        raise ValueError
+    return choice
+
+
+def _read_chat(answer: Any) -> ChatAnswer:
+    choice = _get_choice(answer)
     message = choice["message"]
 
     # Where the limit stopped a thought that the server keeps apart, there is no content.
-    text = message["content"] or ""
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
+    text = (message.get("content") if thought else message["content"]) or ""
     if not isinstance(text, str) or not isinstance(thought, str):
         raise TypeError
 
@@ -176,7 +184,7 @@ def _read_chat(answer: Any) -> ChatAnswer:
 
 
 def _read_sequence(answer: Any) -> TokenSequence:
-    [choice] = answer["choices"]
+    choice = _get_choice(answer)
     ids = choice["token_ids"]
     logprobs = choice["logprobs"]["token_logprobs"]
 
@@ -204,11 +212,11 @@ class ServedModel:
     """
 
     def __init__(self, url: str, folder: Path) -> None:
-        from transformers import AutoConfig, GenerationConfig
+        from transformers import GenerationConfig
 
         self.client = Client(url, "", os.environ.get("OPENAI_API_KEY", ""), SERVED_TIMEOUT)
         self.tokenizer = load_tokenizer(folder)
-        self.config = AutoConfig.from_pretrained(folder)
+        self.config = load_config(folder)
 
         file = folder / "generation_config.json"
         self.generation_config = GenerationConfig.from_pretrained(folder) if file.is_file() else GenerationConfig()
@@ -225,11 +233,15 @@ class ServedModel:
     ) -> list[TokenSequence]:
         """Complete every prompt; arguments and sequences are those of :func:`pipeline.generate.generate`."""
         stops = find_stop_ids(self, self.tokenizer)
+        opening = encode_text(self.tokenizer, find_forced_opening(self.tokenizer))
         lock = Lock()
 
         def complete(i: int) -> TokenSequence:
-            sampling = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed + i}
-            sequence = self.client.complete(prompts[i], stops, **sampling)
+            sampling = {"max_tokens": max_new_tokens - len(opening), "temperature": temperature, "seed": seed + i}
+            sequence = self.client.complete([*prompts[i], *opening], stops, **sampling)
+            sequence.ids[:0] = opening
+            sequence.forced[:0] = [True] * len(opening)
+            sequence.logprobs[:0] = [0.0] * len(opening)
             with lock:
                 if on_sequence_end:
                     on_sequence_end(i, sequence)

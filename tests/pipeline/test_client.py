@@ -4,6 +4,7 @@ One is a teacher. The other serves a model as vLLM does, and decodes by ``model.
 the tests of a served model ask a real one instead, which must serve nano-tiny.
 """
 
+import copy
 import json
 import os
 import threading
@@ -21,7 +22,7 @@ from pipeline import client as client_module
 from pipeline.client import Client, RequestLimit, ServedModel
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate, token_logprobs
-from pipeline.prompts import build_messages, encode_prompt
+from pipeline.prompts import THINK, build_messages, encode_prompt
 
 REAL_SERVER = os.environ.get("LADDER_SERVER")
 
@@ -82,6 +83,9 @@ class Handler(BaseHTTPRequestHandler):
             "broken": text[: len(text) // 2],
             "error": b'{"error": {"message": "overloaded"}}',
             "shape": b'{"choices": []}',
+            "partial": json.dumps(json.loads(text) | {"error": {"message": "overloaded"}}).encode(),
+            "ended": text.replace(b'"finish_reason": "stop"', b'"finish_reason": "error"'),
+            "empty": b'{"choices": [{"message": {"role": "assistant"}, "finish_reason": "stop"}]}',
             "list": b"[]",
             "page": b"<html>",
         }
@@ -156,7 +160,22 @@ def test_a_chat_is_sent_as_asked_and_its_answer_read(server):
 
 
 @pytest.mark.parametrize(
-    "fault", ["timeout", "429", "500", "503", "dropped", "broken", "error", "shape", "list", "page"]
+    "fault",
+    [
+        "timeout",
+        "429",
+        "500",
+        "503",
+        "dropped",
+        "broken",
+        "error",
+        "partial",
+        "ended",
+        "empty",
+        "shape",
+        "list",
+        "page",
+    ],
 )
 def test_what_goes_wrong_on_the_way_is_asked_for_again(server, fault):
     server.faults = [fault]
@@ -171,9 +190,19 @@ def test_several_faults_in_a_row_are_overcome(server):
     assert ask(connect(server)).finish == "stop"
 
 
-@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
-def test_a_thought_that_the_server_keeps_apart_stands_between_our_tags(server, key):
-    server.answer = lambda body: write_chat(body, **{key: "7 + 3 = 10", "content": "\\boxed{10}"})
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "7 + 3 = 10"},
+        {"reasoning": "7 + 3 = 10"},
+        # Some servers send both, alike or one of them empty.
+        {"reasoning_content": "7 + 3 = 10", "reasoning": "7 + 3 = 10"},
+        {"reasoning_content": None, "reasoning": "7 + 3 = 10"},
+        {"reasoning_content": "7 + 3 = 10", "reasoning": ""},
+    ],
+)
+def test_a_thought_that_the_server_keeps_apart_stands_between_our_tags(server, fields):
+    server.answer = lambda body: write_chat(body, **fields, content="\\boxed{10}")
     assert ask(connect(server)).text == "<think>\n7 + 3 = 10\n</think>\n\\boxed{10}"
 
 
@@ -333,6 +362,19 @@ def test_a_served_sequence_is_like_one_of_ours(served, tiny):
     [local] = generate(*tiny, [prompt], max_new_tokens=8)
 
     assert (remote.ids, remote.forced, remote.finish) == (local.ids, local.forced, local.finish)
+
+
+def test_a_thought_that_the_template_opens_begins_a_served_sequence_too(served, tiny):
+    served.tokenizer = copy.deepcopy(served.tokenizer)
+    served.tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    prompt = encode_prompt(served.tokenizer, PROBLEM, "think")
+    assert prompt == encode_prompt(tiny[1], PROBLEM, "think")
+
+    [remote] = served.generate([prompt], max_new_tokens=8)
+    [local] = generate(tiny[0], served.tokenizer, [prompt], max_new_tokens=8)
+    assert (remote.ids, remote.forced, remote.finish) == (local.ids, local.forced, local.finish)
+    assert served.tokenizer.decode(remote.ids[:1]) == THINK
+    assert len(remote.ids) == len(remote.logprobs)
 
 
 def drop_ids(answer):
