@@ -35,6 +35,7 @@ BENCHMARKS = tuple(generated.GENERATORS)
 
 DEV_NAMES = ("dev", "validation", "valid", "val")
 MAPPED_FIELDS = ("id", "question", "answer", "choices", "rationale", "family", "level")
+MAX_TAKE = 100_000
 LEFT_OUT = "none"  # the name of no field
 
 
@@ -42,6 +43,7 @@ LEFT_OUT = "none"  # the name of no field
 class DatasetSpec:
     """Which problems: an entry of ``problems:`` in a recipe, or ``SET?key=value&…`` on the command line.
 
+    ``families`` and ``levels`` leave only these ("ordering,syllogism", "1,2").
     Without a ``split``, training takes the train split, and a benchmark the test split, or the whole of a file.
     ``id`` to ``family`` name the fields of a row ("question.stem" one within another), two of them joined as
     "passage,question", or a template such as "{passage} Is it true that {question}?"; "none" leaves a field out.
@@ -52,7 +54,9 @@ class DatasetSpec:
 
     set: str
     split: str | None = None
-    take: Annotated[int, pydantic.Field(ge=1, le=100_000)] | None = None
+    take: Annotated[int, pydantic.Field(ge=1, le=MAX_TAKE)] | None = None
+    families: str | None = None
+    levels: str | None = None
     config: str | None = None
     revision: str | None = None
     file: str | None = None
@@ -155,8 +159,9 @@ def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
         UserError: there is no train split, or it has fewer problems than the spec's ``take``.
     """
     if spec.set in BENCHMARKS:
-        default = spec.take or generated.PER_LEVEL["train"] * len(LEVELS)
-        return generated.load_train_problems(spec.set, default if n is None else n)
+        problems = _draw_train(spec, spec.take if n is None else n)
+        _check_count(problems, spec)
+        return problems
 
     problems = _open_source(spec).read_train()
     _check_count(problems, spec)
@@ -173,6 +178,7 @@ def load_dev(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
     """
     is_ours = spec.set in BENCHMARKS
     problems = generated.load_committed(spec.set, "dev") if is_ours else _open_source(spec).read_dev()
+    problems = _select_wanted(problems, spec)
 
     if not problems:
         raise UserError(f"data set {spec.set}: no problem falls into its dev split; give more problems")
@@ -196,25 +202,52 @@ def _load_ours(spec: DatasetSpec) -> Dataset:
     split = spec.split or "test"
     if split not in SPLITS:
         raise UserError(f"data set {spec.set}: no split {split!r}; {suggest(split, SPLITS)}")
-    if spec != DatasetSpec(spec.set, split=spec.split, take=spec.take):
-        raise UserError(f"data set {spec.set}: is our own; only split= and take= go with it")
+    whole = DatasetSpec(spec.set, split=spec.split)
+    if spec != dataclasses.replace(whole, take=spec.take, families=spec.families, levels=spec.levels):
+        raise UserError(f"data set {spec.set}: is our own; only split=, take=, families= and levels= go with it")
 
     path = generated.committed_path(spec.set, split)
-    problems = generated.load_committed(spec.set, split)
-    if spec.take and split == "train":
-        problems = generated.load_train_problems(spec.set, spec.take)
+    committed = generated.load_committed(spec.set, split)
+    problems = _draw_train(spec, spec.take) if split == "train" else _select_wanted(committed, spec)
     _check_count(problems, spec)
 
     # Our files are in stratified order already.
     problems = problems[: spec.take]
-    places = {problem.id: f"{path}:{line}" for line, problem in enumerate(problems, 1)}
-    sha256 = _hash_problems(problems) if spec.take else sha256_file(path)
+    places = {problem.id: f"{path}:{line}" for line, problem in enumerate(committed, 1)}
+    sha256 = sha256_file(path) if spec == whole else _hash_problems(problems)
     return Dataset(spec.set, problems, places, sha256, "", spec)
+
+
+def _draw_train(spec: DatasetSpec, n: int | None) -> list[Problem]:
+    """``n`` train problems of a set of ours; those that are committed where ``n`` is None."""
+    count = n or generated.PER_LEVEL["train"] * len(LEVELS)
+    problems = _select_wanted(generated.load_train_problems(spec.set, count), spec)
+
+    # Others are made until there are enough.
+    while n is not None and problems and len(problems) < n and count < MAX_TAKE:
+        count *= 2
+        problems = _select_wanted(generated.load_train_problems(spec.set, count), spec)
+    return problems[:n]
+
+
+def _select_wanted(problems: Iterable[Problem], spec: DatasetSpec) -> list[Problem]:
+    """The problems of the families and levels that a spec leaves."""
+    wanted = list(problems)
+    if spec.families:
+        families = spec.families.split(",")
+        wanted = [problem for problem in wanted if problem.family in families]
+    if spec.levels:
+        levels = spec.levels.split(",")
+        wanted = [problem for problem in wanted if str(problem.level) in levels]
+    return wanted
 
 
 def _check_count(problems: Sequence[Problem], spec: DatasetSpec) -> None:
     if not problems:
-        raise UserError(f"data set {spec.set}: its split is empty; name another split, or give more problems")
+        remedy = (
+            "check families= and levels=" if spec.families or spec.levels else "name another, or give more problems"
+        )
+        raise UserError(f"data set {spec.set}: its split is empty; {remedy}")
     if spec.take and len(problems) < spec.take:
         raise UserError(f"data set {spec.set}: has only {len(problems)} problems; lower take")
 
@@ -292,8 +325,8 @@ class _Source:
             problems.append(problem)
 
         self.places |= places
-        self.problems[split] = problems
-        return problems
+        self.problems[split] = _select_wanted(problems, self.spec)
+        return self.problems[split]
 
 
 def _select_share(problems: Iterable[Problem], split: str) -> list[Problem]:

@@ -2,8 +2,9 @@
 
     python -m eval.errors --benchmark FILE|NAME --completions FILE [FILE ...] [--examples N]
 
-counts the kinds of error in each file of completions and shows N texts of each kind. It grades anew, without a model;
-eval/steps.py checks the steps. Where the text does not settle it the kind is "unknown".
+counts the kinds of error in each file of completions, and by family and level the operation that goes wrong first, and
+shows N texts of each kind. It grades anew, without a model; eval/steps.py checks the steps.
+Where the text does not settle it the kind is "unknown".
 
 ====================  =================================================================================================
 slip                  a step whose result is wrong
@@ -138,12 +139,39 @@ def format_kinds(columns: Mapping[str, Sequence[GradedCompletion]]) -> str:
             percents = [100 * row[name] / len(graded) for name, graded in columns.items()]
             lines.append([label, *(f"{percent:.1f}" for percent in percents)])
 
+    return _align(lines)
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ""
     for label, *cells in lines:
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         text += "  ".join([label.ljust(widths[0]), *padded]) + "\n"
     return text
+
+
+def format_wrong_steps(graded: Sequence[GradedCompletion]) -> str:
+    """Return by family and level how often each operation is the first wrong step, in percent of the problems."""
+    operations: dict[str, Counter[str]] = {}
+    counts: Counter[str] = Counter()
+    correct: Counter[str] = Counter()
+
+    for item in graded:
+        problem = item.problem
+        group = f"{problem.family or 'problems'} {problem.level or ''}".strip()
+        wrong = find_wrong_step(problem, item.completion.text)
+        operations.setdefault(group, Counter())[wrong.operation if wrong else ""] += 1
+        counts[group] += 1
+        correct[group] += item.grade.correct
+
+    names = sorted({name for group in operations.values() for name in group} - {""})
+    lines = [["first wrong step", "n", "correct", *names]]
+    for group in sorted(operations):
+        cells = [correct[group], *(operations[group][name] for name in names)]
+        percents = [f"{100 * count / counts[group]:.1f}" if count else "" for count in cells]
+        lines.append([group, str(counts[group]), *percents])
+    return _align(lines)
 
 
 def grade_file(path: Path, problems: Mapping[str, Problem]) -> list[GradedCompletion]:
@@ -199,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         columns[column] = grade_file(path, problems)
 
     print(format_kinds(columns), end="")
+    for name, graded in columns.items():
+        print(f"\n{name}\n{format_wrong_steps(graded)}", end="")
     for name, graded in columns.items():
         print_examples(name, graded, options.examples)
     return 0

@@ -52,7 +52,7 @@ FORMS = {
     "analogy": {"relation": r"\w+ (?:is|are) .+", "answer": r".+: \w+"},
     "boolean": {"comparison": r"\(?\d+ [<>] \d+\)? = \w+", "operator": r"(?:not )?\w+(?: (?:and|or) \w+)? = \w+"},
     "ordering": {
-        "question": r"Look .+",
+        "question": r"(?:Is|Who is) .+: .+",
         "comparison": r"\w+ is \w+ than .+",
         "look-up": r"\w+ [<>] \w+",
         "conclusion": r"\w+ is (?:not )?found.*|(?:Second )?\w+: \w+",

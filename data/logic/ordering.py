@@ -102,7 +102,7 @@ def _ask_who(rng: random.Random, level: int, row: list[str], scale: Scale, premi
     return make_problem("ordering", level, " ".join([*premises, ask]), answer, choices, solution, key)
 
 
-# The procedure: every comparison is turned the way the question looks, then one name leads to the next.
+# The procedure: every comparison is written one way round, then one name leads to the next.
 
 _PREMISE = re.compile(r"(\w+) is (\w+) than (\w+)\.")
 _WHETHER = re.compile(r"Is (\w+) (\w+) than (\w+)\?")
@@ -112,37 +112,41 @@ _WHO = re.compile(r"Who is (?:the )?((?:second )?(\w+))\?")
 def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
     whether = _WHETHER.search(question)
-    if whether:
-        start, asked, goal = whether.groups()
-        head = f"from {start} to {goal}"
-    else:
-        who = _WHO.search(question)
-        if who is None:
-            return []
-        rank, asked = who.groups()
-        start = goal = ""
-        head = f"for the {rank}"
+    who = _WHO.search(question)
+    if not (whether or who):
+        return []
 
-    looks_up = _is_more(asked) != bool(whether)
-    sign = "<" if looks_up else ">"
+    looks_up = bool(who and _is_more(who[2]))
+    start = goal = rank = ""
+    if whether:
+        start, goal = _sort_names(*whether.groups())
+        head = f"{whether[0][:-1]}: from {start} down to {goal}."
+    elif who:
+        rank = who[1]
+        head = f"{who[0][:-1]}: {'up' if looks_up else 'down'}."
     if not lines:
-        return [f"Look {'up' if looks_up else 'down'} {head}."]
+        return [head]
 
     neighbors = {}
     unread = []
-    for a, word, b in _PREMISE.findall(question):
-        left, right = (a, b) if _is_more(word) != looks_up else (b, a)
-        neighbors[left] = right
-        line = f"{a} is {word} than {b}: {left} {sign} {right}"
+    for premise in _PREMISE.finditer(question):
+        ahead, behind = _sort_names(*premise.groups())
+        line = f"{premise[0][:-1]}: {ahead} > {behind}"
+        if looks_up:
+            line += f", {behind} < {ahead}"
+            neighbors[behind] = ahead
+        else:
+            neighbors[ahead] = behind
         if line not in lines:
             unread.append(line)
     if unread:
         return unread
 
     # The walk begins where the question says, else with the first comparison.
+    sign = "<" if looks_up else ">"
     walk = [line.split(f" {sign} ") for line in lines[1 + len(neighbors) :]]
     if not walk:
-        start = start or lines[1].split(": ")[1].split(f" {sign} ")[0]
+        start = start or re.findall(rf"(\w+) {sign}", lines[1])[0]
         return [f"{start} {sign} {neighbors.get(start, 'none')}"]
     if len(walk[-1]) == 1:
         return []
@@ -157,6 +161,11 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
 
     name = walk[-2][0] if rank.startswith("second") else before
     return [f"{capitalize_first(rank)}: {name}"]
+
+
+def _sort_names(a: str, word: str, b: str) -> tuple[str, str]:
+    """The two names of a comparison, first the one that is ahead."""
+    return (a, b) if _is_more(word) else (b, a)
 
 
 def _is_more(word: str) -> bool:

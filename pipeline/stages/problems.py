@@ -85,4 +85,4 @@ def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> set[str]
 
 def _identify(spec: DatasetSpec) -> DatasetSpec:
     """The data set that a spec takes from."""
-    return dataclasses.replace(spec, take=None, split=spec.split or "train")
+    return dataclasses.replace(spec, take=None, families=None, levels=None, split=spec.split or "train")

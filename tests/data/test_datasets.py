@@ -420,3 +420,18 @@ def test_help_is_there_without_loading_what_is_heavy(root):
         [sys.executable, "-m", "data.datasets", "--help"], cwd=root, check=True, capture_output=True, text=True
     )
     assert "--committed" in done.stdout
+
+
+def test_a_spec_leaves_only_its_families_and_levels():
+    spec = DatasetSpec("logic_v1", split="train", take=450, families="ordering,rules", levels="1,2")
+    problems = load_train(spec)
+
+    # More than are committed.
+    assert len(problems) == len({problem.id for problem in problems}) == 450
+    assert {problem.family for problem in problems} == {"ordering", "rules"}
+    assert {problem.level for problem in problems} == {1, 2}
+    assert {problem.family for problem in load("logic_v1", "dev", families="rules").problems} == {"rules"}
+
+
+def test_a_family_that_a_set_has_not_is_an_error():
+    assert "check families=" in fail(load_train, DatasetSpec("logic_v1", take=5, families="rulers"))

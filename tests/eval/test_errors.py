@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from data.problem import Completion, Problem, write_records
-from eval.errors import KINDS, error_kind, main
+from eval.errors import KINDS, GradedCompletion, error_kind, format_wrong_steps, main
 from eval.grade import grade
 
 SUM = Problem("s", "What is 25 * 4 + 8?", "108", "number", extra={"program": [["*", 25, 4, 100], ["+", 100, 8, 108]]})
@@ -50,11 +50,10 @@ def write_answer(steps: str, answer: str) -> str:
         (RULES, write_answer("Tom is a cat.\nEvery cat is red.\nSo Tom is not red.", "no"), "unfounded"),
         (RULES, write_answer("Tom is a cat.\nNo dogs are red.\nSo Tom is not red.", "no"), "unfounded"),
         (RULES, write_answer("Tom is a cat.\nEvery cat is red.\nSo Tom is red.", "no"), "contradiction"),
-        (ORDER, write_answer("Oldest to youngest: Ann > Bob > Eve\nOldest: Ann", "Ann"), "unfounded"),
-        (ORDER, write_answer("Oldest to youngest: Eve > Bob\nOldest: Bob", "Bob"), "unfounded"),
-        (ORDER, write_answer("Oldest to youngest: Eve > Ann > Bob\nOldest: Ann", "Ann"), "unknown"),
+        (ORDER, write_answer("Who is the oldest: up.\nAnn is older than Bob: Bob > Ann", "Bob"), "unfounded"),
+        (ORDER, write_answer("Oldest to youngest: Eve > Ann > Bob", "Ann"), "unknown"),
         (BOOLEAN, write_answer("True and False = True\nnot True = False", "False"), "slip"),
-        (BOOLEAN, write_answer("True or False = True\nnot True = False", "False"), "plan"),
+        (BOOLEAN, write_answer("True or False = True\nnot True = False", "False"), "unfounded"),
     ],
 )
 def test_each_kind_of_error(problem, text, kind):
@@ -131,3 +130,16 @@ def test_completions_of_another_benchmark_are_refused(files, capsys):
     error = capsys.readouterr().err
     assert "'s' is no problem of the benchmark" in error
     assert error.count("\n") == 1
+
+
+def test_the_operation_that_goes_wrong_first_is_counted_by_family_and_level():
+    texts = ["25 * 4 = 90\n90 + 9 = 99", "25 * 4 = 100\n100 + 8 = 107", "25 * 4 = 100\n100 + 8 = 108"]
+    problem = replace(SUM, family="expression", level=3)
+    completions = [Completion("s", write_answer(text, text[-3:].strip()), 0, 0, 0, "stop") for text in texts]
+    graded = [GradedCompletion(problem, completion, grade(problem, completion)) for completion in completions]
+
+    lines = [line.split() for line in format_wrong_steps([*graded, graded[1]]).splitlines()]
+    assert lines == [
+        ["first", "wrong", "step", "n", "correct", "*", "+"],
+        ["expression", "3", "4", "25.0", "25.0", "50.0"],
+    ]
