@@ -160,7 +160,8 @@ def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
     """
     if spec.set in BENCHMARKS:
         problems = _draw_train(spec, spec.take if n is None else n)
-        _check_count(problems, spec)
+        if n is None or not problems:
+            _check_count(problems, spec)
         return problems
 
     problems = _open_source(spec).read_train()
@@ -244,10 +245,10 @@ def _select_wanted(problems: Iterable[Problem], spec: DatasetSpec) -> list[Probl
 
 def _check_count(problems: Sequence[Problem], spec: DatasetSpec) -> None:
     if not problems:
-        remedy = (
-            "check families= and levels=" if spec.families or spec.levels else "name another, or give more problems"
+        raise UserError(
+            f"data set {spec.set}: its split is empty; check families= and levels=, or name another split, or give "
+            "more problems"
         )
-        raise UserError(f"data set {spec.set}: its split is empty; {remedy}")
     if spec.take and len(problems) < spec.take:
         raise UserError(f"data set {spec.set}: has only {len(problems)} problems; lower take")
 

@@ -146,7 +146,7 @@ def test_training_on_ours(committed):
     [
         ("logic_v1?split=exam", "no split 'exam'; valid: train, dev, test"),
         ("logic_v1?split=dev&take=251", "has only 250 problems; lower take"),
-        ("logic_v1?question=q", "is our own; only split= and take= go with it"),
+        ("logic_v1?question=q", "is our own; only split=, take=, families= and levels= go with it"),
     ],
 )
 def test_what_ours_do_not_have(text, message):

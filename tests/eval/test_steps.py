@@ -77,7 +77,7 @@ def test_a_step_is_reported_as_it_was_written():
         ),
         (SUM, "25 * 4 = 100\n100 + 9 = 109", "100 + 9 = 109", "+"),  # a number from nowhere
         (SUM, "20 * 4 = 80\n5 * 4 = 20\n80 + 20 = 100\n100 + 8 = 108", None, None),  # place by place
-        (SUM, "25 * 5", "25 * 5", "*"),
+        (SUM, "25 * 7", "25 * 7", "*"),
         (SUM, "Tom is a dog.", None, None),
         (Problem("g", "How many minutes are 2 hours?", "120", "number"), "2 * 60 = 120", None, None),
     ],
@@ -148,7 +148,7 @@ def test_a_spoiled_solution_is_caught(solutions, family, spoiling):
             caught += not is_checked(problem, "\n".join(changed))
 
     # Some are no faults: a sum that need not be announced, or one that is true here too.
-    share = 0.7 if spoiling == "left out" else 0.93
+    share = 0.7 if spoiling == "left out" else 0.9
     if family in FAMILIES["logic_v1"]:
         share = 0.97
     assert caught >= share * len(spoiled)
