@@ -1,7 +1,10 @@
 """Files as their publishers ship them, read by the entries of the table in docs/extending.md."""
 
+import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pydantic
@@ -180,6 +183,22 @@ def test_a_field_is_left_out(tmp_path):
         ("mine-all-1", "5", 0, None, None),
     ]
     assert "'level' must be a whole number" in fail(load_benchmark, f"{path}?choices=none&rationale=none")
+
+
+def test_a_list_of_texts_is_its_lines(tmp_path):
+    path = write_raw(tmp_path, LOGIC)
+    [problem] = load_benchmark(f"{path}?choices=options&rationale=explanation").problems
+    assert problem.rationale == "Max is a cat.\nMax is mean."
+
+
+def test_a_benchmark_may_come_through_a_pipe(tmp_path):
+    code = "from data.datasets import load; d = load('/dev/stdin'); print(d.name, len(d.problems), d.sha256)"
+    line = b'{"id": "a", "question": "q", "answer": 5}\n'
+    read = subprocess.run([sys.executable, "-c", code], input=line, capture_output=True, check=True)
+    name, count, sha256 = read.stdout.decode().split()
+    assert (name, count) == ("stdin", "1")
+    # A pipe can be read only once.
+    assert sha256 != hashlib.sha256(b"").hexdigest()
 
 
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
