@@ -160,7 +160,7 @@ def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
     """
     if spec.set in BENCHMARKS:
         problems = _draw_train(spec, spec.take if n is None else n)
-        if n is None or not problems:
+        if n is None or (n and not problems):
             _check_count(problems, spec)
         return problems
 
@@ -214,7 +214,8 @@ def _load_ours(spec: DatasetSpec) -> Dataset:
 
     # Our files are in stratified order already.
     problems = problems[: spec.take]
-    places = {problem.id: f"{path}:{line}" for line, problem in enumerate(committed, 1)}
+    places = {problem.id: str(path) for problem in problems}
+    places |= {problem.id: f"{path}:{line}" for line, problem in enumerate(committed, 1)}
     sha256 = sha256_file(path) if spec == whole else _hash_problems(problems)
     return Dataset(spec.set, problems, places, sha256, "", spec)
 
