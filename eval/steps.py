@@ -55,13 +55,13 @@ FORMS = {
         "question": r"(?:Is|Who is) .+: .+",
         "comparison": r"\w+ is \w+ than .+",
         "look-up": r"\w+ [<>] \w+",
-        "conclusion": r"\w+ is (?:not )?found.*|(?:Second )?\w+: \w+",
+        "conclusion": r"\w+ is (?:not )?found.*|So .+: \w+",
     },
     "rules": {"fact": r"\w+ is an? \w+", "rule": r"(?:All|Every|No) \w+ (?:is|are) .+", "conclusion": r"So \w+ is .+"},
     "syllogism": {
         "denial": r"Suppose not: .+",
-        "statement": r"Some .+",
-        "rule": r"(?:All|No) .+",
+        "statement": r"Some .+: .+",
+        "rule": r"(?:All|No) .+: .+",
         "conclusion": r"So (?:in)?valid",
     },
 }
@@ -131,7 +131,9 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
     """
     lines = _read_lines(text)
     if _has_procedure(problem):
-        return _follow_procedure(problem, lines)[1]
+        wrong = _follow_procedure(problem, lines)[1]
+        if wrong:
+            return wrong
 
     # What numbers a question gives is known where its operations are.
     known = _read_numbers(problem.question) if "program" in problem.extra else None
@@ -158,8 +160,8 @@ def is_checked(problem: Problem, text: str) -> bool:
     """Whether a completion has no wrong step, and its steps come to the problem's answer."""
     lines = _read_lines(text)
     if _has_procedure(problem):
-        accepted, wrong = _follow_procedure(problem, lines)
-        return wrong is None and not _list_next_lines(problem, accepted)
+        accepted, _ = _follow_procedure(problem, lines)
+        return not _list_next_lines(problem, accepted) and find_wrong_step(problem, text) is None
 
     steps = find_steps("\n".join(lines))
     if not steps or find_wrong_step(problem, text):
@@ -184,16 +186,17 @@ def _has_procedure(problem: Problem) -> bool:
 def _follow_procedure(problem: Problem, lines: Sequence[str]) -> tuple[list[str], WrongStep | None]:
     """Return the lines that follow from the question and each other, and the first step that does not."""
     accepted: list[str] = []
-    for line in lines:
-        sentence = line.rstrip(".")
-        allowed = [each for each in _list_next_lines(problem, accepted) if each.rstrip(".") == sentence]
+    # In prose the steps are the sentences of one line.
+    for sentence in itertools.chain.from_iterable(re.split(r"(?<=\.)\s+", line) for line in lines):
+        claim = sentence.rstrip(".")
+        allowed = [each for each in _list_next_lines(problem, accepted) if each.rstrip(".") == claim]
         if allowed:
             accepted.append(allowed[0])
             continue
 
         for operation, form in FORMS[problem.family].items():
-            if re.fullmatch(form, sentence):
-                return accepted, WrongStep(line, operation)
+            if re.fullmatch(form, claim):
+                return accepted, WrongStep(sentence, operation)
     return accepted, None
 
 

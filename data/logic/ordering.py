@@ -148,6 +148,7 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     if not walk:
         start = start or re.findall(rf"(\w+) {sign}", lines[1])[0]
         return [f"{start} {sign} {neighbors.get(start, 'none')}"]
+    # The line that ends it is not a pair.
     if len(walk[-1]) == 1:
         return []
 
@@ -160,7 +161,7 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
         return [f"{goal} is not found, so no."]
 
     name = walk[-2][0] if rank.startswith("second") else before
-    return [f"{capitalize_first(rank)}: {name}"]
+    return [f"So {rank}: {name}."]
 
 
 def _sort_names(a: str, word: str, b: str) -> tuple[str, str]:

@@ -33,6 +33,12 @@ CONTROLS: tuple[Stage, ...] = (
         {"steps": "shuffled"},
     ),
     make_control(
+        SFT,
+        "sft_older",
+        "sft on solutions that begin with their answer",
+        {"solutions": ["long"]},
+    ),
+    make_control(
         RL,
         "rl_random_keep",
         "expert iteration that keeps samples by chance",

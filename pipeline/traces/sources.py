@@ -1,7 +1,7 @@
 """Where solutions come from: `make traces SOURCE=` writes the verified ones of a source, and sft mixes several.
 
-A source is a style of the generators (procedure, short, long, prose), ``own`` for samples of a stage, ``teacher`` for a model
-behind an address, or a data set or file with rationales.
+A source is a style of the generators (procedure, short, long, prose), ``own`` for samples of a stage, ``teacher`` for
+a model behind an address, or a data set or file with rationales.
 """
 
 from __future__ import annotations

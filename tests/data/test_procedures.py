@@ -63,7 +63,7 @@ def test_a_walk_goes_the_way_that_the_question_looks():
         "Bob < Ann",
         "Ann < Eve",
         "Eve < none",
-        "Second oldest: Ann",
+        "So second oldest: Ann.",
     ]
 
 

@@ -42,7 +42,7 @@ SETTINGS = {
 
 
 def make_candidate(problem, is_correct, finish="stop"):
-    text = format_thinking_answer("987653 + 1 = 987654", "987654")
+    text = format_thinking_answer("It is a large number", "987654")
     if is_correct:
         text = format_thinking_answer(render_solution(problem, "short"), problem.answer)
     return Candidate(problem, Completion(problem.id, text, 10, 20, 5, finish))
@@ -296,9 +296,7 @@ def test_guessable_answers_without_a_step_to_check_are_refused(make_context, mon
 
     monkeypatch.setattr(expert_iteration, "sample_candidates", sample)
     dev_accuracy(1)
-    with pytest.raises(
-        UserError, match="no step can be checked in .* samples of problems whose answers can be guessed"
-    ):
+    with pytest.raises(UserError, match="none of .* samples of problems whose answers can be guessed has steps"):
         train_expert_iteration(make_context(problems=problems, require_checked_steps=True))
 
 

@@ -125,7 +125,7 @@ def test_balanced_solutions_are_of_no_family_and_level_more_than_their_share(sel
     assert [solution.id for solution in selection.solutions][:10] == [f"p{i}" for i in range(10)]
 
 
-def test_answers_that_can_be_guessed_need_a_step_that_can_be_checked_where_the_rules_say(select):
+def test_answers_that_can_be_guessed_need_steps_that_reach_it_where_the_rules_say(select):
     guess = think(RULES_PROBLEM, "It feels loud to me")
     worked = think(RULES_PROBLEM, "Rex is a dog.\nAll dogs are loud.\nSo Rex is loud.")
     number = think(WORD, "Nine pens and three make twelve")
@@ -134,7 +134,7 @@ def test_answers_that_can_be_guessed_need_a_step_that_can_be_checked_where_the_r
     selection = select([guess, worked, number], require_checked_steps=True)
     assert [solution.id for solution in selection.solutions] == ["r1", "w1"]
     assert "All dogs" in selection.solutions[0].rationale
-    assert selection.account["dropped"] == {"no step that can be checked": 1}
+    assert selection.account["dropped"] == {"steps that do not reach the answer": 1}
 
 
 def test_the_weighted_reward_decides(select):
@@ -210,7 +210,7 @@ def test_trl_reads_written_solutions(select, tmp_path):
     from datasets import load_dataset
     from trl import is_conversational
 
-    solutions = select([make_candidate(WORD, GOOD), think(RULES_PROBLEM, "All dogs are loud.")]).solutions
+    solutions = select([make_candidate(WORD, GOOD), think(RULES_PROBLEM, "Rex is a dog.")]).solutions
     write_jsonl(tmp_path / "solutions.jsonl", [to_conversation(solution) for solution in solutions])
     files = str(tmp_path / "solutions.jsonl")
     dataset = load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
