@@ -32,8 +32,8 @@ DIRECT = f"{THINK}{END_THINK}\n"
 # How a chat template ends that opens the thought itself.
 OPENED = re.compile(rf"{THINK}\s*$")
 
-# Ids of our own sets. Their questions say what is asked without a list of labels, and stay as they are.
-OURS = re.compile(r"(?:arithmetic|logic)_v\d+-")
+# Labels that a question asks for without naming them.
+USUAL_LABELS = ({"yes", "no"}, {"true", "false"}, {"valid", "invalid"})
 
 # The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
 INSTRUCTIONS = {
@@ -94,9 +94,10 @@ def resolve_prompt(prompt: Prompt) -> CustomPrompt:
 
 
 def format_question(problem: Problem) -> str:
-    """Return the question, with the choices under it unless it names them all; ours say what they ask for."""
+    """Return the question, with the choices under it unless it names them all, or they are a usual pair of labels."""
     choices = problem.choices or ()
-    if OURS.match(problem.id) or all(_names_choice(problem.question, choice) for choice in choices):
+    is_usual = {choice.casefold() for choice in choices} in USUAL_LABELS
+    if is_usual or all(_names_choice(problem.question, choice) for choice in choices):
         return problem.question
 
     letters = list_letters(problem.kind, choices)

@@ -190,7 +190,7 @@ ARC = [
 SHOWN = {
     "a": "\nA. oxygen\nB. carbon dioxide\nC. helium",
     "b": "\nA. 6\nB. 8\nC. 10\nD. 12",
-    "c": "\nA. yes\nB. no",
+    "c": "",
     "d": "\nChoices: A, B",
     "e": "",
     "f": "\nA. cat\nB. ant",
