@@ -29,7 +29,7 @@ from data import generated
 from data.command_line import ArgumentParser, exit_on_user_error
 from data.files import UserError, read_rows, sha256_file, sha256_json, suggest
 from data.problem import Problem, parse_problem, record_to_json, write_records
-from data.splits import LEVELS, SPLITS, normalize_text, split_of, take_stratified
+from data.splits import SPLITS, normalize_text, split_of, take_stratified
 
 BENCHMARKS = tuple(generated.GENERATORS)
 
@@ -222,7 +222,7 @@ def _load_ours(spec: DatasetSpec) -> Dataset:
 
 def _draw_train(spec: DatasetSpec, n: int | None) -> list[Problem]:
     """``n`` train problems of a set of ours; those that are committed where ``n`` is None."""
-    count = n or generated.PER_LEVEL["train"] * len(LEVELS)
+    count = n or generated.TRAIN_SIZE
     problems = _select_wanted(generated.load_train_problems(spec.set, count), spec)
 
     # Others are made until there are enough.

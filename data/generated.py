@@ -8,36 +8,60 @@ from pathlib import Path
 from types import ModuleType
 
 from data import arithmetic, logic
+from data.arithmetic import sums
 from data.contamination import find_overlaps
 from data.files import UserError, sha256_file, write_text
+from data.logic import booleans
 from data.problem import Problem, read_problems, write_records
 from data.splits import LEVELS, SPLITS, interleave, normalize_text, split_of
 
-GENERATORS: dict[str, ModuleType] = {"arithmetic_v1": arithmetic, "logic_v1": logic}
+GENERATORS: dict[str, ModuleType] = {
+    "arithmetic_v1": arithmetic,
+    "logic_v1": logic,
+    "sums_v1": sums,
+    "booleans_v1": booleans,
+}
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SEED = 1
-PER_LEVEL = {"train": 400, "dev": 50, "test": 100}
+TRAIN_SIZE = 2000
+SIZES = {
+    "arithmetic_v1": {"train": TRAIN_SIZE, "dev": 250, "test": 500},
+    "logic_v1": {"train": TRAIN_SIZE, "dev": 250, "test": 500},
+    "sums_v1": {"train": TRAIN_SIZE, "dev": 1000, "test": 1000},
+    "booleans_v1": {"train": TRAIN_SIZE, "dev": 1000, "test": 1000},
+}
 
 MAX_DRAWS = 20_000  # in a row without a new problem
-DRAWS_FOR_A_NEW_KEY = 200  # a level with few distinct sums then repeats one in other words
+# A level with few distinct sums then repeats one in other words. The small domains have few contents and one wording.
+DRAWS_FOR_A_NEW_KEY = {"arithmetic_v1": 200, "logic_v1": 200, "sums_v1": 0, "booleans_v1": 0}
 
 
 def build_split(
     benchmark: str,
     split: str,
-    per_level: int,
+    size: int,
     seed: int,
-    draws_for_a_new_key: int = DRAWS_FOR_A_NEW_KEY,
+    draws_for_a_new_key: int | None = None,
 ) -> list[Problem]:
-    """A split of a benchmark; the same arguments always give the same problems."""
+    """A split of a benchmark; the same arguments always give the same problems.
+
+    Where a level has fewer problems than its share of ``size``, the levels after it make up for it.
+    """
     generator = GENERATORS[benchmark]
+    if draws_for_a_new_key is None:
+        draws_for_a_new_key = DRAWS_FOR_A_NEW_KEY[benchmark]
     drawing = _Drawing(benchmark, split, seed, draws_for_a_new_key)
 
     for level in LEVELS:
         families = generator.families(level)
-        for number in range(per_level):
-            drawing.add_problem(level, families[number % len(families)])
+        share = (size - len(drawing.problems)) // (LEVELS[-1] - level + 1)
+        for number in range(share):
+            if not drawing.add_problem(level, families[number % len(families)]):
+                break
+
+    if len(drawing.problems) < size:
+        raise RuntimeError(f"{benchmark} {split}: only {len(drawing.problems)} problems; ask for fewer than {size}")
 
     # Ids follow the final order, so that any first few are balanced.
     problems = interleave(drawing.problems)
@@ -58,7 +82,8 @@ class _Drawing:
         self.keys: set[str] = set()
         self.answer_places: Counter[tuple[int, str, str, int]] = Counter()
 
-    def add_problem(self, level: int, family: str) -> None:
+    def add_problem(self, level: int, family: str) -> bool:
+        """Add a new problem; returns whether one was found."""
         generator = GENERATORS[self.benchmark]
 
         for draw in range(MAX_DRAWS):
@@ -67,15 +92,13 @@ class _Drawing:
             if self._is_new(problem, needs_new_key) and self._is_balanced(problem):
                 break
         else:
-            raise RuntimeError(
-                f"{self.benchmark} {self.split}: no new {family} problem of level {level} in {MAX_DRAWS} draws; "
-                "ask for fewer"
-            )
+            return False
 
         self.texts.add(normalize_text(problem.question))
         self.keys.add(problem.extra["key"])
         self.answer_places[*_group(problem), _find_place(problem)] += 1
         self.problems.append(problem)
+        return True
 
     def _is_new(self, problem: Problem, needs_new_key: bool) -> bool:
         key = problem.extra["key"]
@@ -126,7 +149,7 @@ def write_committed(folder: Path) -> None:
     for benchmark in GENERATORS:
         for split in SPLITS:
             path = folder / f"{benchmark}.{split}.jsonl"
-            write_records(path, build_split(benchmark, split, PER_LEVEL[split], SEED))
+            write_records(path, build_split(benchmark, split, SIZES[benchmark][split], SEED))
             sums.append(f"{sha256_file(path)}  {path.name}\n")
     write_text(folder / "SHA256SUMS", "".join(sums))
 
@@ -166,7 +189,7 @@ class _Supply:
         """Add the new problems of the next seed."""
         self.seed += 1
         # The same sum in other words is welcome here: drawing on for another is nearly all that a split costs.
-        problems = build_split(self.benchmark, "train", PER_LEVEL["train"], self.seed, draws_for_a_new_key=0)
+        problems = build_split(self.benchmark, "train", TRAIN_SIZE, self.seed, draws_for_a_new_key=0)
         fresh = [problem for problem in problems if normalize_text(problem.question) not in self.texts]
 
         # An overlap names one train problem for each of the benchmark's, so there may be more behind it.

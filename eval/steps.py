@@ -43,6 +43,7 @@ _SUM = re.compile(
     rf"\s*=\s*(-?{_NUMBER})(?![\d.]*\d|\s*[-+*/×÷]\s*\d)"
 )
 _TRUTH = re.compile(r"(?:(not)\s+)?(True|False)(?:\s+(and|or)\s+(True|False))?\s*=\s*(True|False)")
+_INEQUALITY = re.compile(rf"\(?({_NUMBER})\s*([<>])\s*({_NUMBER})\)?\s*=\s*(True|False)")
 
 # An operation that the next lines work out: "Apples left: 47 * 16".
 _ANNOUNCED = re.compile(rf"(?:[^=]*: )?({_NUMBER} [-+*/] {_NUMBER})")
@@ -78,6 +79,10 @@ def find_steps(text: str) -> list[Step]:
         if truth:
             steps.append(_check_truth(truth))
 
+        inequality = _INEQUALITY.fullmatch(line.strip())
+        if inequality:
+            steps.append(_check_inequality(inequality))
+
         for match in _find_sums(line):
             correct = _compute(match[1]) == Fraction(match[2])
             steps.append(Step(match[0], match[2], correct))
@@ -98,6 +103,13 @@ def _check_truth(match: re.Match[str]) -> Step:
         value = value and right == "True"
     elif operation == "or":
         value = value or right == "True"
+    return Step(match[0], result, str(value) == result)
+
+
+def _check_inequality(match: re.Match[str]) -> Step:
+    left, sign, right, result = match.groups()
+    smaller, larger = (left, right) if sign == "<" else (right, left)
+    value = Fraction(smaller) < Fraction(larger)
     return Step(match[0], result, str(value) == result)
 
 

@@ -22,14 +22,21 @@ TEXTS = (
 )
 
 
-def draw_boolean(rng: random.Random, level: int) -> Problem | None:
-    """One expression of ``level`` operators."""
+def draw_boolean(
+    rng: random.Random,
+    level: int,
+    texts: Sequence[str] = TEXTS,
+    comparisons: float | None = None,
+) -> Problem | None:
+    """One expression of ``level`` operators; ``comparisons`` is how often a leaf is one."""
+    if comparisons is None:
+        comparisons = COMPARISONS[level]
     operator = rng.choice(OPERATORS)
     value = rng.random() < 0.5
 
     # Until this operator gives this value: else an outer "or" would mean True three times in four.
     while True:
-        tree = _draw_tree(rng, level, COMPARISONS[level])
+        tree = _draw_tree(rng, level, comparisons)
         lines: list[str] = []
         if _evaluate(tree, lines) == value and tree[0] == operator:
             break
@@ -38,7 +45,7 @@ def draw_boolean(rng: random.Random, level: int) -> Problem | None:
     # A double negation is hard to read.
     if "not (not" in text:
         return None
-    question = rng.choice(TEXTS).format(text)
+    question = rng.choice(texts).format(text)
     return make_problem("boolean", level, question, str(value), TRUE_FALSE, lines, text)
 
 

@@ -104,7 +104,9 @@ def test_a_bad_spec_is_one_line(text, message):
 
 def test_an_unknown_set_names_the_nearest():
     message = fail(load, "gsm9k")
-    assert "'gsm9k' is unknown; did you mean gsm8k? valid: arithmetic_v1, logic_v1, gsm8k" in message
+    assert (
+        "'gsm9k' is unknown; did you mean gsm8k? valid: arithmetic_v1, logic_v1, sums_v1, booleans_v1, gsm8k" in message
+    )
     assert "OWNER/NAME" in message
 
 

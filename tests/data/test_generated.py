@@ -15,7 +15,7 @@ import pytest
 from data import generated
 from data.contamination import find_overlaps
 from data.files import UserError
-from data.generated import FOLDER, GENERATORS, PER_LEVEL, build_split, load_committed, load_train_problems
+from data.generated import FOLDER, GENERATORS, SIZES, build_split, load_committed, load_train_problems
 from data.problem import record_to_json
 from data.splits import LEVELS, SPLITS, normalize_text, split_of
 
@@ -40,7 +40,9 @@ def are_disjoint(first, second):
 @pytest.mark.parametrize(("benchmark", "split"), CASES)
 def test_levels_and_families_are_balanced(committed, benchmark, split):
     problems = committed[benchmark, split]
-    assert [p.level for p in problems] == [1, 2, 3, 4, 5] * PER_LEVEL[split]
+    assert len(problems) == SIZES[benchmark][split]
+    if benchmark != "sums_v1":
+        assert [p.level for p in problems] == [1, 2, 3, 4, 5] * (len(problems) // 5)
     assert [p.id for p in problems] == [f"{benchmark}-{split}-{n:04d}" for n in range(1, len(problems) + 1)]
 
     for level in LEVELS:
@@ -51,9 +53,24 @@ def test_levels_and_families_are_balanced(committed, benchmark, split):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_labels_are_balanced(committed, split):
+def test_a_level_with_few_problems_has_all_of_them_and_the_others_make_up_for_it(committed, split):
+    # The sums and differences of two numbers from 1 to 9 whose result is at least 0.
+    pairs = itertools.product(range(1, 10), repeat=2)
+    texts = [text for a, b in pairs for text in (f"{a} + {b}", f"{a} - {b}") if a >= b or "+" in text]
+    there_are = {text for text in texts if split_of(f"sum: {' '.join(sorted(text.split()[::2]))}") == split}
+
+    problems = committed["sums_v1", split]
+    assert {f"What is {text}?" for text in there_are} == {p.question for p in problems if p.level == 1}
+
+    counts = Counter(p.level for p in problems)
+    assert max(counts[level] for level in LEVELS[1:]) - min(counts[level] for level in LEVELS[1:]) <= 1
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("benchmark", ["logic_v1", "booleans_v1"])
+def test_labels_are_balanced(committed, benchmark, split):
     labels = defaultdict(Counter)
-    for problem in committed["logic_v1", split]:
+    for problem in committed[benchmark, split]:
         if problem.kind == "label":
             assert problem.answer in problem.choices
             labels[problem.family][problem.answer] += 1
@@ -84,18 +101,18 @@ def test_splits_are_disjoint(committed, benchmark):
 
 
 def test_seeds_cannot_make_splits_overlap():
-    train = [problem for seed in range(3) for problem in build_split("arithmetic_v1", "train", 20, seed)]
-    test = [problem for seed in range(3) for problem in build_split("arithmetic_v1", "test", 20, seed)]
+    train = [problem for seed in range(3) for problem in build_split("arithmetic_v1", "train", 100, seed)]
+    test = [problem for seed in range(3) for problem in build_split("arithmetic_v1", "test", 100, seed)]
     assert len({problem.question for problem in train}) > 250
     assert are_disjoint(train, test)
 
 
 def test_a_draw_that_is_stuck_says_so(monkeypatch):
-    one = build_split("arithmetic_v1", "test", 1, 1)[0]
+    one = build_split("arithmetic_v1", "test", 5, 1)[0]
     monkeypatch.setattr(generated, "MAX_DRAWS", 50)
     monkeypatch.setattr(GENERATORS["arithmetic_v1"], "draw_problem", lambda rng, level, family: one)
-    with pytest.raises(RuntimeError, match="no new word problem of level 1 in 50 draws"):
-        build_split("arithmetic_v1", "test", 2, 1)
+    with pytest.raises(RuntimeError, match="arithmetic_v1 test: only 1 problems; ask for fewer than 10"):
+        build_split("arithmetic_v1", "test", 10, 1)
 
 
 # Files
@@ -109,14 +126,14 @@ def test_the_committed_files_are_what_the_code_builds(root, tmp_path):
 
     names = sorted(path.name for path in FOLDER.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 7
+    assert len(names) == 13
     for name in names:
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes(), name
 
 
 def test_checksums_are_those_of_the_files():
     lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 12
     for line in lines:
         digest, name = line.split("  ")
         assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest
@@ -140,7 +157,15 @@ def test_a_changed_or_missing_file_is_refused(tmp_path, monkeypatch):
 # Train problems beyond the committed ones
 
 
-@pytest.mark.parametrize(("benchmark", "digest"), [("arithmetic_v1", "48845021"), ("logic_v1", "a0cc7c9b")])
+@pytest.mark.parametrize(
+    ("benchmark", "digest"),
+    [
+        ("arithmetic_v1", "48845021"),
+        ("logic_v1", "a0cc7c9b"),
+        ("sums_v1", "8cdca6b6"),
+        ("booleans_v1", "30678d6a"),
+    ],
+)
 def test_more_train_problems_repeat_nothing_and_contaminate_nothing(committed, benchmark, digest):
     problems = load_train_problems(benchmark, 5000)
     assert problems[:2000] == committed[benchmark, "train"] == load_train_problems(benchmark, 2000)
@@ -154,8 +179,9 @@ def test_more_train_problems_repeat_nothing_and_contaminate_nothing(committed, b
     assert find_overlaps(problems, held_out) == []
 
     levels = Counter(problem.level for problem in problems[2000:])
-    assert set(levels) == set(LEVELS)
-    assert min(levels.values()) > 400
+    assert min(levels[level] for level in (2, 3, 4, 5)) > 400
+    # The committed problems are all sums of level 1 that there are.
+    assert (levels[1] > 300) == (benchmark != "sums_v1")
 
     # A run names its problems by number: what lies beyond the committed files may change only with this line.
     lines = "".join(json.dumps(record_to_json(problem), sort_keys=True) for problem in problems)
