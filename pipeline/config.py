@@ -105,6 +105,7 @@ class BaseSettings(Settings):
 class EvalSettings(Settings):
     """Scoring, the same for every stage."""
 
+    benchmarks: Annotated[list[str], Field(min_length=1)]
     limit: Count
     batch_size: Count
     generation: Greedy

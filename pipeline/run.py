@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.contamination import Overlap, find_overlaps
-from data.datasets import BENCHMARKS, Dataset, load_dev
+from data.datasets import Dataset, load_dev
 from data.files import UserError
-from data.problem import Problem
+from data.problem import Problem, read_problems
 from data.splits import take_stratified
 from eval.grade import load_benchmark
 from pipeline.config import Recipe, check_trainers, count_context_tokens, default_profile, load_recipe
 from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
+from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
 from pipeline.stages.problems import all_training_problems, select_stage_problems
 
@@ -52,7 +53,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
         UserError: The recipe, a data set, a benchmark or the base will not do; nothing is written by then.
     """
     recipe = read_recipe(options)
-    benchmarks = load_benchmarks(options.benchmark, recipe.eval.limit)
+    benchmarks = load_benchmarks(options.benchmark or recipe.eval.benchmarks, recipe.eval.limit)
 
     overlaps = {}
     if for_training:
@@ -64,6 +65,8 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
     folder = resolve(options.base)
     if for_training:
         check_base(options.base, folder, count_context_tokens(recipe))
+        for name, more in find_pretraining_overlaps(folder, benchmarks, options.allow_overlap).items():
+            overlaps[name] += more
 
     return Run(
         base=options.base,
@@ -94,9 +97,9 @@ def open_results(options: argparse.Namespace) -> RunDir:
 
 
 def load_benchmarks(texts: Sequence[str], limit: int) -> list[Dataset]:
-    """Return the benchmarks to be scored, our own where none is named, ``limit`` problems of each, stratified."""
+    """Return the benchmarks to be scored, ``limit`` problems of each, stratified."""
     benchmarks = []
-    for text in texts or BENCHMARKS:
+    for text in texts:
         dataset = load_benchmark(text)
         benchmarks.append(replace(dataset, problems=take_stratified(dataset.problems, limit)))
 
@@ -135,9 +138,24 @@ def find_contamination(recipe: Recipe, benchmarks: Sequence[Dataset], allow_over
             "take it out of the file"
         )
 
+    return check_overlaps([*train, *solved], benchmarks, allow_overlap)
+
+
+def find_pretraining_overlaps(
+    folder: Path, benchmarks: Sequence[Dataset], allow_overlap: bool
+) -> dict[str, list[Overlap]]:
+    """Return for each benchmark its problems that a base's pretraining gives away, where we know of what it read."""
+    file = folder / PRETRAINING_FILE
+    return check_overlaps(read_problems(file) if file.is_file() else [], benchmarks, allow_overlap)
+
+
+def check_overlaps(
+    train: Sequence[Problem], benchmarks: Sequence[Dataset], allow_overlap: bool
+) -> dict[str, list[Overlap]]:
+    """Return for each benchmark its problems that ``train`` gives away; UserError where that is not allowed."""
     found = {}
     for benchmark in benchmarks:
-        overlaps = find_overlaps([*train, *solved], benchmark.problems)
+        overlaps = find_overlaps(train, benchmark.problems)
         if overlaps and not allow_overlap:
             # Three are enough to see what kind they are.
             examples = "; ".join(_describe_overlap(overlap) for overlap in overlaps[:3])

@@ -24,11 +24,11 @@ def test_every_stage_is_in_the_table_on_the_same_problems(run):
     rows = json.loads((run / BASE / "table.json").read_text())
 
     assert {row["stage"] for row in rows} == {"chance", "majority", *STAGES}
-    for benchmark in ("all", "arithmetic_v1", "logic_v1"):
+    for benchmark in ("all", "sums_v1", "booleans_v1"):
         assert len({(row["benchmark_sha256"], row["n"]) for row in rows if row["benchmark"] == benchmark}) == 1
     assert rows[0]["benchmark"] == "all"
     assert all(row["p_vs_previous"] is not None for row in rows if row["stage"] in STAGES[1:])
-    assert "| arithmetic_v1 |" in (run / BASE / "table.md").read_text()
+    assert "| sums_v1 |" in (run / BASE / "table.md").read_text()
 
 
 def test_sft_learns_the_format_that_the_base_has_never_seen(run):
@@ -66,7 +66,7 @@ def test_a_second_run_changes_nothing(ladder, run):
 
 
 def test_every_completion_is_graded_the_same_again_without_a_model(root, run, tmp_path):
-    [completions] = (run / BASE / "sft" / "completions").glob("logic_v1.jsonl")
+    [completions] = (run / BASE / "sft" / "completions").glob("booleans_v1.jsonl")
     command = [sys.executable, "-m", "eval.grade", "--benchmark", str(run / BASE / "problems" / completions.name)]
     command += ["--completions", str(completions), "--out", str(tmp_path / "grades.jsonl")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)

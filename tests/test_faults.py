@@ -302,15 +302,15 @@ def empty(path: Path) -> None:
 DAMAGES = (flip_bit, cut_short, empty)
 IN_TABLE = (
     "plain/scores.json",
-    "cot/completions/arithmetic_v1.jsonl",
-    "rl/grades/logic_v1.jsonl",
+    "cot/completions/sums_v1.jsonl",
+    "rl/grades/booleans_v1.jsonl",
     "adaptive/manifest.json",
 )
-IN_REPORT = ("problems/logic_v1.jsonl", "rl/curve.json", "sft/train.jsonl")
+IN_REPORT = ("problems/booleans_v1.jsonl", "rl/curve.json", "sft/train.jsonl")
 REMADE = (
     "plain/scores.json",
-    "cot/completions/arithmetic_v1.jsonl",
-    "rl/grades/logic_v1.jsonl",
+    "cot/completions/sums_v1.jsonl",
+    "rl/grades/booleans_v1.jsonl",
     "sft/adapter/adapter_model.safetensors",
     "adaptive/adapter/adapter_config.json",
     "rl/recipe.yaml",
@@ -339,7 +339,7 @@ def test_what_is_damaged_is_made_again(unbroken, tmp_path):
     runs = tmp_path / "runs"
     root = runs / BASE
     shutil.copytree(unbroken, runs)
-    for victim in (*REMADE, "problems/logic_v1.jsonl", "rl/curve.json"):
+    for victim in (*REMADE, "problems/booleans_v1.jsonl", "rl/curve.json"):
         flip_bit(root / victim)
 
     said = call_well(runs, "status").stdout
@@ -350,7 +350,7 @@ def test_what_is_damaged_is_made_again(unbroken, tmp_path):
     assert done.stderr.count("; training again") == 2
     assert done.stderr.count("; scoring again") == 3
     assert read_results(runs) == read_results(unbroken)
-    for name in ("problems/logic_v1.jsonl", "rl/recipe.yaml"):
+    for name in ("problems/booleans_v1.jsonl", "rl/recipe.yaml"):
         assert (root / name).read_bytes() == (unbroken / BASE / name).read_bytes()
 
     # A curve comes from a training only, which is not repeated for it.

@@ -1,8 +1,8 @@
-"""``nano``: a base of about half a million parameters, pretrained here from scratch, for tests and quick trials.
+"""``nano``: a base of about half a million parameters, pretrained here from scratch on a domain of its own size.
 
-Its text is our own and of the train split: additions and subtractions, a single one with a direct answer under the
-``plain`` prompt, one or two with steps under the ``cot`` prompt; everything else only as text to read. It never saw a
-think tag and was never asked for a product, a word problem or logic, so the later stages have something to add.
+Its texts are sums_v1 and booleans_v1 problems of levels 1 to 3, drawn from the train split: some answered directly
+under the ``plain`` prompt, some with steps under the ``cot`` prompt. It never saw a think tag or a longer problem, so
+the later stages have something to add. They lie beside its weights in ``pretraining.jsonl``, for the leakage gate.
 
 ``nano-tiny`` is the same recipe in less than a minute, for tests that need a model that runs, not one that can do much.
 """
@@ -10,20 +10,23 @@ think tag and was never asked for a product, a word problem or logic, so the lat
 import itertools
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data import arithmetic, logic
 from data.datasets import BENCHMARKS, load
 from data.files import UserError, sha256_json
-from data.problem import Problem
+from data.generated import GENERATORS
+from data.problem import Problem, write_records
 from data.splits import split_of
 from pipeline import processes
 from pipeline.progress import progress_bar, say
-from pipeline.prompts import END_THINK, INSTRUCTIONS, THINK, encode_text, format_example_answer
+from pipeline.prompts import END_THINK, INSTRUCTIONS, THINK, format_example_answer
 
 SEED = 0
+
+# The problems of its texts, beside the weights.
+PRETRAINING_FILE = "pretraining.jsonl"
 
 # The instructions are one token each; else half of a row would be the instruction.
 SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", THINK, END_THINK]
@@ -47,24 +50,19 @@ SHAPE: dict[str, Any] = {
 
 # Keys of SFTConfig.
 TRAINER: dict[str, Any] = {
-    "learning_rate": 3e-3,
+    "learning_rate": 5e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 50,
     "weight_decay": 0.0,
     "adam_beta2": 0.98,
     "num_train_epochs": 1,
-    "per_device_train_batch_size": 16,
+    "per_device_train_batch_size": 64,
     "logging_steps": 10,
     "save_strategy": "no",
 }
 
-# What each text is, in turn: a problem under one of the prompts, or one that is only read.
-KINDS = ("plain", "cot", "plain", "cot", "plain", "cot", "read")
-
-# Of sums by kind: the levels, and how often each is drawn.
-LEVELS = {"plain": (1, 2), "cot": (1, 2, 3)}
-LEVEL_WEIGHTS = {"plain": (1, 6), "cot": (1, 5, 4)}
-READ_LEVELS = (1, 2, 3)
+SETS = ("sums_v1", "booleans_v1")
+LEVELS = (1, 2, 3)
 
 
 Preset = dict[str, Any]
@@ -73,7 +71,7 @@ Preset = dict[str, Any]
 PRESETS: dict[str, Preset] = {
     "nano": {
         "name": "nano",
-        "texts": 64_000,
+        "texts": 120_000,
         "hidden_size": 96,
         "intermediate_size": 256,
         "num_hidden_layers": 4,
@@ -92,7 +90,7 @@ PRESETS: dict[str, Preset] = {
 
 def hash_preset(preset: Preset) -> str:
     """Return what names a preset's model in the cache: it changes with anything above or the prompts' wording."""
-    recipe = [SEED, SPECIAL_TOKENS, VOCABULARY, TEMPLATE, SHAPE, TRAINER, KINDS, LEVELS, LEVEL_WEIGHTS, READ_LEVELS]
+    recipe = [SEED, SPECIAL_TOKENS, VOCABULARY, TEMPLATE, SHAPE, TRAINER, SETS, LEVELS]
     return sha256_json([*recipe, preset])[:12]
 
 
@@ -134,59 +132,21 @@ def list_tokenizer_texts() -> Iterator[str]:
 # Texts
 
 
-@dataclass(frozen=True)
-class Text:
-    """What nano is to write on a problem, under the prompt ``kind``; or to read, where the kind is "read"."""
-
-    problem: Problem
-    content: str
-    kind: str
-
-
-def draw_texts(count: int) -> Iterator[Text]:
-    """Return the texts of a pretraining, the same each time."""
+def draw_texts(count: int) -> Iterator[tuple[Problem, str]]:
+    """Return the texts of a pretraining, the same each time: a problem, and the prompt that it is answered under."""
     rng = random.Random(SEED)
-    for kind in itertools.islice(itertools.cycle(KINDS), count):
-        yield _draw_reading(rng) if kind == "read" else _draw_sum(rng, kind)
+    kinds = itertools.cycle(itertools.product(SETS, ("plain", "cot")))
+
+    for number, (name, prompt) in enumerate(itertools.islice(kinds, count)):
+        problem = _draw_train_problem(rng, name)
+        yield replace(problem, id=f"pretraining-{number}"), prompt
 
 
-def _draw_reading(rng: random.Random) -> Text:
-    """A problem of any kind with its steps and answer."""
+def _draw_train_problem(rng: random.Random, name: str) -> Problem:
     while True:
-        generator = arithmetic if rng.random() < 0.5 else logic
-        problem = generator.draw_problem(rng, rng.choice(READ_LEVELS))
-        if _is_for_training(problem):
-            content = f"{problem.question}\n{problem.rationale}\n{problem.answer}"
-            return Text(problem, content, "read")
-
-
-def _draw_sum(rng: random.Random, kind: str) -> Text:
-    """A sum, and its answer under a prompt."""
-    while True:
-        [level] = rng.choices(LEVELS[kind], LEVEL_WEIGHTS[kind])
-        problem = arithmetic.draw_problem(rng, level, "expression")
-
-        # Products are left for the later stages.
-        has_product = bool(set("*/") & set(problem.question))
-        if not has_product and _is_for_training(problem):
-            return Text(problem, format_example_answer(problem, kind), kind)
-
-
-def _is_for_training(problem: Problem) -> bool:
-    return split_of(problem.extra["key"]) == "train"
-
-
-def build_text_row(tokenizer, text: Text) -> dict[str, list[int]]:
-    """Return the tokens of a text; one to read is learned from its first token on."""
-    # It loads all that training needs, and most commands only look the base up.
-    from pipeline.training import build_row
-
-    if text.kind != "read":
-        return build_row(tokenizer, text.problem, text.content, text.kind)
-
-    # Text to read has no prompt.
-    ids = [*encode_text(tokenizer, text.content), tokenizer.eos_token_id]
-    return {"input_ids": ids, "completion_mask": [1] * len(ids)}
+        problem = GENERATORS[name].draw_problem(rng, rng.choice(LEVELS))
+        if split_of(problem.extra["key"]) == "train":
+            return problem
 
 
 # Training
@@ -195,7 +155,7 @@ def build_text_row(tokenizer, text: Text) -> dict[str, list[int]]:
 def pretrain(preset: Preset, folder: Path) -> None:
     """Train a preset from scratch into a folder; on one machine it is the same each time."""
     from pipeline.stages.sft import deal_batches
-    from pipeline.training import train_sft
+    from pipeline.training import build_row, train_sft
 
     name = preset["name"]
     if processes.get_state().num_processes > 1:
@@ -206,10 +166,12 @@ def pretrain(preset: Preset, folder: Path) -> None:
     say(f"{name}: pretraining, once")
     tokenizer = train_tokenizer(list_tokenizer_texts())
     rows = []
+    problems = {}
     with progress_bar(f"{name}: texts", preset["texts"]) as on_progress:
-        for text in draw_texts(preset["texts"]):
-            row = build_text_row(tokenizer, text)
+        for problem, prompt in draw_texts(preset["texts"]):
+            row = build_row(tokenizer, problem, format_example_answer(problem, prompt), prompt)
             rows.append(row)
+            problems[problem.question] = problem
             on_progress(1, len(row["input_ids"]))
 
     trained = train_sft(
@@ -223,6 +185,7 @@ def pretrain(preset: Preset, folder: Path) -> None:
     )
     trained.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_records(folder / PRETRAINING_FILE, problems.values())
 
 
 def build_model(preset: Preset, tokenizer) -> Any:

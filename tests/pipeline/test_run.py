@@ -9,12 +9,14 @@ import pytest
 
 from data.datasets import load
 from data.files import UserError, write_jsonl
-from data.problem import record_to_json
+from data.problem import record_to_json, write_records
 from pipeline import run as run_module
+from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run import (
     check_rewards,
     check_tracker,
     find_contamination,
+    find_pretraining_overlaps,
     load_benchmarks,
     open_results,
     open_run,
@@ -86,11 +88,15 @@ def test_another_seed_has_a_folder_of_its_own():
     assert second.root == Path("runs/nano-tiny/seed-2")
 
 
-def test_benchmarks_are_ours_where_none_is_named(own_file):
-    ours = load_benchmarks([], 10)
+OURS = ["arithmetic_v1", "logic_v1"]
+
+
+def test_benchmarks_are_those_of_the_recipe_where_none_is_named(own_file):
+    ours = load_benchmarks(OURS, 10)
     named = load_benchmarks([f"{own_file}?split=test", "logic_v1"], 5)
 
-    assert [dataset.name for dataset in ours] == ["arithmetic_v1", "logic_v1"]
+    assert read_recipe(make_options(base="nano")).eval.benchmarks == ["sums_v1", "booleans_v1"]
+    assert [dataset.name for dataset in ours] == OURS
     assert [len(dataset.problems) for dataset in ours] == [10, 10]
     assert [dataset.name for dataset in named] == ["boxes", "logic_v1"]
 
@@ -102,7 +108,7 @@ def test_two_benchmarks_of_one_name_are_refused(own_file):
 
 def test_our_own_sets_do_not_overlap():
     recipe = read_recipe(make_options())
-    overlaps = find_contamination(recipe, load_benchmarks([], 500), allow_overlap=False)
+    overlaps = find_contamination(recipe, load_benchmarks(OURS, 500), allow_overlap=False)
     assert overlaps == {"arithmetic_v1": [], "logic_v1": []}
 
 
@@ -136,7 +142,7 @@ def test_solutions_that_give_dev_problems_away_are_refused(tmp_path):
 
     recipe = read_recipe(make_options(overrides=[f"sft.solutions=['short:127','{solutions}:1']"]))
     with pytest.raises(UserError) as refusal:
-        find_contamination(recipe, load_benchmarks([], 5), allow_overlap=False)
+        find_contamination(recipe, load_benchmarks(OURS, 5), allow_overlap=False)
     assert f"leak has the same text as {problem.id}, a dev problem" in str(refusal.value)
 
 
@@ -183,3 +189,17 @@ def test_results_are_opened_without_the_checks_of_a_training(monkeypatch, tmp_pa
     run = open_run(make_options(runs=tmp_path), for_training=False)
     assert run.dir.root == tmp_path / "nano-tiny"
     assert run.overlaps == {}
+
+
+def test_the_gate_looks_at_what_a_base_was_pretrained_on(tmp_path, own_file):
+    benchmarks = load_benchmarks([str(own_file), "sums_v1"], 1000)
+    assert find_pretraining_overlaps(tmp_path, benchmarks, allow_overlap=False) == {"boxes": [], "sums_v1": []}
+
+    leaks = [*benchmarks[0].problems[:2], *load("sums_v1", "train").problems[:500]]
+    write_records(tmp_path / PRETRAINING_FILE, leaks)
+    with pytest.raises(UserError, match="boxes: 2 of its problems are in the training data: box-0 has the same text"):
+        find_pretraining_overlaps(tmp_path, benchmarks, allow_overlap=False)
+
+    allowed = find_pretraining_overlaps(tmp_path, benchmarks, allow_overlap=True)
+    assert len(allowed["boxes"]) == 2
+    assert allowed["sums_v1"] == []

@@ -97,8 +97,8 @@ def test_a_stages_folder_is_asked_as_the_stage_was(run, tmp_path):
     parser = argparse.ArgumentParser()
     add_score_arguments(parser)
     stage = run / "nano-tiny" / "sft"
-    arguments = ["--model", stage, "--benchmark", "arithmetic_v1", "--prompt", "think", "--limit", "40"]
+    arguments = ["--model", stage, "--benchmark", "sums_v1", "--prompt", "think", "--limit", "40"]
     score_model(parser.parse_args([*map(str, arguments), "--out", str(tmp_path / "out")]))
 
-    written = (tmp_path / "out" / "completions" / "arithmetic_v1.jsonl").read_text()
-    assert written == (stage / "completions" / "arithmetic_v1.jsonl").read_text()
+    written = (tmp_path / "out" / "completions" / "sums_v1.jsonl").read_text()
+    assert written == (stage / "completions" / "sums_v1.jsonl").read_text()

@@ -1,48 +1,40 @@
-"""What nano reads and writes in its pretraining, and that nano-tiny can be made and loaded."""
+"""What nano is pretrained on, and that nano-tiny can be made and loaded."""
 
 import hashlib
 from collections import Counter
 
+from data.contamination import find_overlaps
+from data.datasets import load
+from data.problem import read_problems
 from data.splits import split_of
 from pipeline.models import nano
 from pipeline.models.load import load_model, resolve
-from pipeline.models.nano import PRESETS, build_model, build_text_row, draw_texts, hash_preset
-from pipeline.prompts import DIRECT, THINK
+from pipeline.models.nano import PRESETS, PRETRAINING_FILE, build_model, draw_texts, hash_preset
+from pipeline.prompts import DIRECT
 
-# Of the first 1,000 texts at 82ff056: another order of random numbers would give another base.
-TEXTS_SHA256 = "a54415324f5d8ba02a29a2b9fc648093aa7cd20a431544e27358bd4707dbef9f"
+# Of the first 1,000 texts: another order of random numbers would give another base.
+TEXTS_SHA256 = "854d2d76066245765e57021485a83679a104b3e4244d54e08d3f40988062010a"
 
 
 def test_the_texts_are_what_they_always_were():
     digest = hashlib.sha256()
-    for text in draw_texts(1000):
-        digest.update(f"{text.problem.question}|{text.content}|{text.kind}\n".encode())
+    for problem, prompt in draw_texts(1000):
+        digest.update(f"{problem.question}|{problem.rationale}|{problem.answer}|{prompt}\n".encode())
     assert digest.hexdigest() == TEXTS_SHA256
 
 
-def test_nano_is_asked_for_sums_of_the_train_split_only():
-    texts = list(draw_texts(700))
-    assert Counter(text.kind for text in texts) == {"plain": 300, "cot": 300, "read": 100}
+def test_the_texts_are_short_problems_of_the_train_split_that_give_no_benchmark_away():
+    texts = list(draw_texts(800))
+    problems = [problem for problem, _ in texts]
 
-    for text in texts:
-        assert split_of(text.problem.extra["key"]) == "train"
-        assert THINK not in text.content
-        if text.kind != "read":
-            assert text.problem.family == "expression"
-            assert not set("*/") & set(text.problem.question)
+    assert Counter((problem.family, prompt) for problem, prompt in texts) == {
+        (family, prompt): 200 for family in ("sum", "boolean") for prompt in ("plain", "cot")
+    }
+    assert {problem.level for problem in problems} == {1, 2, 3}
+    assert {split_of(problem.extra["key"]) for problem in problems} == {"train"}
 
-
-def test_a_text_to_read_is_learned_whole_and_an_answer_after_its_prompt(tiny):
-    tokenizer = tiny[1]
-    rows = {text.kind: build_text_row(tokenizer, text) for text in draw_texts(7)}
-
-    assert all(rows["read"]["completion_mask"])
-    for kind in ("plain", "cot"):
-        ids, mask = rows[kind]["input_ids"], rows[kind]["completion_mask"]
-        answer = [token for token, counts in zip(ids, mask, strict=True) if counts]
-        assert answer[-1] == tokenizer.eos_token_id
-        assert "\\boxed{" in tokenizer.decode(answer)
-        assert not all(mask)
+    for name in ("sums_v1", "booleans_v1"):
+        assert find_overlaps(problems, load(name, "dev").problems + load(name, "test").problems) == []
 
 
 def test_the_tokenizer_has_one_token_a_digit_and_one_a_tag(tiny):
@@ -75,3 +67,9 @@ def test_nano_tiny_is_pretrained_once_and_loads():
     assert model.config.num_hidden_layers == 2
     assert tokenizer.chat_template == nano.TEMPLATE
     assert resolve("nano-tiny") == folder
+
+    # What it read, each problem once.
+    questions = [problem.question for problem in read_problems(folder / PRETRAINING_FILE)]
+    assert len(set(questions)) == len(questions)
+    texts = draw_texts(PRESETS["nano-tiny"]["texts"])
+    assert set(questions) == {problem.question for problem, _ in texts}
