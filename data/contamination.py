@@ -12,6 +12,7 @@ from data.problem import Problem
 from data.splits import normalize_text
 
 Gram = tuple[str, ...]
+Numbers = tuple[str, ...]
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 GRAM_WORDS = 3
@@ -56,11 +57,12 @@ class _Index:
         self.by_template = {_make_template(problem.question): problem for problem in train}
 
         self.grams = [_list_grams(problem.question) for problem in train]
-        # Which train problems have an n-gram, so that few of them need to be compared.
-        self.holders: dict[Gram, list[int]] = defaultdict(list)
+        # Which train problems have the same numbers and an n-gram, so that few of them need to be compared.
+        self.holders: dict[tuple[Numbers, Gram], list[int]] = defaultdict(list)
         for place, grams in enumerate(self.grams):
+            numbers = _sort_numbers(train[place].question)
             for gram in grams:
-                self.holders[gram].append(place)
+                self.holders[numbers, gram].append(place)
 
     def find_overlap(self, problem: Problem) -> Overlap | None:
         same = self.by_text.get(normalize_text(problem.question))
@@ -77,29 +79,32 @@ class _Index:
 
     def _find_near(self, question: str) -> Problem | None:
         grams = _list_grams(question)
-        numbers = _list_numbers(question)
+        numbers = _sort_numbers(question)
         threshold = SAME_NUMBERS if len(numbers) > 1 else NO_NUMBERS
 
         # Whoever shares that much shares one of the rarest n-grams: fewer than (1 - threshold) of all may be missing.
-        rarest_first = sorted(grams, key=lambda gram: len(self.holders.get(gram, ())))
+        holders = [self.holders.get((numbers, gram), []) for gram in grams]
+        rarest_first = sorted(holders, key=len)
         candidates: set[int] = set()
-        for gram in rarest_first[: int((1 - threshold) * len(grams)) + 1]:
-            candidates.update(self.holders.get(gram, ()))
+        for places in rarest_first[: int((1 - threshold) * len(grams)) + 1]:
+            candidates.update(places)
 
         for place in sorted(candidates):
             other = self.grams[place]
-            similarity = len(grams & other) / len(grams | other)
-            candidate = self.train[place]
-            if similarity >= threshold and sorted(_list_numbers(candidate.question)) == sorted(numbers):
-                return candidate
+            if len(grams & other) / len(grams | other) >= threshold:
+                return self.train[place]
         return None
 
 
-def _list_numbers(text: str) -> tuple[str, ...]:
+def _list_numbers(text: str) -> Numbers:
     return tuple(NUMBER.findall(text))
 
 
-def _make_template(text: str) -> tuple[str, tuple[str, ...]]:
+def _sort_numbers(text: str) -> Numbers:
+    return tuple(sorted(_list_numbers(text)))
+
+
+def _make_template(text: str) -> tuple[str, Numbers]:
     """A question without its numbers and its capitalized words; and its numbers."""
     nameless = re.sub(r"\b[A-Z]\w*", "name", text)
     return normalize_text(NUMBER.sub("0", nameless)), _list_numbers(text)
