@@ -153,9 +153,13 @@ def check_overlaps(
     train: Sequence[Problem], benchmarks: Sequence[Dataset], allow_overlap: bool
 ) -> dict[str, list[Overlap]]:
     """Return for each benchmark its problems that ``train`` gives away; UserError where that is not allowed."""
+    # All at once, since the training problems are read for it.
+    all_overlaps = find_overlaps(train, [problem for benchmark in benchmarks for problem in benchmark.problems])
+
     found = {}
     for benchmark in benchmarks:
-        overlaps = find_overlaps(train, benchmark.problems)
+        problems = set(benchmark.problems)
+        overlaps = [overlap for overlap in all_overlaps if overlap.problem in problems]
         if overlaps and not allow_overlap:
             # Three are enough to see what kind they are.
             examples = "; ".join(_describe_overlap(overlap) for overlap in overlaps[:3])
