@@ -79,7 +79,7 @@ PRESETS: dict[str, Preset] = {
     },
     "nano-tiny": {
         "name": "nano-tiny",
-        "texts": 6_000,
+        "texts": 12_000,
         "hidden_size": 64,
         "intermediate_size": 192,
         "num_hidden_layers": 2,

@@ -135,7 +135,7 @@ def test_a_single_section_that_trains_on_a_benchmark_is_noticed(own_file):
 
 
 def test_solutions_that_give_dev_problems_away_are_refused(tmp_path):
-    problem = load("arithmetic_v1", "dev").problems[0]
+    problem = load("sums_v1", "dev").problems[0]
     row = record_to_json(problem) | {"id": "leak"}
     solutions = tmp_path / "solutions.jsonl"
     solutions.write_text(json.dumps(row) + "\n")
