@@ -117,7 +117,7 @@ def test_ours_by_name(committed):
     dataset = load("logic_v1")
     assert dataset.name == "logic_v1"
     assert dataset.problems == committed["logic_v1", "test"]
-    assert dataset.places["logic_v1-test-0002"].endswith("logic_v1.test.jsonl:2")
+    assert dataset.places["logic_v1-test2-0002"].endswith("logic_v1.test.jsonl:2")
     assert dataset.sha256 == sha256_file(ours.generated.committed_path("logic_v1", "test"))
     assert load("logic_v1", "dev").problems == committed["logic_v1", "dev"]
 

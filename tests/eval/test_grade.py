@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from data.datasets import BENCHMARKS, load
 from data.files import UserError, write_jsonl
+from data.generated import build_first_test
 from data.problem import VERDICTS, Completion, Problem, read_grades, write_records
 from eval.grade import grade, is_equal, load_benchmark, main
 
@@ -39,7 +40,7 @@ PLACES = ["{}", "The answer is {}.", "<think>1 or no</think>\\boxed{{{}}}", "so 
 
 
 def test_the_golden_verdicts_stay_the_same(root):
-    problems = {problem.id: problem for name in BENCHMARKS for problem in load(name, "test").problems}
+    problems = {problem.id: problem for name in BENCHMARKS for problem in build_first_test(name)}
     lines = (root / "tests" / "golden" / "grades.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1500
 

@@ -136,7 +136,7 @@ def test_the_baselines_of_our_own_benchmarks():
     assert 0.4 < logic["chance"] < 0.5
     assert 0.4 < logic["majority"] < 0.6
     assert arithmetic["chance"] == 0
-    assert arithmetic["majority"] < 0.05
+    assert arithmetic["majority"] <= 0.05
 
 
 def test_importing_eval_is_light(root):

@@ -8,6 +8,7 @@ import pytest
 
 from data.datasets import load
 from data.files import UserError, write_jsonl
+from data.generated import build_first_test
 from data.problem import Completion, Problem, read_problems
 from eval.grade import grade
 from pipeline import prompts
@@ -36,7 +37,7 @@ def test_prompts_are_the_golden_ones(root):
     problems = {}
     worked_examples = {}
     for name in ("arithmetic_v1", "logic_v1"):
-        problems |= {problem.id: problem for problem in load(name, "test").problems}
+        problems |= {problem.id: problem for problem in build_first_test(name)}
         worked_examples[name] = load(name, "train").problems[:4]
 
     rows = read_golden_rows(root)
