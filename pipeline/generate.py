@@ -7,6 +7,7 @@ It also enforces limits on thinking (thinking_budget.py).
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,7 @@ class DecodingSettings:
         batch_size: Rows at a time; by default what BATCH_SIZES says of the device.
         on_progress: Gets (completions, tokens) as rows finish.
         on_sequence_end: Gets (i, sequence) once the i-th prompt is complete; in a process's own share only.
+        slots: Whether to decode as slots.py does; by default on a GPU only.
     """
 
     max_new_tokens: int
@@ -73,6 +75,7 @@ class DecodingSettings:
     batch_size: int | None = None
     on_progress: OnProgress | None = None
     on_sequence_end: OnSequence | None = None
+    slots: bool | None = None
 
 
 @torch.no_grad()
@@ -87,14 +90,17 @@ def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any)
         prompts: Token ids, one list a prompt.
         options: Those of :class:`DecodingSettings`.
     """
-    settings = DecodingSettings(**options)
-    prefixes = settings.prefixes
-    if prefixes is None:
-        prefixes = [encode_text(tokenizer, find_forced_opening(tokenizer))] * len(prompts)
+    # It decodes the rows of this module.
+    from pipeline.slots import decode_in_slots, should_use_slots
 
-    rows = []
-    for i, prefix in enumerate(prefixes):
-        rows.append(Row(i, list(prompts[i]), list(prefix)))
+    settings = DecodingSettings(**options)
+    if settings.prefixes is None:
+        opening = encode_text(tokenizer, find_forced_opening(tokenizer))
+        settings = dataclasses.replace(settings, prefixes=[opening] * len(prompts))
+
+    rows = [Row(i, list(prompt)) for i, prompt in enumerate(prompts)]
+    for row in rows:
+        row.restart(settings)
 
     # One random number a prompt and token, all drawn first: a sample does not depend on the batch it is in.
     generator = torch.Generator().manual_seed(settings.seed)
@@ -109,8 +115,11 @@ def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any)
     was_training = model.training
     model.eval()
     with processes.gather_weights(model), merge_adapter(model):
-        for start in range(0, len(mine), size):
-            Batch(model, tokenizer, mine[start : start + size], uniforms, settings).decode()
+        if mine and should_use_slots(model, settings):
+            decode_in_slots(model, tokenizer, mine, uniforms, settings, keep=was_training)
+        else:
+            for start in range(0, len(mine), size):
+                Batch(model, tokenizer, mine[start : start + size], uniforms, settings).decode()
 
     model.train(was_training)
     gathered = dict(gather_object([(row.index, row.sequence) for row in mine]))
@@ -123,44 +132,24 @@ class Row:
 
     index: int
     prompt: list[int]
-    pending: list[int]
+    pending: list[int] = field(default_factory=list)
     sequence: TokenSequence = field(default_factory=TokenSequence)
     is_done: bool = False
 
+    def restart(self, settings: DecodingSettings) -> None:
+        """Go back to the prompt, with the prefix still to come."""
+        self.sequence = TokenSequence()
+        self.pending = list(settings.prefixes[self.index]) if settings.prefixes else []
 
-class Batch:
-    """Rows that are decoded together, one token each at a time."""
 
-    def __init__(self, model, tokenizer, rows: list[Row], uniforms: torch.Tensor, settings: DecodingSettings):
+class Decoder:
+    """What is done with a token that was chosen, however it was."""
+
+    def __init__(self, model, tokenizer, settings: DecodingSettings):
         self.model = model
         self.tokenizer = tokenizer
-        self.rows = rows
         self.settings = settings
         self.stops = find_stop_ids(model, tokenizer)
-
-        # (rows, max_new_tokens), in [0, 1)
-        self.uniforms = uniforms[[row.index for row in rows]].to(model.device)
-        self.cache, self.mask, self.logits = prefill(model, [row.prompt for row in rows])
-
-    def decode(self) -> None:
-        """Fill the sequence of every row."""
-        for step in range(self.settings.max_new_tokens):
-            tokens = self.choose_tokens(step)
-            if all(row.is_done for row in self.rows):
-                return
-
-            tokens = self.drop_finished_rows(tokens)
-            self.step_forward(tokens)
-
-    def choose_tokens(self, step: int) -> list[int]:
-        """Add a token to every row that is not finished; returns one for each row."""
-        chosen, logprobs = sample_tokens(self.logits, self.settings.temperature, self.uniforms[:, step])
-        tokens: list[int] = chosen.tolist()
-
-        for place, (row, logprob) in enumerate(zip(self.rows, logprobs.tolist(), strict=True)):
-            if not row.is_done:
-                tokens[place] = self.add_token(row, tokens[place], logprob)
-        return tokens
 
     def add_token(self, row: Row, token: int, logprob: float) -> int:
         """Add the chosen token to a row, or the forced one in its place; returns which it was."""
@@ -187,6 +176,38 @@ class Batch:
         if row.is_done and settings.on_sequence_end:
             settings.on_sequence_end(row.index, sequence)
         return token
+
+
+class Batch(Decoder):
+    """Rows that are decoded together, one token each at a time."""
+
+    def __init__(self, model, tokenizer, rows: list[Row], uniforms: torch.Tensor, settings: DecodingSettings):
+        super().__init__(model, tokenizer, settings)
+        self.rows = rows
+
+        # (rows, max_new_tokens), in [0, 1)
+        self.uniforms = uniforms[[row.index for row in rows]].to(model.device)
+        self.cache, self.mask, self.logits = prefill(model, [row.prompt for row in rows])
+
+    def decode(self) -> None:
+        """Fill the sequence of every row."""
+        for step in range(self.settings.max_new_tokens):
+            tokens = self.choose_tokens(step)
+            if all(row.is_done for row in self.rows):
+                return
+
+            tokens = self.drop_finished_rows(tokens)
+            self.step_forward(tokens)
+
+    def choose_tokens(self, step: int) -> list[int]:
+        """Add a token to every row that is not finished; returns one for each row."""
+        chosen, logprobs = sample_tokens(self.logits, self.settings.temperature, self.uniforms[:, step])
+        tokens: list[int] = chosen.tolist()
+
+        for place, (row, logprob) in enumerate(zip(self.rows, logprobs.tolist(), strict=True)):
+            if not row.is_done:
+                tokens[place] = self.add_token(row, tokens[place], logprob)
+        return tokens
 
     def drop_finished_rows(self, tokens: list[int]) -> list[int]:
         """Take finished rows out of the batch where enough are; returns the tokens of those that stay."""
@@ -270,7 +291,7 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
     cache = Cache(layer_class_to_replicate=ReservedLayer)
 
     # A window of attention is counted over padding too, so nothing may stand before the padding.
-    shared = 0 if _has_attention_window(model.config.get_text_config()) else count_common_prefix(unique)
+    shared = 0 if has_attention_window(model.config.get_text_config()) else count_common_prefix(unique)
     if shared:
         prefix = torch.tensor([unique[0][:shared]], device=device)
         model(prefix, past_key_values=cache, logits_to_keep=1, **router_arguments(model))
@@ -314,7 +335,7 @@ def count_common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     return limit
 
 
-def _has_attention_window(config) -> bool:
+def has_attention_window(config) -> bool:
     """Whether some layer attends to the last tokens only (Gemma 3, Mistral)."""
     if layer_types := getattr(config, "layer_types", None):
         return "sliding_attention" in layer_types
@@ -383,14 +404,18 @@ def merge_adapter(model) -> Iterator[None]:
     adapted: list[Any] = [module for module in model.modules() if isinstance(module, LoraLinear)]
     layers = [layer for layer in adapted if not (layer.merged or layer.disable_adapters)]
     weights = [layer.get_base_layer().weight.data for layer in layers]
+    originals = [weight.clone() for weight in weights]
     try:
         for layer, weight in zip(layers, weights, strict=True):
-            layer.get_base_layer().weight.data = weight.clone()
+            # The sum is made in fp32 and rounded once. It stays where the weight is, which a CUDA graph reads.
+            layer.get_base_layer().weight.data = weight.float()
             layer.merge()
+            weight.copy_(layer.get_base_layer().weight.data)
+            layer.get_base_layer().weight.data = weight
         yield
     finally:
-        for layer, weight in zip(layers, weights, strict=True):
-            layer.get_base_layer().weight.data = weight
+        for layer, weight, original in zip(layers, weights, originals, strict=True):
+            layer.get_base_layer().weight.data = weight.copy_(original)
             layer.merged_adapters.clear()
 
 

@@ -11,6 +11,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from data.files import UserError
 from pipeline.generate import router_arguments
+from pipeline.slots import MEMORY_SHARE
 
 # Where a lack of memory is an error. On a CPU the kernel ends the process instead.
 MEASURED_DEVICES = ("cuda",)
@@ -30,12 +31,18 @@ def find_micro_batch_size(model, rows: int, length: int) -> int:
     if model.device.type not in MEASURED_DEVICES:
         return rows
 
+    # Decoding keeps its slots between the steps of a training.
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1 - MEMORY_SHARE)
+
     largest = 0
     for size in range(rows, 0, -1):
         if rows % size == 0 and _fits(model, size, length):
             largest = size
             break
 
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1.0)
     model.zero_grad(set_to_none=True)
     largest = min(gather_object([largest]))
     if not largest:
