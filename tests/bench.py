@@ -45,6 +45,9 @@ PROMPTS = 8
 SAMPLES = 8
 TOKENS = 64
 
+# So many times as many samples where slots are compared with the loop.
+MANY = 16
+
 EVALUATED_PROBLEMS = 200
 EVALUATED_TOKENS = 160
 SFT_BATCHES = 8
@@ -102,9 +105,11 @@ def print_row(work: str, ours: float, theirs: float, unit: str, against: str) ->
     print(f"| {work} | {ours:.{digits}f} {unit} | {theirs:.{digits}f} {unit} | {ratio:.2f} | {against} |", flush=True)
 
 
-def count_ours(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, temperature: float) -> int:
-    """Decode with our loop; returns how many tokens it gave."""
-    sequences = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature)
+def count_ours(
+    model, tokenizer, prompts: list[list[int]], max_new_tokens: int, temperature: float, **options: Any
+) -> int:
+    """Decode with ours; returns how many tokens it gave."""
+    sequences = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=temperature, **options)
     return sum(len(sequence.ids) for sequence in sequences)
 
 
@@ -161,6 +166,12 @@ def bench_decoding(bench: Bench) -> None:
 
     continuous = measure_rate(lambda: count_continuous_batching(model, tokenizer, rollouts))
     print_row("the same", ours, continuous, "tokens/s", "transformers' continuous batching")
+
+    if model.device.type == "cuda":
+        many = rollouts * MANY
+        ours = measure_rate(lambda: count_ours(model, tokenizer, many, TOKENS, 1.0))
+        loop = measure_rate(lambda: count_ours(model, tokenizer, many, TOKENS, 1.0, slots=False))
+        print_row(f"rollouts, {len(many)} samples, in slots", ours, loop, "tokens/s", "our loop, 512 rows at a time")
 
     seconds, tokens = time_call(lambda: count_ours(model, tokenizer, prompts, EVALUATED_TOKENS, 0.0))
     plain_seconds, plain_tokens = time_call(lambda: count_plain_in_batches(model, tokenizer, prompts))
