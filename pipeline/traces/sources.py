@@ -193,11 +193,11 @@ def name_file(source: str, stage: str) -> str:
 
 
 def list_held_out(run: Run) -> list[Problem]:
-    """Return what no solution may give away: dev and test problems, ours and those of the run."""
+    """Return what no solution may give away: dev and test problems of the recipe's benchmarks, and those of the run."""
     from pipeline.run import list_dev_problems
 
     problems = list_dev_problems(run.recipe)
-    for name in BENCHMARKS:
+    for name in set(run.recipe.eval.benchmarks) & set(BENCHMARKS):
         for split in ("dev", "test"):
             problems += load(name, split).problems
 

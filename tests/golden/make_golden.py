@@ -19,7 +19,7 @@ from pathlib import Path
 from data.datasets import load
 from data.generated import build_first_test
 from data.problem import Completion, Problem
-from data.solutions import STYLES, render_solution
+from data.solutions import render_solution
 from eval.grade import grade
 from pipeline.prompts import build_messages
 
@@ -128,7 +128,7 @@ def prompt_rows() -> Iterator[dict[str, object]]:
 
 def solution_rows() -> Iterator[dict[str, object]]:
     """The solutions of train problems, in every style."""
-    for style in STYLES:
+    for style in ("short", "long", "prose"):
         for name in BENCHMARKS:
             for problem in load(name, "train").problems[: SOLUTIONS // 2]:
                 yield {"id": problem.id, "style": style, "text": render_solution(problem, style)}
