@@ -34,8 +34,8 @@ COMMON  = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed "$(SEED)")
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(COMMON)
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive table report status ask controls tradeoff compare traces export \
-        smoke test faults bench check clean
+.PHONY: help env all plain cot sft rl adaptive table seeds report status ask controls tradeoff compare \
+        traces export smoke test faults bench check clean
 
 # The stages
 
@@ -61,6 +61,9 @@ adaptive: $(READY)  ## 5: it learns when to think (after rl)
 
 table: $(READY)     ## print the table of what has been run
 	@$(LADDER) table $(OPTIONS)
+
+seeds: $(READY)     ## mean and spread of all seeds that have been run (make SEED=2), and tests over them
+	@$(LADDER) seeds $(OPTIONS)
 
 report: $(READY)    ## one HTML page: table, levels, curves, errors, every answer; BASES="…" for several runs
 	@$(LADDER) report $(OPTIONS) $(if $(BASES),--bases $(BASES))

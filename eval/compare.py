@@ -1,6 +1,6 @@
 """Several runs in one table: two bases, two recipes or two rewards, paired on the same problems."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.files import UserError
@@ -9,7 +9,6 @@ from eval.run_view import RunView
 from eval.stats import holm, mcnemar_p
 
 HEADINGS = ("benchmark", "stage", "run", "variant", "n", "accuracy", "tokens", "thinking", "p", "p Holm")
-TEXT_HEADINGS = HEADINGS[:4]
 
 NOTE = """\
 Of each stage the most accurate variant, in percent with its 95 % interval (Wilson), and the mean tokens of a text and
@@ -36,7 +35,7 @@ def compare_runs(runs: Sequence[RunView]) -> list[dict[str, Any]]:
         UserError: where the runs were scored on different problems or by different rules.
     """
     for run in runs[1:]:
-        _check_comparable(runs[0], run)
+        check_comparable(runs[0], run, RULES)
 
     # The order of the first run; what only others have comes last.
     places: dict[tuple[str, str], None] = {}
@@ -56,11 +55,12 @@ def compare_runs(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_comparable(first: RunView, other: RunView) -> None:
+def check_comparable(first: RunView, other: RunView, rules: Mapping[str, str]) -> None:
+    """Raise UserError where two runs were scored on different problems, or differ in one of the rules."""
     # The stages of one run have their rules in common: its table has checked that.
     expected = first.stages[0].scores
     actual = other.stages[0].scores
-    for key, label in RULES.items():
+    for key, label in rules.items():
         if actual[key] != expected[key]:
             raise UserError(
                 f"{first.name} and {other.name} were scored with another {label} ({expected[key]} and {actual[key]}); "
@@ -85,7 +85,7 @@ def _compare_stage(runs: Sequence[RunView], benchmark: str, stage: str) -> list[
         if not rivals:
             continue
         best = max(rivals, key=lambda row: row["accuracy"])
-        correct = _collect_correct(run, best)
+        correct = collect_correct(run, best)
 
         p_value = None
         if run is runs[0]:
@@ -96,7 +96,7 @@ def _compare_stage(runs: Sequence[RunView], benchmark: str, stage: str) -> list[
     return rows
 
 
-def _collect_correct(run: RunView, row: dict[str, Any]) -> Correct:
+def collect_correct(run: RunView, row: dict[str, Any]) -> Correct:
     """Return the verdicts that a row of a run's table is made from, by benchmark and problem."""
     [stage] = [stage for stage in run.stages if stage.name == row["stage"]]
     correct: Correct = {}
@@ -116,11 +116,6 @@ def format_row(row: dict[str, Any]) -> list[str]:
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a GitHub Markdown table, with the notes under it."""
-    lines = [list(HEADINGS)]
-    lines.append(["---" if heading in TEXT_HEADINGS else "---:" for heading in HEADINGS])
-    for row in rows:
-        lines.append([cell.replace("|", "\\|") for cell in format_row(row)])
-
-    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    text = table.format_markdown(HEADINGS, map(format_row, rows))
     caveats = "".join(f"- {line}\n" for line in table.describe_caveats(rows))
     return f"{text}\n{NOTE}\n{caveats}"

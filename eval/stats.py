@@ -1,8 +1,9 @@
 """How sure a score is, and whether two scores on the same problems differ."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 # The normal quantile of a two-sided 95 % interval.
 Z_95 = 1.959964
@@ -56,6 +57,37 @@ def mcnemar_p(a: Sequence[bool], b: Sequence[bool]) -> float:
         term = term * (n - i) // (i + 1)
         ways += term
     return min(1.0, 2 * ways / 2**n)
+
+
+def sign_flip_p(differences: Sequence[int]) -> float:
+    """Return the two-sided p-value that paired differences are as often above zero as below, by as much.
+
+    The exact sign-flip (permutation) test of their sum: the share of all choices of signs whose sum is at least as far
+    from zero. With differences of -1, 0 and 1 it is :func:`mcnemar_p`.
+
+    Source: R. A. Fisher 1935, "The Design of Experiments", section 21.
+    """
+    sizes = [abs(difference) for difference in differences if difference]
+    observed = abs(sum(differences))
+
+    # How many choices of signs give each sum, in whole numbers, so that any n is exact.
+    ways = {0: 1}
+    for size in sizes:
+        grown: dict[int, int] = defaultdict(int)
+        for total, count in ways.items():
+            grown[total + size] += count
+            grown[total - size] += count
+        ways = grown
+
+    extreme = sum(count for total, count in ways.items() if abs(total) >= observed)
+    return extreme / 2 ** len(sizes)
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval (low, high) of the mean of paired differences, by the normal distribution."""
+    mean = fmean(differences)
+    half = Z_95 * stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    return mean - half, mean + half
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

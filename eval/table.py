@@ -1,6 +1,6 @@
 """The one table: what each stage scores on the same problems, and what it costs in tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -49,11 +49,12 @@ chance picks one of a problem's choices; majority gives each family's most commo
 
 @dataclass(frozen=True)
 class StageScores:
-    """A scored stage: its scores.json, and the grades by (variant, benchmark)."""
+    """A scored stage: its scores.json, the grades by (variant, benchmark), and the profile it was scored under."""
 
     name: str
     scores: dict[str, Any]
     grades: dict[tuple[str, str], list[Grade]]
+    profile: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ def _make_row(entry: _Entry, rivals: Sequence[_Entry]) -> dict[str, Any]:
     for key in ("benchmark_sha256", "n", "accuracy", "ci_low", "ci_high", *MEANS, "seconds", "overlaps"):
         row[key] = entry.scores[key]
 
+    row["profile"] = stage.profile
     row["alarm"] = stage.scores["alarm"]
     row["control"] = stage.scores["control"]
     row["compared_to"] = stage.scores["compared_to"]
@@ -217,9 +219,9 @@ def _make_guess_row(name: str, entry: _Entry) -> dict[str, Any]:
     return row | {"stage": name, "variant": "", "overlaps": 0, "control": False, "compared_to": []}
 
 
-TEXT_HEADINGS = ("benchmark", "stage", "variant")
+TEXT_HEADINGS = ("benchmark", "stage", "run", "variant")  # all others are numbers
 NUMBER_HEADINGS = ("n", "accuracy", "tokens", "thinking", "thinks", "boxed", "truncated", "undecided", "seconds")
-HEADINGS = (*TEXT_HEADINGS, *NUMBER_HEADINGS, "p", "p Holm")
+HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS, "p", "p Holm")
 
 
 def format_row(row: dict[str, Any]) -> list[str]:
@@ -240,12 +242,13 @@ def format_row(row: dict[str, Any]) -> list[str]:
         f"{row['thinking_tokens_mean']:.1f}",
         *(f"{100 * rate:.1f}" for rate in rates),
         f"{row['seconds']:.0f}",
-        _format_p(row["p_vs_previous"]),
-        _format_p(row["p_holm"]),
+        format_p(row["p_vs_previous"]),
+        format_p(row["p_holm"]),
     ]
 
 
-def _format_p(p_value: float | None) -> str:
+def format_p(p_value: float | None) -> str:
+    """Return a p-value as the tables show it; nothing where there is none."""
     if p_value is None:
         return ""
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
@@ -257,7 +260,7 @@ def describe_caveats(rows: Sequence[dict[str, Any]]) -> list[str]:
     What each benchmark's number of problems can tell apart, which problems overlap with training, which trainings were
     stopped.
     """
-    detectable, overlaps, alarms = [], [], []
+    quick, detectable, overlaps, alarms = [], [], [], []
     for row in rows:
         benchmark = f"{row['benchmark']}, n = {row['n']}"
         detectable.append(f"{benchmark}: {_describe_detectable(row['n'])}")
@@ -266,11 +269,13 @@ def describe_caveats(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"*: {row['overlaps']} problems of {row['benchmark']} overlap with the training problems "
                 "(--allow-overlap)."
             )
+        if row["profile"] == "quick":
+            quick.append("PROFILE=quick: a first look, by less training and fewer problems than the default's.")
         if row["alarm"]:
             alarms.append(f"{row['stage']}: {row['alarm']}; the adapter that was best on dev until then is scored.")
 
     # Each line once, in order.
-    return list(dict.fromkeys([*detectable, *overlaps, *alarms]))
+    return list(dict.fromkeys([*quick, *detectable, *overlaps, *alarms]))
 
 
 def _describe_detectable(n: int) -> str:
@@ -289,15 +294,15 @@ def describe_comparisons(rows: Sequence[dict[str, Any]]) -> str:
     return f"Compared: {'; '.join(pairs)}." if pairs else "Compared: none."
 
 
-def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as an aligned GitHub Markdown table, with the notes under it."""
-    lines = [list(HEADINGS)]
+def format_markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of texts as an aligned GitHub Markdown table; only ``TEXT_HEADINGS`` stand on the left."""
+    lines = [list(headings)]
     for row in rows:
-        lines.append([cell.replace("|", "\\|") for cell in format_row(row)])
+        lines.append([cell.replace("|", "\\|") for cell in row])
 
     # The rule under the headings needs three dashes and a colon.
     widths = [max(4, *map(len, column)) for column in zip(*lines, strict=True)]
-    is_text = [heading in TEXT_HEADINGS for heading in HEADINGS]
+    is_text = [heading in TEXT_HEADINGS for heading in headings]
 
     rule = []
     for width, left in zip(widths, is_text, strict=True):
@@ -310,7 +315,12 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
         for cell, width, left in zip(line, widths, is_text, strict=True):
             cells.append(cell.ljust(width) if left else cell.rjust(width))
         table += f"| {' | '.join(cells)} |\n"
+    return table
 
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table, with the notes under it."""
+    table = format_markdown(HEADINGS, map(format_row, rows))
     caveats = "".join(f"- {line}\n" for line in describe_caveats(rows))
     return f"{table}\n{NOTE}\n{describe_comparisons(rows)}\n\n{caveats}"
 

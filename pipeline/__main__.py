@@ -13,10 +13,13 @@ from pathlib import Path
 from data.command_line import ArgumentParser, at_least, exit_on_user_error
 from data.files import UserError, suggest, write_text
 from eval.report import render_report
+from eval.seeds import summarize_seeds
 from eval.table import make_rows, print_table
 from pipeline import processes
 from pipeline.models.check import check_base, print_findings
+from pipeline.models.load import base_folder_name
 from pipeline.run import open_results, open_run, read_recipe
+from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, get_stage
 from pipeline.stages.run import run_stage, stage_status
@@ -26,7 +29,7 @@ from pipeline.traces.sources import make_traces
 PROGRAM = "python -m pipeline"
 
 # What only reads, and imports no torch.
-READERS = ("table", "report", "status")
+READERS = ("table", "seeds", "report", "status")
 
 
 def run_stages(options: argparse.Namespace) -> None:
@@ -61,6 +64,13 @@ def show_table(run_dir, controls: bool) -> None:
 def print_results(options: argparse.Namespace) -> None:
     """Print the table of what has been run."""
     show_table(open_results(options), options.controls)
+
+
+def print_seeds(options: argparse.Namespace) -> None:
+    """Write seeds.json and seeds.md of all seeds of a base, and print them."""
+    base_folder = base_folder_name(options.base)
+    views = [run_dir.read_view() for run_dir in find_seed_runs(options.runs, base_folder)]
+    print(find_run_dir(options.runs, base_folder, FIRST_SEED).write_seeds(summarize_seeds(views)), end="")
 
 
 def write_report(options: argparse.Namespace) -> None:
@@ -168,6 +178,8 @@ def add_tools(add: Callable) -> None:
 
     option = add("table", print_results, "print the table of what has been run")
     option("--controls", action="store_true", help="with the rows of the controls")
+
+    add("seeds", print_seeds, "mean and spread of all seeds that have been run, and tests over them")
 
     option = add("report", write_report, "write one HTML page of a run, or of several")
     option("--bases", nargs="+", metavar="BASE", help="several on one page, compared with the first")

@@ -5,6 +5,7 @@ A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
     .lock                      held by the process that works here
     problems/BENCHMARK.jsonl   the problems that were asked
     table.json, table.md       the rows of all stages
+    seeds.json, seeds.md       the rows of all seeds together, in runs/BASE alone
     STAGE/manifest.json        what each finished part was made from, and the sha256 of its files
     STAGE/adapter/             of a trained stage, with curve.json, train.jsonl and the like beside it
     STAGE/scores.json          with recipe.yaml, completions/ and grades/
@@ -36,6 +37,7 @@ from data.files import (
     write_text,
 )
 from data.problem import Problem, read_completions, read_grades, read_problems, write_records
+from eval import seeds
 from eval.run_view import RowKey, RunView, StageView
 from eval.table import StageScores, make_rows, to_markdown
 from pipeline import processes
@@ -274,6 +276,13 @@ class RunDir:
         write_json(self.root / "table.json", rows)
         write_text(self.root / "table.md", to_markdown(rows))
 
+    def write_seeds(self, rows: list[Record]) -> str:
+        """Write seeds.json and seeds.md; returns the latter's text."""
+        text = seeds.to_markdown(rows)
+        write_json(self.root / "seeds.json", rows)
+        write_text(self.root / "seeds.md", text)
+        return text
+
     def read_stage_scores(self, controls: bool = False) -> list[StageScores]:
         """Return the scores and grades of the stages that have a row, in order; controls come last."""
         stages = []
@@ -285,7 +294,8 @@ class RunDir:
             scores = self.stage(name).read_scores()
             if controls or not scores["control"]:
                 grades = self._read_rows(name, scores, "grades", read_grades)
-                stages.append(StageScores(name, scores, grades))
+                profile = self.stage(name).read_part("scoring").get("profile", "")
+                stages.append(StageScores(name, scores, grades, profile))
 
         places = ("control", "number", "stage")
         return sorted(stages, key=lambda stage: [stage.scores[key] for key in places])
@@ -356,6 +366,14 @@ def find_run_dir(runs: Path, base_folder: str, seed: int) -> RunDir:
     """Return the folder of a base's run with a seed."""
     root = runs / base_folder
     return RunDir(root if seed == FIRST_SEED else root / f"seed-{seed}")
+
+
+def find_seed_runs(runs: Path, base_folder: str) -> list[RunDir]:
+    """Return the runs of a base that have scores, one for each seed, in the order of the seeds."""
+    root = runs / base_folder
+    numbers = [int(path.name[5:]) for path in root.glob("seed-*") if path.name[5:].isdecimal()]
+    run_dirs = [find_run_dir(runs, base_folder, seed) for seed in sorted({FIRST_SEED, *numbers})]
+    return [run_dir for run_dir in run_dirs if run_dir.read_stage_scores()]
 
 
 def _as_json(value: Any) -> Any:

@@ -15,12 +15,13 @@ MANIFEST = {
     "hardware": {"gpu": None, "processor": "a processor", "cores": 2, "memory_gib": 23.5},
     "versions": {"torch": "2.13.0"},
     "seconds": 12.0,
+    "inputs": {"settings": {}},
     "commit": "abcdef0123456",
     "finished": "2026-11-24T10:00:00+00:00",
 }
 
 
-def make_stage(name, problems, text, max_new_tokens):
+def make_stage(name, problems, text, max_new_tokens, compared_to):
     entries = []
     completions = {}
     grades = {}
@@ -36,7 +37,7 @@ def make_stage(name, problems, text, max_new_tokens):
         "stage": name,
         "number": NUMBERS[name],
         "control": name == "control",
-        "compared_to": [],
+        "compared_to": compared_to.get(name, []),
         "alarm": None,
         "extraction_version": 2,
         "base": "fingerprint",
@@ -51,9 +52,9 @@ def make_stage(name, problems, text, max_new_tokens):
 def make_view():
     """The function that makes a run whose every text is ``text(problem)``."""
 
-    def make(name, stages, n, text, max_new_tokens=160):
+    def make(name, stages, n, text, max_new_tokens=160, compared_to={}):  # noqa: B006
         problems = {benchmark: load(benchmark, "test").problems[:n] for benchmark in ("arithmetic_v1", "logic_v1")}
-        views = [make_stage(stage, problems, text, max_new_tokens) for stage in stages]
+        views = [make_stage(stage, problems, text, max_new_tokens, compared_to) for stage in stages]
         rows = make_rows([StageScores(view.name, view.scores, view.grades) for view in views])
         return RunView(name, rows, views, problems)
 

@@ -14,8 +14,8 @@ def is_even(problem):
 @pytest.fixture
 def runs(make_view, answer_correctly):
     """The second run is correct where the first is not, and on level 1."""
-    first = make_view("first", ["plain", "sft"], 20, lambda p: answer_correctly(p) if is_even(p) else "no")
-    second = make_view("second", ["sft", "control"], 20, lambda p: "no" if is_even(p) else answer_correctly(p))
+    first = make_view("first", ["plain", "sft"], 20, lambda p: answer_correctly(p) if is_even(p) else "unsure")
+    second = make_view("second", ["sft", "control"], 20, lambda p: "unsure" if is_even(p) else answer_correctly(p))
     return [first, second]
 
 
@@ -55,15 +55,16 @@ def test_the_markdown_has_a_line_for_each_row(runs):
     assert len(lines) == len(rows) + 2
     assert len({line.count("|") for line in lines}) == 1
     assert all("---" in cell for cell in lines[1].strip("|").split("|"))
-    assert "| all | sft | second | zero-shot | 40 | 50.0 [35.2, 64.8] | 25.0 |" in text
+    cells = [[cell.strip() for cell in line.split("|")[1:8]] for line in lines]
+    assert ["all", "sft", "second", "zero-shot", "40", "50.0 [35.2, 64.8]", "25.0"] in cells
     assert "- arithmetic_v1, n = 20: " in text
 
 
 def test_other_problems_and_other_rules_are_refused(runs, make_view):
-    fewer = make_view("fewer", ["plain"], 10, lambda p: "no")
+    fewer = make_view("fewer", ["plain"], 10, lambda p: "unsure")
     with pytest.raises(UserError, match="arithmetic_v1: first and fewer were scored on different problems"):
         compare_runs([runs[0], fewer])
 
-    longer = make_view("longer", ["plain"], 20, lambda p: "no", max_new_tokens=999)
+    longer = make_view("longer", ["plain"], 20, lambda p: "unsure", max_new_tokens=999)
     with pytest.raises(UserError, match="another eval.generation.max_new_tokens"):
         compare_runs([runs[0], longer])

@@ -1,14 +1,22 @@
 """Intervals and tests, against scipy and by enumeration."""
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from eval.stats import detectable_difference, holm, mcnemar_p, pass_at_k, wilson_interval
+from eval.stats import (
+    detectable_difference,
+    holm,
+    mcnemar_p,
+    paired_interval,
+    pass_at_k,
+    sign_flip_p,
+    wilson_interval,
+)
 
 
 @settings(deadline=None)
@@ -44,6 +52,36 @@ def test_mcnemar_takes_many_problems_and_equal_lengths_only():
     assert mcnemar_p([True, False] * 10_000, [False, True] * 10_000) == 1.0
     with pytest.raises(ValueError):
         mcnemar_p([True], [])
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-3, 3), max_size=9))
+def test_sign_flips_are_counted_by_enumeration(differences):
+    observed = abs(sum(differences))
+    flips = list(product((1, -1), repeat=len(differences)))
+    extreme = [flip for flip in flips if abs(sum(map(math.prod, zip(flip, differences, strict=True)))) >= observed]
+
+    assert sign_flip_p(differences) == len(extreme) / len(flips)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=200))
+def test_sign_flips_of_one_seed_are_mcnemar(pairs):
+    a = [first for first, _ in pairs]
+    b = [second for _, second in pairs]
+    assert sign_flip_p([first - second for first, second in pairs]) == pytest.approx(mcnemar_p(a, b))
+
+
+def test_sign_flips_take_many_problems():
+    assert sign_flip_p([3] * 1000) == pytest.approx(2 / 2**1000)
+    assert sign_flip_p([2, -2] * 500) == 1.0
+
+
+def test_the_paired_interval_is_symmetric_around_the_mean():
+    low, high = paired_interval([1, 0, 0, -1, 1, 1, 0, 1])
+    assert (low + high) / 2 == pytest.approx(0.375)
+    assert high - low == pytest.approx(2 * 1.959964 * 0.744024 / math.sqrt(8), abs=1e-5)
+    assert paired_interval([1]) == (-math.inf, math.inf)
 
 
 def test_holm_multiplies_the_smallest_most_and_keeps_the_order():

@@ -1,5 +1,6 @@
 """The table: its rows, what it compares, and what it refuses."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from eval.stats import holm, mcnemar_p, wilson_interval
 from eval.table import HEADINGS, StageScores, describe_caveats, format_row, make_rows, print_table, to_markdown
 
 KEYS = """benchmark stage variant benchmark_sha256 n accuracy ci_low ci_high tokens_mean thinking_tokens_mean
-thinking_rate format_rate truncated_rate undecided_rate seconds overlaps alarm control compared_to p_vs_previous
+thinking_rate format_rate truncated_rate undecided_rate seconds overlaps profile alarm control compared_to p_vs_previous
 p_holm"""
 N = 40
 
@@ -99,6 +100,14 @@ def p(a, b):
 
 def p_values(rows, key="p_vs_previous"):
     return {(row["stage"], row["variant"]): row[key] for row in rows}
+
+
+def test_a_first_look_says_so():
+    stage = make_stage("plain", 1, [], {"zero-shot": {"sums": GOOD}})
+    assert "quick" not in to_markdown(make_rows([stage]))
+
+    quick = dataclasses.replace(stage, profile="quick")
+    assert to_markdown(make_rows([quick])).count("PROFILE=quick: a first look") == 1
 
 
 def test_each_stage_is_tested_against_the_best_variant_of_what_it_is_compared_to(stages):

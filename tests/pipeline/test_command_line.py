@@ -17,7 +17,7 @@ GOOD = json.dumps({"id": "1", "question": "What is 1 + 1?", "answer": "2"})
 
 COMMANDS = (
     *[stage.name for stage in STAGES],
-    *("all", "controls", "table", "report", "status", "check", "compare", "export"),
+    *("all", "controls", "table", "seeds", "report", "status", "check", "compare", "export"),
     *("ask", "traces", "tradeoff", "score"),
 )
 
@@ -71,7 +71,7 @@ def test_help_of_every_module(module):
     assert "usage:" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["--help", "table", "report"])
+@pytest.mark.parametrize("command", ["--help", "table", "seeds", "report"])
 def test_what_only_reads_imports_no_torch(command, tmp_path):
     options = [] if command == "--help" else ["--profile", "cpu", "--runs", str(tmp_path / "runs")]
     code = (
@@ -96,6 +96,8 @@ def test_what_only_reads_imports_no_torch(command, tmp_path):
         (["plain", "--limit", "0"], "greater than or equal to 1"),
         (["plain", "--limit", "-3"], "greater than or equal to 1"),
         (["plain", "--seed", "-3"], "greater than or equal to 0"),
+        (["plain", "--seed", "two"], "--seed: invalid int value: 'two'"),
+        (["seeds"], "make SEED=2"),
         (["plain", "--set", "sft.trainer.learning_rat=1"], "did you mean learning_rate?"),
         (["plain", "--set", "sft.dev=many"], "sft.dev: must be a valid integer"),
         (["plain", "--set", "sft.problems=gsm9k"], "did you mean gsm8k?"),

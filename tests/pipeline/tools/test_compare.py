@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from data.files import UserError
+from pipeline.__main__ import print_seeds
 from pipeline.tools.compare import compare
 
 
@@ -25,6 +26,23 @@ def test_two_folders_are_compared_stage_by_stage(copy_run, tmp_path, capsys):
     assert {row["run"] for row in rows} == {str(first), str(second)}
     assert {row["stage"] for row in rows} == {"plain", "sft", "rl", "adaptive"}
     assert {row["p_vs_first"] for row in rows if row["run"] == str(second)} == {1.0}
+
+
+def test_all_seeds_of_a_base_are_read(copy_run, tmp_path, capsys):
+    first = copy_run.dir.root
+    for folder in ("seed-2", "seed-x"):
+        shutil.copytree(first, tmp_path / folder)
+    for folder in ("seed-2", "seed-x"):
+        (tmp_path / folder).rename(first / folder)
+    # A seed that has nothing yet.
+    (first / "seed-7").mkdir()
+
+    print_seeds(argparse.Namespace(base="mini", runs=tmp_path))
+    rows = json.loads((first / "seeds.json").read_text())
+    assert capsys.readouterr().out == (first / "seeds.md").read_text()
+    assert {row["seeds"] for row in rows} == {2}
+    assert {row["accuracy_sd"] for row in rows} == {0.0}
+    assert {row["p_vs_previous"] for row in rows if row["stage"] in ("rl", "adaptive")} == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""Runs that differ in their seed alone, in one table: mean and spread of each row, and tests over the seeds' means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from data.files import UserError
+from eval import table
+from eval.compare import Correct, check_comparable, collect_correct
+from eval.run_view import RunView
+from eval.stats import holm, paired_interval, sign_flip_p
+
+NUMBER_HEADINGS = ("n", "seeds", "accuracy", "sd", "tokens", "tokens sd", "gain", "p", "p Holm")
+HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS)
+
+NOTE = """\
+Accuracy is in percent, tokens are means over all problems; both are means over the seeds, each with its sample standard
+deviation beside it (sd). Gain: points above the best variant of the stages named below, over the seeds that both have,
+with the 95 % interval (normal) of the mean over the problems. p: exact two-sided sign-flip (permutation) test over
+problems on each problem's mean over the seeds. p Holm: the same, corrected for the number of tests in the table (Holm).
+The test says whether these seeds' adapters differ on problems like these; how far another seed may fall is in sd.
+"""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A row of the runs' tables: the row and the verdicts of each run that has it, by the run's place."""
+
+    rows: dict[int, dict[str, Any]]
+    correct: dict[int, Correct]
+
+    @property
+    def accuracy(self) -> float:
+        return fmean(row["accuracy"] for row in self.rows.values())
+
+
+def summarize_seeds(runs: Sequence[RunView]) -> list[dict[str, Any]]:
+    """Return a row for each row that the runs' tables have, those of guessing aside.
+
+    A row has ``seeds`` (how many have it), mean and sample standard deviation of accuracy and tokens (None with one
+    seed), and, where a stage that it is compared to has the benchmark: ``gain``, its interval, ``p_vs_previous``,
+    ``p_holm``.
+
+    Raises:
+        UserError: where there is one run, or the runs differ in more than the seed.
+    """
+    if len(runs) < 2:
+        raise UserError("seeds: there is one seed; run another one beside it, for example: make SEED=2")
+    for run in runs[1:]:
+        check_comparable(runs[0], run, table.RULES)
+        _check_settings(runs[0], run)
+
+    entries = _collect_entries(runs)
+    rows = [_make_row(entry, entries) for entry in entries]
+
+    tested = [row for row in rows if row["p_vs_previous"] is not None]
+    corrected = holm([row["p_vs_previous"] for row in tested])
+    for row, p_value in zip(tested, corrected, strict=True):
+        row["p_holm"] = p_value
+    return rows
+
+
+def _check_settings(first: RunView, other: RunView) -> None:
+    expected = {stage.name: stage.manifest["scoring"]["inputs"]["settings"] for stage in first.stages}
+    for stage in other.stages:
+        settings = stage.manifest["scoring"]["inputs"]["settings"]
+        if settings != expected.get(stage.name, settings):
+            raise UserError(
+                f"seeds: {stage.name} has other settings in {other.name} than in {first.name}; run both with the same "
+                "PROFILE and SET"
+            )
+
+
+def _collect_entries(runs: Sequence[RunView]) -> list[_Entry]:
+    """Return the rows of all runs, those of one variant and benchmark together."""
+    entries: dict[tuple[str, str, str], _Entry] = {}
+    for place, run in enumerate(runs):
+        for row in run.rows:
+            if row["stage"] in table.BASELINES:
+                continue
+
+            key = row["benchmark"], row["stage"], row["variant"]
+            entry = entries.setdefault(key, _Entry({}, {}))
+            entry.rows[place] = row
+            entry.correct[place] = collect_correct(run, row)
+    return list(entries.values())
+
+
+def _make_row(entry: _Entry, entries: Sequence[_Entry]) -> dict[str, Any]:
+    rows = list(entry.rows.values())
+    row = {key: rows[0][key] for key in ("benchmark", "stage", "variant", "n", "compared_to")}
+    row["seeds"] = len(rows)
+
+    for name, key in (("accuracy", "accuracy"), ("tokens", "tokens_mean")):
+        values = [each[key] for each in rows]
+        row[f"{name}_mean"] = fmean(values)
+        row[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
+
+    row |= dict.fromkeys(("gain", "gain_low", "gain_high", "p_vs_previous", "p_holm"))
+    earlier = [other for other in entries if _is_compared(row, other)]
+    if earlier:
+        best = max(earlier, key=lambda other: other.accuracy)
+        row |= _compare(entry, best)
+    return row
+
+
+def _is_compared(row: dict[str, Any], other: _Entry) -> bool:
+    other_row = next(iter(other.rows.values()))
+    return other_row["benchmark"] == row["benchmark"] and other_row["stage"] in row["compared_to"]
+
+
+def _compare(entry: _Entry, best: _Entry) -> dict[str, float]:
+    """Return the gain over another entry and its test; nothing where no seed has both."""
+    seeds = entry.rows.keys() & best.rows.keys()
+    if not seeds:
+        return {}
+
+    differences = []
+    for problem in next(iter(entry.correct.values())):
+        differences.append(sum(entry.correct[seed][problem] - best.correct[seed][problem] for seed in seeds))
+
+    low, high = paired_interval(differences)
+    return {
+        "gain": fmean(differences) / len(seeds),
+        # Of a single problem the interval has no end.
+        "gain_low": max(-1.0, low / len(seeds)),
+        "gain_high": min(1.0, high / len(seeds)),
+        "p_vs_previous": sign_flip_p(differences),
+    }
+
+
+def format_row(row: dict[str, Any]) -> list[str]:
+    """Return a row as texts, one for each of ``HEADINGS``."""
+    gain = ""
+    if row["gain"] is not None:
+        gain = f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}]"
+
+    has_spread = row["seeds"] > 1
+    return [
+        row["benchmark"],
+        row["stage"],
+        row["variant"],
+        str(row["n"]),
+        str(row["seeds"]),
+        f"{100 * row['accuracy_mean']:.1f}",
+        f"{100 * row['accuracy_sd']:.1f}" if has_spread else "",
+        f"{row['tokens_mean']:.1f}",
+        f"{row['tokens_sd']:.1f}" if has_spread else "",
+        gain,
+        table.format_p(row["p_vs_previous"]),
+        table.format_p(row["p_holm"]),
+    ]
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a GitHub Markdown table, with the notes under it."""
+    text = table.format_markdown(HEADINGS, [format_row(row) for row in rows])
+    return f"{text}\n{NOTE}\n{table.describe_comparisons(rows)}\n"
