@@ -142,7 +142,7 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
     A step is wrong too where the question and the steps before it do not give what it starts from.
     """
     lines = _read_lines(text)
-    if _has_procedure(problem):
+    if has_procedure(problem):
         wrong = _follow_procedure(problem, lines)[1]
         if wrong:
             return wrong
@@ -171,7 +171,7 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
 def is_checked(problem: Problem, text: str) -> bool:
     """Whether a completion has no wrong step, and its steps come to the problem's answer."""
     lines = _read_lines(text)
-    if _has_procedure(problem):
+    if has_procedure(problem):
         accepted, _ = _follow_procedure(problem, lines)
         return not _list_next_lines(problem, accepted) and find_wrong_step(problem, text) is None
 
@@ -191,7 +191,8 @@ def _list_next_lines(problem: Problem, lines: Sequence[str]) -> list[str]:
     return PROCEDURES[problem.family](problem.question, lines)
 
 
-def _has_procedure(problem: Problem) -> bool:
+def has_procedure(problem: Problem) -> bool:
+    """Whether every line of a problem's solution can be checked, since it is of one of our logic families."""
     return problem.family in PROCEDURES and bool(_list_next_lines(problem, []))
 
 

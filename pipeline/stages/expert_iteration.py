@@ -18,7 +18,7 @@ from typing import Any
 from data.files import UserError, read_json, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
-from eval.steps import is_checked
+from eval.steps import has_procedure
 from pipeline.config import ExpertIterationSettings
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
@@ -74,6 +74,8 @@ class ExpertIteration:
         self.tokenizer = load_tokenizer(context.run.base_folder)
         self.reward = combine_rewards(context.settings.rewards, context.settings.reward_weights)
         self.problems = context.train_problems()
+        if self.settings.require_checked_steps:
+            check_guessable(self.problems, self.label)
         self.dev = context.dev_problems()
 
         self.samples: list[Sample] = []
@@ -194,9 +196,6 @@ class ExpertIteration:
     def keep_solutions(self, number: int, asked: int) -> list[Problem]:
         """Return what to train on, of all rounds so far, and write it and its account; nothing where all is dropped."""
         candidates = [sample.candidate for sample in self.samples]
-        if self.settings.require_checked_steps:
-            check_guessable(candidates, self.label)
-
         selection = self.select(candidates, balance=True)
         dropped = selection.account["dropped"]
         if not selection.solutions:
@@ -253,13 +252,13 @@ def show_samples(candidates: Sequence[Candidate], label: str) -> None:
         say(f"{label}, a sample ({verdict}):\n{printable(text)}")
 
 
-def check_guessable(candidates: Sequence[Candidate], label: str) -> None:
-    """Raises UserError where answers can be guessed and no sample of them has steps that come to its answer."""
-    guessable = [candidate for candidate in candidates if is_guessable(candidate.problem)]
-    if guessable and not any(is_checked(candidate.problem, candidate.completion.text) for candidate in guessable):
+def check_guessable(problems: Sequence[Problem], label: str) -> None:
+    """Raises UserError where answers can be guessed and the steps to none of them can be checked."""
+    guessable = [problem for problem in problems if is_guessable(problem)]
+    if guessable and not any(map(has_procedure, guessable)):
         raise UserError(
-            f"{label}: none of {len(guessable)} samples of problems whose answers can be guessed has steps that come "
-            "to the answer; take other rl.problems, or set rl.expert_iteration.require_checked_steps=false"
+            f"{label}: the answers of {len(guessable)} problems, such as {guessable[0].id}, can be guessed, and no "
+            "step to them can be checked; take other rl.problems, or set rl.expert_iteration.require_checked_steps=false"
         )
 
 

@@ -51,7 +51,7 @@ def test_a_bases_values_go_before_overrides():
 
     assert nano.stages["sft"].trainer["num_train_epochs"] > plain.stages["sft"].trainer["num_train_epochs"]
     assert nano.eval.benchmarks != plain.eval.benchmarks
-    assert nano.stages["cot"] == plain.stages["cot"]
+    assert nano.stages["sft"].lora == plain.stages["sft"].lora
     assert changed.stages["sft"].trainer["num_train_epochs"] == 1
 
 

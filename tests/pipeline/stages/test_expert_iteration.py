@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from data.datasets import load, parse_spec
 from data.files import UserError
-from data.problem import Completion, read_problems
+from data.problem import Completion, Problem, read_problems
 from data.solutions import render_solution
 from pipeline.config import ExpertIterationSettings
 from pipeline.prompts import format_thinking_answer
@@ -287,17 +287,11 @@ def test_where_nothing_is_verified_the_first_adapter_is_kept_and_the_reason_is_w
     assert alarm.startswith("nothing was kept in round 1 (") and "32 candidates, 0 kept; dropped: 32 a wrong" in alarm
 
 
-def test_guessable_answers_without_a_step_to_check_are_refused(make_context, monkeypatch, dev_accuracy):
-    problems = [problem for problem in load("logic_v1", "train", 40).problems if problem.family == "syllogism"]
+def test_guessable_answers_whose_steps_cannot_be_checked_are_refused_before_sampling(make_context):
+    problem = Problem("b", "Is ice cold?", "yes", "label", ("yes", "no"))
 
-    def sample(model, tokenizer, problems, *rest, **settings):
-        text = format_thinking_answer("It is so.", "yes")
-        return [Candidate(p, Completion(p.id, text, 1, 1, 1, "stop")) for p in problems]
-
-    monkeypatch.setattr(expert_iteration, "sample_candidates", sample)
-    dev_accuracy(1)
-    with pytest.raises(UserError, match="none of .* samples of problems whose answers can be guessed has steps"):
-        train_expert_iteration(make_context(problems=problems, require_checked_steps=True))
+    with pytest.raises(UserError, match="the answers of 1 problems, such as b, can be guessed, and no step"):
+        train_expert_iteration(make_context(problems=[problem], require_checked_steps=True))
 
 
 def test_samples_that_earn_enough_are_kept_by_a_reward_of_the_recipe(make_context, sampler, trained_rows, dev_accuracy):
