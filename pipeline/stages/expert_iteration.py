@@ -258,7 +258,8 @@ def check_guessable(problems: Sequence[Problem], label: str) -> None:
     if guessable and not any(map(has_procedure, guessable)):
         raise UserError(
             f"{label}: the answers of {len(guessable)} problems, such as {guessable[0].id}, can be guessed, and no "
-            "step to them can be checked; take other rl.problems, or set rl.expert_iteration.require_checked_steps=false"
+            "step to them can be checked; take other rl.problems, or set "
+            "rl.expert_iteration.require_checked_steps=false"
         )
 
 
