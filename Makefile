@@ -34,7 +34,7 @@ COMMON  = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed "$(SEED)")
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(COMMON)
 
 .DEFAULT_GOAL := all
-.PHONY: help env all plain cot sft rl adaptive table seeds report status ask controls tradeoff compare \
+.PHONY: help env all plain cot sft rl adaptive table seeds report plan status ask controls tradeoff compare \
         traces export smoke test faults bench check clean
 
 # The stages
@@ -67,6 +67,9 @@ seeds: $(READY)     ## mean and spread of all seeds that have been run (make SEE
 
 report: $(READY)    ## one HTML page: table, levels, curves, errors, every answer; BASES="…" for several runs
 	@$(LADDER) report $(OPTIONS) $(if $(BASES),--bases $(BASES))
+
+plan: $(READY)      ## how long each stage will take here, by a short measurement
+	@$(LADDER) plan $(OPTIONS)
 
 status: $(READY)    ## which stages are up to date, and why the others are not
 	@$(LADDER) status $(OPTIONS)

@@ -18,12 +18,14 @@ from eval.table import make_rows, print_table
 from pipeline import processes
 from pipeline.models.check import check_base, print_findings
 from pipeline.models.load import base_folder_name
+from pipeline.progress import say
 from pipeline.run import open_results, open_run, read_recipe
 from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, get_stage
 from pipeline.stages.run import run_stage, stage_status
 from pipeline.tools.compare import compare
+from pipeline.tools.plan import make_plan
 from pipeline.traces.sources import make_traces
 
 PROGRAM = "python -m pipeline"
@@ -36,6 +38,9 @@ def run_stages(options: argparse.Namespace) -> None:
     """Run stages, each after those that it starts from, and print the table."""
     run = processes.on_main_process(lambda: open_run(options))
     with run.dir.lock():
+        # One process of several cannot measure alone what they do together.
+        if options.command == "all" and not processes.is_shared():
+            say(make_plan(run)[0])
         for stage in options.to_run:
             run_stage(run, stage)
         if processes.is_main():
@@ -88,6 +93,11 @@ def print_status(options: argparse.Namespace) -> None:
     """Print which stages are up to date, and why the others are not."""
     for stage, state in stage_status(open_run(options, for_training=False)).items():
         print(f"{stage:8}  {state}")
+
+
+def print_plan(options: argparse.Namespace) -> None:
+    """Print how long each stage will take here."""
+    print("\n".join(make_plan(open_run(options, for_training=False))))
 
 
 # Tools
@@ -173,6 +183,7 @@ def add_common_options(add: Callable) -> None:
 def add_tools(add: Callable) -> None:
     """Add the commands that run no stage; ``add`` adds a command and returns what adds its options."""
     add("status", print_status, "which stages are up to date, and why the others are not")
+    add("plan", print_plan, "how long each stage will take here, by a short measurement")
     add("check", print_check, "whether a base will do, before its weights are fetched")
     add("tradeoff", measure_tradeoff, "accuracy against tokens, of all ways to decide how long to think")
 
@@ -267,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A wrong recipe is refused before the libraries are imported, which takes seconds.
     if options.to_run:
         read_recipe(options)
-    if options.to_run or options.command in ("compare", "tradeoff"):
+    if options.to_run or options.command in ("compare", "plan", "tradeoff"):
         check_gpus()
     if options.command not in READERS:
         silence_libraries()

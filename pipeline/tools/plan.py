@@ -1,0 +1,219 @@
+"""``make plan``: how long each stage will take here, by arithmetic over the recipe and a short measurement.
+
+What takes time is counted in tokens, decoded or trained on. The rates are those of the base itself at the recipe's
+batch sizes, measured once for a machine, a base and a recipe's batches, and kept in the cache.
+"""
+
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from data.datasets import DatasetSpec, load_train
+from data.files import UserError, read_json, sha256_json, write_json
+from pipeline import processes
+from pipeline.models.download import get_cache_folder
+from pipeline.models.load import load_model, load_tokenizer, resolve_precision
+from pipeline.progress import format_duration
+from pipeline.run import Run
+from pipeline.stages import STAGES
+from pipeline.stages.problems import select_problems
+from pipeline.stages.run import UP_TO_DATE, list_rows, stage_status
+from pipeline.stages.sft import build_training_rows, deal_batches
+from pipeline.stages.stage import Stage
+from pipeline.traces.sources import choose_solutions
+
+# Mean tokens of an answer where a run has none of its own yet: run E of docs/results.md, both benchmarks.
+ANSWER_TOKENS = {"plain zero-shot": 106, "plain 4-shot": 8, "cot zero-shot": 111, "cot 4-shot": 57}
+THINKING_TOKENS = 53
+DIRECT_TOKENS = 14
+
+# Where half of the samples are right, two right ones of at most four take 3.2 samples.
+ASKED_SHARE = 0.8
+# Rows of a problem in stage 5: both answers where both are right, the better one else, often none.
+CHOICE_ROWS = 1.2
+
+SAMPLE = 50  # problems of each data set whose rows stand for all of sft's
+DECODED_TOKENS = 32  # of each row of the measured batch
+TRAIN_STEPS = 3  # the first of them warms up and is not counted
+
+# Tokens/s decoded at 512 rows, all of them busy, and trained on.
+H200 = {"decoded": 84_000, "trained": 114_000, "source": "not measured here: an H200, smollm2-135m, bf16"}
+
+# Tokens that are decoded, and tokens that are trained on.
+Work = tuple[float, float]
+
+
+class Plan:
+    """What the stages of a run have to do."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.answer_tokens = {**ANSWER_TOKENS, **read_answer_tokens(run)}
+
+        sft = run.recipe.stages["sft"]
+        samples = [replace(spec, take=min(SAMPLE, count_problems([spec]))) for spec in sft.problems]
+        problems = choose_solutions(select_problems(samples), sft.solutions, run.recipe.seed)
+        self.rows = build_training_rows(load_tokenizer(run.base_folder), problems, sft, run.recipe.seed)
+        self.row_tokens = fmean(len(row["input_ids"]) for row in self.rows)
+        self.sft_rows = count_problems(sft.problems) * len(self.rows) / len(problems)
+
+    def count_stage(self, stage: Stage) -> Work:
+        """Return the work of a stage: training, and scoring on every benchmark."""
+        parts: list[Work] = getattr(self, f"list_{stage.name}", list)()
+        for row in list_rows(self.run, stage):
+            parts.append((len(row.benchmark.problems) * self.get_tokens(f"{stage.name} {row.variant}"), 0.0))
+        return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+    def get_tokens(self, row: str) -> float:
+        """Return the mean tokens of an answer under a "STAGE VARIANT"."""
+        return self.answer_tokens.get(row, THINKING_TOKENS)
+
+    def list_sft(self) -> list[Work]:
+        """Return the parts of stage 3's training."""
+        settings = self.run.recipe.stages["sft"]
+        return [self.count_training(settings, settings.trainer, self.sft_rows)]
+
+    def list_rl(self) -> list[Work]:
+        """Return the parts of stage 4's training."""
+        settings = self.run.recipe.stages["rl"]
+        tokens = self.get_tokens("sft zero-shot")
+        if settings.algorithm == "grpo":
+            training = self.count_training(settings, settings.grpo.trainer, 0)
+            samples = training[1] / self.row_tokens
+            # Half of the groups may be sampled again each time.
+            return [training, (samples * (1 + settings.grpo.max_resample / 2) * tokens, 0.0)]
+
+        iteration = settings.expert_iteration
+        problems = count_problems(settings.problems)
+        parts = [(problems * iteration.samples * ASKED_SHARE * tokens, 0.0), self.count_dev(settings)]
+        for number in range(1, iteration.rounds + 1):
+            # About one solution of each problem that was asked by then.
+            rows = self.sft_rows + problems * number / iteration.rounds
+            parts += [self.count_training(settings, iteration.trainer, rows), self.count_dev(settings)]
+        return parts
+
+    def list_adaptive(self) -> list[Work]:
+        """Return the parts of stage 5's training: answers both ways, the training, and the last one."""
+        settings = self.run.recipe.stages["adaptive"]
+        problems = count_problems(settings.problems)
+        asked = problems + 2 * settings.dev * len(settings.problems)
+        training = self.count_training(settings, settings.trainer, problems * CHOICE_ROWS)
+        return [(asked * (self.get_tokens("rl zero-shot") + DIRECT_TOKENS), 0.0), training, training]
+
+    def count_dev(self, settings: Any) -> Work:
+        """Return the work of scoring on a stage's dev problems once."""
+        return settings.dev * len(settings.problems) * self.get_tokens("sft zero-shot"), 0.0
+
+    def count_training(self, settings: Any, trainer: Mapping[str, Any], rows: float) -> Work:
+        """Return the work of training on so many rows, with the points on dev."""
+        batch = trainer["per_device_train_batch_size"] * trainer.get("gradient_accumulation_steps", 1)
+        steps = max(trainer.get("max_steps", 0), 0) or math.ceil(rows * trainer.get("num_train_epochs", 1) / batch)
+        points = steps // trainer["eval_steps"] + int(trainer.get("eval_on_start", False))
+        return points * self.count_dev(settings)[0], steps * batch * self.row_tokens
+
+
+def count_problems(specs: Sequence[DatasetSpec]) -> int:
+    """Return how many problems are taken of data sets."""
+    return sum(spec.take or len(load_train(spec)) for spec in specs)
+
+
+def read_answer_tokens(run: Run) -> dict[str, float]:
+    """Return the mean tokens of an answer by "STAGE VARIANT", of the stages that have been scored."""
+    try:
+        scored = run.dir.read_stage_scores()
+    except UserError:
+        # Damaged scores are made again.
+        return {}
+
+    tokens = {}
+    for stage in scored:
+        for variant in stage.scores["variants"]:
+            means = [entry["tokens_mean"] for entry in variant["benchmarks"]]
+            tokens[f"{stage.name} {variant['variant']}"] = fmean(means)
+    return tokens
+
+
+def find_rates(run: Run, rows: Sequence[Any]) -> dict[str, Any]:
+    """Return the tokens a second of this machine, from the cache or measured; an H200's under ``gpu`` without one."""
+    if run.profile == "gpu" and not processes.count_gpus():
+        return H200
+
+    from pipeline.provenance import describe_machine
+
+    sft, base = run.recipe.stages["sft"], run.recipe.base
+    sizes = [run.recipe.eval.batch_size, sft.trainer["per_device_train_batch_size"], sft.lora]
+    key = [describe_machine()["hardware"], run.fingerprint, resolve_precision(base.load), base.fast_training, *sizes]
+
+    file = get_cache_folder() / "rates" / f"{sha256_json(key)[:16]}.json"
+    if not file.is_file():
+        rates = {"decoded": measure_decoding(run), "trained": measure_training(run, rows), "source": "measured here"}
+        write_json(file, rates)
+    return read_json(file)
+
+
+def measure_decoding(run: Run) -> float:
+    """Return the tokens a second that the base decodes in a batch of the recipe's size."""
+    from pipeline.generate import generate
+    from pipeline.prompts import encode_prompt
+
+    model, tokenizer = load_model(run.base_folder, load=run.recipe.base.load)
+    size = run.recipe.eval.batch_size
+    problems = itertools.islice(itertools.cycle(run.benchmarks[0].problems), size)
+    prompts = [encode_prompt(tokenizer, problem, "think") for problem in problems]
+
+    generate(model, tokenizer, prompts[:2], max_new_tokens=2)
+    start = time.monotonic()
+    sequences = generate(model, tokenizer, prompts, max_new_tokens=DECODED_TOKENS, batch_size=size)
+    return sum(len(sequence.ids) for sequence in sequences) / (time.monotonic() - start)
+
+
+def measure_training(run: Run, rows: Sequence[Any]) -> float:
+    """Return the tokens a second that a new adapter is trained on, in steps of the recipe's batch."""
+    from pipeline.training import count_batch_rows, train_sft
+
+    sft, seed = run.recipe.stages["sft"], run.recipe.seed
+    trainer = {**sft.trainer, "max_steps": TRAIN_STEPS, "save_strategy": "no", "load_best_model_at_end": False}
+    # Dev is "scored" before the first step and after each: there the clock is read.
+    trainer |= {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
+    times: list[float] = []
+
+    def read_clock(model) -> dict[str, float]:
+        times.append(time.monotonic())
+        return {"accuracy": 0.0}
+
+    size = count_batch_rows(trainer)
+    dealt = deal_batches(list(itertools.islice(itertools.cycle(rows), TRAIN_STEPS * size)), size, seed)
+    model, tokenizer = load_model(run.base_folder, trainable=True, load=run.recipe.base.load)
+    with tempfile.TemporaryDirectory() as work:
+        options: dict[str, Any] = {"lora": sft.lora, "seed": seed, "fast": run.recipe.base.fast_training}
+        train_sft(model, tokenizer, dealt, trainer, work=Path(work), label="plan", score_dev=read_clock, **options)
+    return sum(len(row["input_ids"]) for row in dealt[size:]) / (times[TRAIN_STEPS] - times[1])
+
+
+def make_plan(run: Run) -> list[str]:
+    """Return the sum of the plan and a line for each stage; nothing is measured where there is nothing to do."""
+    states = stage_status(run)
+    due = [stage for stage in STAGES if states[stage.name] != UP_TO_DATE]
+    if not due:
+        return ["plan: all stages are up to date"]
+
+    plan = Plan(run)
+    rates = find_rates(run, plan.rows)
+    total = 0.0
+    lines = []
+    for stage in due:
+        decoded, trained = plan.count_stage(stage)
+        seconds = decoded / rates["decoded"] + trained / rates["trained"]
+        total += seconds
+        lines.append(
+            f"{stage.name:8}  {format_duration(seconds):>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on"
+        )
+
+    speed = f"{rates['decoded']:,.0f} tokens/s decoded, {rates['trained']:,.0f} trained on; {rates['source']}"
+    return [f"plan: about {format_duration(total)} in all ({speed})", *lines]

@@ -1,0 +1,105 @@
+"""The plan: arithmetic over the recipe, rates that are measured once, and a run's own answers where it has some."""
+
+import dataclasses
+
+import pytest
+
+from pipeline.config import load_recipe
+from pipeline.run_dir import RunDir
+from pipeline.stages import STAGES, get_stage
+from pipeline.tools import plan
+from pipeline.tools.plan import Plan, find_rates, make_plan, read_answer_tokens
+
+OVERRIDES = (
+    "base.load=fp32",
+    "eval.generation.max_new_tokens=24",
+    "plain.shots=[0, 1]",
+    "sft.problems=[{set: arithmetic_v1, split: train, take: 20}]",
+    "rl.problems=[{set: arithmetic_v1, split: train, take: 20}]",
+    "adaptive.problems=[{set: arithmetic_v1, split: train, take: 20}]",
+)
+RATES = {"decoded": 1000.0, "trained": 1000.0, "source": "measured here"}
+
+
+@pytest.fixture
+def new_run(finished_run, tmp_path):
+    """The function that gives the finished run's base in an empty folder, with changes of the recipe."""
+
+    def change(*overrides):
+        recipe = load_recipe("cpu", [*OVERRIDES, *overrides])
+        return dataclasses.replace(finished_run, dir=RunDir(tmp_path / "empty"), recipe=recipe)
+
+    return change
+
+
+def test_the_sum_and_a_line_for_each_stage(new_run, monkeypatch):
+    monkeypatch.setattr(plan, "find_rates", lambda run, rows: RATES)
+    first, *lines = make_plan(new_run())
+
+    assert [line.split()[0] for line in lines] == [stage.name for stage in STAGES]
+    assert first.startswith("plan: about ")
+    assert "1,000 tokens/s decoded, 1,000 trained on; measured here" in first
+    # Seven problems at 106 tokens without examples, and the same without a known figure with one.
+    assert f"{7 * (106 + 53)} tokens decoded, 0 trained on" in lines[0].replace(",", "", 1)
+
+
+def test_work_follows_from_the_recipe(new_run):
+    def count(name, *overrides):
+        return Plan(new_run(*overrides)).count_stage(get_stage(name))
+
+    batch = "sft.trainer.per_device_train_batch_size=1"
+    once = count("sft", batch)
+    twice = count("sft", batch, "sft.trainer.num_train_epochs=2")
+    assert twice[1] == pytest.approx(2 * once[1])
+
+    # Dev is scored before training and every fifth step.
+    points = count("sft", batch, "sft.trainer.eval_steps=5", "sft.dev=10")
+    none = count("sft", batch, "sft.trainer.eval_steps=1000", "sft.dev=10")
+    steps = Plan(new_run()).sft_rows
+    assert points[0] - none[0] == pytest.approx((steps // 5) * 10 * 53)
+
+    half = count("rl", "rl.expert_iteration.samples=2")
+    assert count("rl", "rl.expert_iteration.samples=4")[0] > half[0]
+    rounds = count("rl", "rl.expert_iteration.rounds=2")
+    assert rounds[1] > count("rl")[1]
+
+    steps = count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=6")
+    assert count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=12")[1] == pytest.approx(2 * steps[1])
+
+
+def test_what_is_done_is_left_out(finished_run, monkeypatch):
+    monkeypatch.setattr(plan, "find_rates", lambda run, rows: RATES)
+    assert [line.split()[0] for line in make_plan(finished_run)[1:]] == ["cot"]
+
+    monkeypatch.setattr(plan, "stage_status", lambda run: dict.fromkeys([s.name for s in STAGES], "up to date"))
+    assert make_plan(finished_run) == ["plan: all stages are up to date"]
+
+
+def test_a_run_has_its_own_lengths(finished_run, new_run):
+    tokens = read_answer_tokens(finished_run)
+    assert set(tokens) == {"plain zero-shot", "plain 1-shot", "sft zero-shot", "rl zero-shot", "adaptive zero-shot"}
+    assert 0 < tokens["plain zero-shot"] <= 24
+    assert read_answer_tokens(new_run()) == {}
+
+
+def test_rates_are_measured_once(new_run, monkeypatch, tmp_path):
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
+    run = new_run("eval.batch_size=8", "sft.trainer.per_device_train_batch_size=2")
+    rates = find_rates(run, Plan(run).rows)
+    assert rates["decoded"] > 0
+    assert rates["trained"] > 0
+    assert rates["source"] == "measured here"
+
+    def measure(*arguments):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(plan, "measure_decoding", measure)
+    assert find_rates(run, []) == rates
+    with pytest.raises(AssertionError, match="measured again"):
+        find_rates(new_run("eval.batch_size=9"), [])
+
+
+def test_without_a_gpu_its_rates_are_another_machines(new_run, monkeypatch):
+    monkeypatch.setattr(plan.processes, "count_gpus", lambda: 0)
+    rates = find_rates(dataclasses.replace(new_run(), profile="gpu"), [])
+    assert rates["source"].startswith("not measured here")
