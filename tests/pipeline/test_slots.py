@@ -126,6 +126,22 @@ def test_limits_on_thinking_are_as_exact_as_in_the_loop(tiny, limits, temperatur
     assert any(any(sequence.forced[len(prefix) :]) for sequence in sequences) or max_tokens is None
 
 
+def test_a_slot_is_filled_again_while_others_go_on(tiny, monkeypatch):
+    """Beside a row of 40 tokens, that is five blocks, five of 4 tokens find room one after the other."""
+    model, tokenizer = tiny
+    prompts = [[9] * 12, *[[9] * 6] * 5]
+    short = [5, 5, 5, tokenizer.eos_token_id]
+    run = slots.Slots.run
+    blocks = []
+    monkeypatch.setattr(slots.Slots, "run", lambda self, model: blocks.append(run(self, model)))
+
+    sequences = generate(
+        model, tokenizer, prompts, max_new_tokens=40, prefixes=[[5] * 40, *[short] * 5], batch_size=2, slots=True
+    )
+    assert [len(sequence.ids) for sequence in sequences] == [40, 4, 4, 4, 4, 4]
+    assert len(blocks) == 5
+
+
 def test_callbacks_get_every_sequence_once(tiny):
     model, tokenizer = tiny
     finished, progress = [], []
