@@ -62,6 +62,7 @@ def test_a_second_run_changes_nothing(ladder, run):
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("up to date") >= 5 and "training" not in done.stderr
+    assert done.stderr.startswith("plan: all stages are up to date\n")
     assert before == {path: path.stat().st_mtime_ns for path in (run / BASE).glob("*/adapter/*.safetensors")}
 
 

@@ -24,7 +24,7 @@ from pipeline.run import Run
 from pipeline.stages import STAGES
 from pipeline.stages.problems import select_problems
 from pipeline.stages.run import UP_TO_DATE, list_rows, stage_status
-from pipeline.stages.sft import build_training_rows, deal_batches
+from pipeline.stages.sft import build_training_rows
 from pipeline.stages.stage import Stage
 from pipeline.traces.sources import choose_solutions
 
@@ -39,7 +39,8 @@ ASKED_SHARE = 0.8
 CHOICE_ROWS = 1.2
 
 SAMPLE = 50  # problems of each data set whose rows stand for all of sft's
-DECODED_TOKENS = 32  # of each row of the measured batch
+DECODED_TOKENS = 16  # of each row of the measured batch
+READ_PROMPTS = 32  # prompts that are read, whose time is that of as many more
 TRAIN_STEPS = 3  # the first of them warms up and is not counted
 
 # Tokens/s decoded at 512 rows, all of them busy, and trained on.
@@ -144,11 +145,14 @@ def find_rates(run: Run, rows: Sequence[Any]) -> dict[str, Any]:
     if run.profile == "gpu" and not processes.count_gpus():
         return H200
 
+    import torch
+
     from pipeline.provenance import describe_machine
 
     sft, base = run.recipe.stages["sft"], run.recipe.base
     sizes = [run.recipe.eval.batch_size, sft.trainer["per_device_train_batch_size"], sft.lora]
-    key = [describe_machine()["hardware"], run.fingerprint, resolve_precision(base.load), base.fast_training, *sizes]
+    machine = [describe_machine()["hardware"], torch.get_num_threads()]
+    key = [*machine, run.fingerprint, resolve_precision(base.load), base.fast_training, *sizes]
 
     file = get_cache_folder() / "rates" / f"{sha256_json(key)[:16]}.json"
     if not file.is_file():
@@ -158,19 +162,25 @@ def find_rates(run: Run, rows: Sequence[Any]) -> dict[str, Any]:
 
 
 def measure_decoding(run: Run) -> float:
-    """Return the tokens a second that the base decodes in a batch of the recipe's size."""
+    """Return the tokens a second of answers of usual length, by the base in a batch of the recipe's size."""
     from pipeline.generate import generate
     from pipeline.prompts import encode_prompt
 
     model, tokenizer = load_model(run.base_folder, load=run.recipe.base.load)
     size = run.recipe.eval.batch_size
-    problems = itertools.islice(itertools.cycle(run.benchmarks[0].problems), size)
+    problems = run.benchmarks[0].problems[:READ_PROMPTS]
     prompts = [encode_prompt(tokenizer, problem, "think") for problem in problems]
 
-    generate(model, tokenizer, prompts[:2], max_new_tokens=2)
-    start = time.monotonic()
-    sequences = generate(model, tokenizer, prompts, max_new_tokens=DECODED_TOKENS, batch_size=size)
-    return sum(len(sequence.ids) for sequence in sequences) / (time.monotonic() - start)
+    def decode(prompts, tokens) -> tuple[float, int]:
+        start = time.monotonic()
+        sequences = generate(model, tokenizer, prompts, max_new_tokens=tokens, batch_size=size)
+        return time.monotonic() - start, sum(len(sequence.ids) for sequence in sequences)
+
+    decode(prompts[:2], 2)
+    read_seconds, _ = decode(prompts, 1)
+    # One prompt in all rows is read once, so what is left is the decoding.
+    seconds, tokens = decode(prompts[:1] * size, DECODED_TOKENS)
+    return THINKING_TOKENS / (read_seconds / len(prompts) + THINKING_TOKENS * seconds / tokens)
 
 
 def measure_training(run: Run, rows: Sequence[Any]) -> float:
@@ -188,12 +198,18 @@ def measure_training(run: Run, rows: Sequence[Any]) -> float:
         return {"accuracy": 0.0}
 
     size = count_batch_rows(trainer)
-    dealt = deal_batches(list(itertools.islice(itertools.cycle(rows), TRAIN_STEPS * size)), size, seed)
+    # Rows of middle length: few batches, dealt at random, may hold the longest or the shortest alone.
+    count = TRAIN_STEPS * size
+    ordered = sorted(
+        itertools.islice(itertools.cycle(rows), max(count, len(rows))), key=lambda row: len(row["input_ids"])
+    )
+    start = (len(ordered) - count) // 2
+    middle = ordered[start : start + count]
     model, tokenizer = load_model(run.base_folder, trainable=True, load=run.recipe.base.load)
     with tempfile.TemporaryDirectory() as work:
         options: dict[str, Any] = {"lora": sft.lora, "seed": seed, "fast": run.recipe.base.fast_training}
-        train_sft(model, tokenizer, dealt, trainer, work=Path(work), label="plan", score_dev=read_clock, **options)
-    return sum(len(row["input_ids"]) for row in dealt[size:]) / (times[TRAIN_STEPS] - times[1])
+        train_sft(model, tokenizer, middle, trainer, work=Path(work), label="plan", score_dev=read_clock, **options)
+    return sum(len(row["input_ids"]) for row in middle[size:]) / (times[TRAIN_STEPS] - times[1])
 
 
 def make_plan(run: Run) -> list[str]:

@@ -70,6 +70,11 @@ def test_a_stage_that_one_seed_lacks_is_tested_on_the_others(make_seed):
     assert (row["seeds"], row["accuracy_sd"]) == (1, None)
     assert row["gain"] == pytest.approx(6 / N)
 
+    runs = [make_seed("a", {"plain": 4, "sft": 10}), make_seed("a/seed-2", {"sft": 20})]
+    row = pick(summarize_seeds(runs), "logic_v1", "sft")
+    assert (row["seeds"], row["accuracy_mean"]) == (2, 0.75)
+    assert row["gain"] == pytest.approx(6 / N)
+
 
 def test_the_markdown_has_a_line_for_each_row(make_seed):
     rows = summarize_seeds([make_seed("a", {"plain": 4, "sft": 10}), make_seed("a/seed-2", {"plain": 4})])
