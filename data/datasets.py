@@ -177,9 +177,10 @@ def load_dev(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
     Raises:
         UserError: there is neither.
     """
-    is_ours = spec.set in BENCHMARKS
-    problems = generated.load_committed(spec.set, "dev") if is_ours else _open_source(spec).read_dev()
-    problems = _select_wanted(problems, spec)
+    if spec.set in BENCHMARKS:
+        problems = _select_wanted(generated.load_committed(spec.set, "dev"), spec)
+    else:
+        problems = _open_source(spec).read_dev()
 
     if not problems:
         raise UserError(f"data set {spec.set}: no problem falls into its dev split; give more problems")

@@ -67,8 +67,8 @@ FORMS = {
     },
 }
 
-# Numbers that a question says in words.
-NUMBER_WORDS = {"twice": 2, "double": 2, "half": 2, "halves": 2, "triple": 3, "third": 3, "quarter": 4, "dozen": 12}
+# Numbers that our questions say in words.
+NUMBER_WORDS = {"twice": 2}
 
 
 def find_steps(text: str) -> list[Step]:
@@ -199,12 +199,15 @@ def has_procedure(problem: Problem) -> bool:
 def _follow_procedure(problem: Problem, lines: Sequence[str]) -> tuple[list[str], WrongStep | None]:
     """Return the lines that follow from the question and each other, and the first step that does not."""
     accepted: list[str] = []
+    next_lines = _list_next_lines(problem, accepted)
+
     # In prose the steps are the sentences of one line.
     for sentence in itertools.chain.from_iterable(re.split(r"(?<=\.)\s+", line) for line in lines):
         claim = sentence.rstrip(".")
-        allowed = [each for each in _list_next_lines(problem, accepted) if each.rstrip(".") == claim]
+        allowed = [line for line in next_lines if line.rstrip(".") == claim]
         if allowed:
             accepted.append(allowed[0])
+            next_lines = _list_next_lines(problem, accepted)
             continue
 
         for operation, form in FORMS[problem.family].items():

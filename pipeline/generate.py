@@ -406,12 +406,9 @@ def merge_adapter(model) -> Iterator[None]:
     weights = [layer.get_base_layer().weight.data for layer in layers]
     originals = [weight.clone() for weight in weights]
     try:
-        for layer, weight in zip(layers, weights, strict=True):
-            # The sum is made in fp32 and rounded once. It stays where the weight is, which a CUDA graph reads.
-            layer.get_base_layer().weight.data = weight.float()
+        # PEFT adds in place, where a CUDA graph reads, and an adapter in fp32 to weights in bf16 with one rounding.
+        for layer in layers:
             layer.merge()
-            weight.copy_(layer.get_base_layer().weight.data)
-            layer.get_base_layer().weight.data = weight
         yield
     finally:
         for layer, weight, original in zip(layers, weights, originals, strict=True):

@@ -1,4 +1,4 @@
-"""sums_v1: sums and differences of one-digit numbers, a level for each number of them, for the smallest models."""
+"""sums_v1: sums and differences of one-digit numbers, for the smallest models; a level is a number of operations."""
 
 import random
 import re

@@ -100,9 +100,9 @@ def _write_example(relation: Relation, pair: Pair) -> str:
 
 
 def _write_answer(relation: Relation, pair: Pair, side: int) -> str:
-    return (
-        f"{relation.phrase} {pair[1]}: {pair[0]}" if side == 0 else f"{pair[1 - side]} is {relation.phrase} {pair[1]}"
-    )
+    if side == 0:
+        return f"{relation.phrase} {pair[1]}: {pair[0]}"
+    return f"{pair[0]} is {relation.phrase} {pair[1]}"
 
 
 # The procedure: the relation of the first pair, then the same of the second.

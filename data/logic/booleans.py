@@ -1,4 +1,4 @@
-"""booleans_v1: logic_v1's truth values alone, a level for each number of operators, for the smallest models."""
+"""booleans_v1: logic_v1's truth values alone, for the smallest models; the level is the number of operators."""
 
 import random
 import re

@@ -39,6 +39,12 @@ def save_adapter(run, stage, seed):
 
 
 @pytest.fixture(scope="session")
+def overrides():
+    """What the finished run's recipe changes."""
+    return OVERRIDES
+
+
+@pytest.fixture(scope="session")
 def finished_run(tiny, tmp_path_factory):
     """A run of plain, sft, rl and adaptive; make a copy to write to it (copy_run)."""
     folder = tmp_path_factory.mktemp("tools")

@@ -10,23 +10,15 @@ from pipeline.stages import STAGES, get_stage
 from pipeline.tools import plan
 from pipeline.tools.plan import Plan, find_rates, make_plan, read_answer_tokens
 
-OVERRIDES = (
-    "base.load=fp32",
-    "eval.generation.max_new_tokens=24",
-    "plain.shots=[0, 1]",
-    "sft.problems=[{set: arithmetic_v1, split: train, take: 20}]",
-    "rl.problems=[{set: arithmetic_v1, split: train, take: 20}]",
-    "adaptive.problems=[{set: arithmetic_v1, split: train, take: 20}]",
-)
 RATES = {"decoded": 1000.0, "trained": 1000.0, "source": "measured here"}
 
 
 @pytest.fixture
-def new_run(finished_run, tmp_path):
+def new_run(finished_run, overrides, tmp_path):
     """The function that gives the finished run's base in an empty folder, with changes of the recipe."""
 
-    def change(*overrides):
-        recipe = load_recipe("cpu", [*OVERRIDES, *overrides])
+    def change(*changes):
+        recipe = load_recipe("cpu", [*overrides, *changes])
         return dataclasses.replace(finished_run, dir=RunDir(tmp_path / "empty"), recipe=recipe)
 
     return change
