@@ -5,7 +5,8 @@ directly. Then the one token in which the two beginnings differ is trained by a 
 advantage A = right(direct) + price - right(thinking), its label is the direct beginning where A > 0, else the thinking
 one, and its weight is |A|: cost-sensitive classification, whose optimum answers directly exactly where the expected A
 is above 0. A policy gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p)
-(measured). Some cross-entropy on the model's own right answers keeps their content where it is.
+(measured). Some cross-entropy on the model's own right answers, of thoughts those without a wrong step, keeps their
+content where it is.
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
 """
@@ -20,6 +21,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data.problem import Completion, Problem
+from eval.steps import find_wrong_step
 from pipeline.generate import merge_adapter, prefill
 from pipeline.processes import gather_weights
 from pipeline.prompts import DIRECT, THINK, encode_prompt, encode_text
@@ -130,6 +132,9 @@ def build_choice_rows(
     for outcome, advantage in zip(outcomes, advantages, strict=True):
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
         thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
+        if find_wrong_step(outcome.problem, outcome.thinking.completion.text):
+            # Right by luck: there is nothing in it to keep.
+            thinking = thinking[:1]
         direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
 
         rows.append(_build_row(start, thinking, -advantage, content_weight))

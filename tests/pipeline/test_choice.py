@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,17 @@ def test_the_content_of_right_and_whole_answers_is_trained_and_no_other(tiny):
 
     [row] = build_rows(tokenizer, make_outcome(True, True, finish="length"))
     assert sum(row["completion_mask"]) == 1
+
+
+def test_the_content_of_a_thought_with_a_wrong_step_is_not_trained(tiny):
+    _, tokenizer = tiny
+    outcome = make_outcome(True, False)
+    lucky = prompts.format_thinking_answer("6 + 5 = 12", outcome.problem.answer)
+    outcome = replace(outcome, thinking=make_answer(outcome.problem, True, lucky, 40))
+
+    [row] = build_rows(tokenizer, outcome)
+    assert sum(row["completion_mask"]) == 1
+    assert sum(row["weights"]) == pytest.approx(1 - PRICE)
 
 
 def test_a_row_is_what_generation_writes(tiny):
