@@ -159,7 +159,7 @@ class ExpertIteration:
                 show_samples(candidates[:SHOWN_SAMPLES], f"{self.label} round {number}")
 
             # Each problem was asked once here, so a solution has its problem's id.
-            for solution in self.select(candidates, balance=False).solutions:
+            for solution in self.select(candidates).solutions:
                 self.solved[solution.id] += 1
 
     def ask(self, model, problems: Sequence[Problem], number: int, attempt: int) -> list[Candidate]:
@@ -179,14 +179,13 @@ class ExpertIteration:
                 origin=f"round {number} attempt {attempt}",
             )
 
-    def select(self, candidates: Sequence[Candidate], balance: bool) -> Selection:
+    def select(self, candidates: Sequence[Candidate]) -> Selection:
         """Return the verified solutions among candidates."""
         rules = Rules(
             max_tokens=self.recipe.eval.generation["max_new_tokens"],
             max_per_problem=self.settings.max_per_problem,
             keep_at=self.settings.keep_at,
             require_checked_steps=self.settings.require_checked_steps,
-            balance=balance,
         )
         # The gate has checked all training problems before any stage ran.
         return select_solutions(
@@ -196,7 +195,7 @@ class ExpertIteration:
     def keep_solutions(self, number: int, asked: int) -> list[Problem]:
         """Return what to train on, of all rounds so far, and write it and its account; nothing where all is dropped."""
         candidates = [sample.candidate for sample in self.samples]
-        selection = self.select(candidates, balance=True)
+        selection = self.select(candidates)
         dropped = selection.account["dropped"]
         if not selection.solutions:
             alarm = f"nothing was kept in round {number} ({describe_account(selection.account)})"

@@ -133,11 +133,10 @@ def _draw_from_file(name: str, count: int, rng: random.Random) -> list[Problem]:
 
 @dataclass(frozen=True)
 class Source:
-    """Candidates, and whether those that are kept are to be evened out over families and levels."""
+    """Candidates, and what they say they come from."""
 
     name: str
     candidates: list[Candidate]
-    balance: bool
 
 
 def make_traces(run: Run, source: str, stage: str) -> str:
@@ -165,7 +164,6 @@ def make_traces(run: Run, source: str, stage: str) -> str:
         max_per_problem=settings.max_per_problem,
         keep_at=1.0,
         require_checked_steps=False,
-        balance=found.balance,
     )
     selection = select_solutions(
         found.candidates,
@@ -208,11 +206,11 @@ def list_held_out(run: Run) -> list[Problem]:
 
 def _collect_candidates(run: Run, source: str, stage: str, file: Path) -> Source:
     if source in STYLES:
-        return Source(source, _render_candidates(run, source), balance=False)
+        return Source(source, _render_candidates(run, source))
     if source == "own":
-        return Source(f"own_{stage}", _sample_own(run, stage, file.with_suffix(".partial")), balance=True)
+        return Source(f"own_{stage}", _sample_own(run, stage, file.with_suffix(".partial")))
     if source == "teacher":
-        return Source(source, _ask_teacher(run, file.with_suffix(".partial")), balance=True)
+        return Source(source, _ask_teacher(run, file.with_suffix(".partial")))
 
     # A misspelled style would otherwise be looked for as a data set.
     known = (*STYLES, "own", "teacher", *BENCHMARKS, *BUILT_IN)
@@ -249,7 +247,7 @@ def read_rationales(source: str) -> Source:
     for problem in dataset.problems:
         steps = solution_from_marks(problem.rationale or "")
         candidates.append(make_candidate(problem, format_thinking_answer(steps, problem.answer)))
-    return Source(dataset.name, candidates, balance=False)
+    return Source(dataset.name, candidates)
 
 
 def _sample_own(run: Run, stage: str, partial_file: Path) -> list[Candidate]:

@@ -20,7 +20,6 @@ from pipeline.prompts import build_messages, encode_text, format_thinking_answer
 from pipeline.rewards import CombinedReward, RewardScore, combine_rewards
 
 HELD_OUT = "a problem that is held out"
-BEYOND_SHARE = "beyond the share of its family and level"
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,12 @@ class Rules:
         max_per_problem: The most solutions of one problem.
         keep_at: The weighted reward from which a candidate is kept.
         require_checked_steps: Whether a solution whose answer could be guessed needs steps that come to it.
-        balance: Whether no family and level may have more than an even share.
     """
 
     max_tokens: int
     max_per_problem: int
     keep_at: float
     require_checked_steps: bool
-    balance: bool
 
 
 @dataclass(frozen=True)
@@ -168,8 +165,6 @@ def select_solutions(
             kept.append(replace(solution, extra={"source": source}))
 
     kept = _drop_held_out(kept, held_out, selector.dropped)
-    if rules.balance:
-        kept = _even_out(kept, selector.dropped)
 
     levels = Counter(solution.level for solution in kept)
     account = {
@@ -254,23 +249,6 @@ def _drop_held_out(solutions: list[Problem], held_out: Sequence[Problem], droppe
     if overlapping:
         dropped[HELD_OUT] += len(overlapping)
     return [solution for solution in solutions if solution.id not in overlapping]
-
-
-def _even_out(solutions: list[Problem], dropped: Counter[str]) -> list[Problem]:
-    """The first solutions of each family and level, up to an even share."""
-    groups = {(solution.family, solution.level) for solution in solutions}
-    share = -(-len(solutions) // max(1, len(groups)))
-
-    counts: Counter[tuple[str, int]] = Counter()
-    kept = []
-    for solution in solutions:
-        group = (solution.family, solution.level)
-        counts[group] += 1
-        if counts[group] <= share:
-            kept.append(solution)
-        else:
-            dropped[BEYOND_SHARE] += 1
-    return kept
 
 
 # What is written

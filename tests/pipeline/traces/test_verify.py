@@ -32,7 +32,7 @@ RULES_PROBLEM = Problem(
 )
 GOOD = "<think>\n9 + 3 = 12\n</think>\n\\boxed{12}"
 
-RULES = Rules(max_tokens=1000, max_per_problem=2, keep_at=1.0, require_checked_steps=False, balance=False)
+RULES = Rules(max_tokens=1000, max_per_problem=2, keep_at=1.0, require_checked_steps=False)
 
 
 @pytest.fixture
@@ -111,20 +111,6 @@ def test_no_solution_gives_a_problem_away_that_is_held_out(select):
     assert selection.account["dropped"] == {"a problem that is held out": 2}
 
 
-def test_balanced_solutions_are_of_no_family_and_level_more_than_their_share(select):
-    candidates = []
-    for i in range(30):
-        family = "sums" if i < 20 else "word"
-        level = 2 if i >= 26 else 1
-        problem = replace(WORD, id=f"p{i}", question=f"{i} and?", family=family, level=level)
-        candidates.append(make_candidate(problem, GOOD))
-    selection = select(candidates, balance=True)
-
-    assert selection.account["levels"] == {"1": 16, "2": 4}
-    assert selection.account["dropped"] == {"beyond the share of its family and level": 10}
-    assert [solution.id for solution in selection.solutions][:10] == [f"p{i}" for i in range(10)]
-
-
 def test_answers_that_can_be_guessed_need_steps_that_reach_it_where_the_rules_say(select):
     guess = think(RULES_PROBLEM, "It feels loud to me")
     worked = think(RULES_PROBLEM, "Rex is a dog.\nAll dogs are loud.\nSo Rex is loud.")
@@ -186,7 +172,7 @@ def test_an_answer_that_no_grader_reads_is_not_kept_by_a_reward_for_the_format(s
 
 
 def test_nothing_of_nothing_is_kept(select):
-    selection = select([], balance=True)
+    selection = select([])
     assert selection.solutions == []
     assert selection.account["candidates"] == 0
 
