@@ -228,7 +228,7 @@ def _draw_train(spec: DatasetSpec, n: int | None) -> list[Problem]:
 
     # Others are made until there are enough.
     while n is not None and problems and len(problems) < n and count < MAX_TAKE:
-        count *= 2
+        count += generated.TRAIN_SIZE
         problems = _select_wanted(generated.load_train_problems(spec.set, count), spec)
     return problems[:n]
 

@@ -41,6 +41,8 @@ TEST_SEED = 4
 EXHAUSTED_FAMILY = "analogy"
 
 MAX_DRAWS = 20_000  # in a row without a new problem
+# The same for train problems without end: a small level is exhausted again with each seed.
+MAX_DRAWS_FOR_MORE = 500
 # A level with few distinct sums then repeats one in other words. The small domains have few contents and one wording.
 DRAWS_FOR_A_NEW_KEY = {"arithmetic_v1": 200, "logic_v1": 200, "sums_v1": 0, "booleans_v1": 0}
 
@@ -52,6 +54,7 @@ def build_split(
     seed: int,
     draws_for_a_new_key: int | None = None,
     earlier: Sequence[Problem] = (),
+    max_draws: int = MAX_DRAWS,
 ) -> list[Problem]:
     """A split of a benchmark that repeats none of ``earlier``; the same arguments always give the same problems.
 
@@ -60,7 +63,7 @@ def build_split(
     generator = GENERATORS[benchmark]
     if draws_for_a_new_key is None:
         draws_for_a_new_key = DRAWS_FOR_A_NEW_KEY[benchmark]
-    drawing = _Drawing(benchmark, split, seed, draws_for_a_new_key, earlier)
+    drawing = _Drawing(benchmark, split, seed, draws_for_a_new_key, earlier, max_draws)
 
     for level in LEVELS:
         families = generator.families(level)
@@ -81,12 +84,19 @@ class _Drawing:
     """The problems of one split so far, and what the next one must not repeat."""
 
     def __init__(
-        self, benchmark: str, split: str, seed: int, draws_for_a_new_key: int, earlier: Sequence[Problem]
+        self,
+        benchmark: str,
+        split: str,
+        seed: int,
+        draws_for_a_new_key: int,
+        earlier: Sequence[Problem],
+        max_draws: int,
     ) -> None:
         self.rng = random.Random(f"{benchmark}/{split}/{seed}")
         self.benchmark = benchmark
         self.split = split
         self.draws_for_a_new_key = draws_for_a_new_key
+        self.max_draws = max_draws
 
         self.problems: list[Problem] = []
         self.texts = {normalize_text(problem.question) for problem in earlier}
@@ -98,7 +108,7 @@ class _Drawing:
         """Add a new problem; returns whether one was found."""
         generator = GENERATORS[self.benchmark]
 
-        for draw in range(MAX_DRAWS):
+        for draw in range(self.max_draws):
             problem = generator.draw_problem(self.rng, level, family)
             needs_new_key = draw < self.draws_for_a_new_key
             if self._is_new(problem, needs_new_key) and self._is_balanced(problem):
@@ -222,7 +232,9 @@ class _Supply:
         """Add the new problems of the next seed."""
         self.seed += 1
         # The same sum in other words is welcome here: drawing on for another is nearly all that a split costs.
-        problems = build_split(self.benchmark, "train", TRAIN_SIZE, self.seed, draws_for_a_new_key=0)
+        problems = build_split(
+            self.benchmark, "train", TRAIN_SIZE, self.seed, draws_for_a_new_key=0, max_draws=MAX_DRAWS_FOR_MORE
+        )
         fresh = [problem for problem in problems if normalize_text(problem.question) not in self.texts]
 
         # An overlap names one train problem for each of the benchmark's, so there may be more behind it.

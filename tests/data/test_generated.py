@@ -185,7 +185,7 @@ def test_a_changed_or_missing_file_is_refused(tmp_path, monkeypatch):
     [
         ("arithmetic_v1", "48845021"),
         ("logic_v1", "a0cc7c9b"),
-        ("sums_v1", "8cdca6b6"),
+        ("sums_v1", "69b90698"),
         ("booleans_v1", "30678d6a"),
     ],
 )
