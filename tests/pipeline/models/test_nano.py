@@ -13,7 +13,7 @@ from pipeline.models.nano import PRESETS, PRETRAINING_FILE, build_model, draw_te
 from pipeline.prompts import DIRECT
 
 # Of the first 1,000 texts: another order of random numbers would give another base.
-TEXTS_SHA256 = "33786fe96518f568ea19e6f7e3da5f9354db8c2442b20a0a17f1a559a1e9aabd"
+TEXTS_SHA256 = "fb7e85c263f1ef8db2365efce7af5360fe6a909c1808b39956a3b314ad53b318"
 
 
 def test_the_texts_are_what_they_always_were():
@@ -24,7 +24,7 @@ def test_the_texts_are_what_they_always_were():
 
 
 def test_the_texts_are_short_problems_of_the_train_split_that_give_no_benchmark_away():
-    texts = list(draw_texts(600))
+    texts = list(draw_texts(700))
     problems = [problem for problem, _ in texts]
 
     assert Counter((problem.family, prompt) for problem, prompt in texts) == {
@@ -32,7 +32,10 @@ def test_the_texts_are_short_problems_of_the_train_split_that_give_no_benchmark_
         ("sum", "plain"): 100,
         ("boolean", "plain"): 100,
         ("boolean", "cot"): 100,
+        ("sum", "think"): 50,
+        ("boolean", "think"): 50,
     }
+    assert {problem.level for problem, prompt in texts if prompt == "think"} == {1}
     assert {problem.level for problem in problems} == {1, 2, 3}
     assert {split_of(problem.extra["key"]) for problem in problems} == {"train"}
 
