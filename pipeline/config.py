@@ -143,7 +143,7 @@ class ExpertIterationSettings(Settings):
 
     rounds: Count
     samples: Count
-    keep: Literal["verified", "random"]
+    keep: Literal["verified", "random", "first"]
     keep_at: float
     max_per_problem: Count
     require_checked_steps: bool

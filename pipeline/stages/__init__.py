@@ -46,6 +46,12 @@ CONTROLS: tuple[Stage, ...] = (
     ),
     make_control(
         RL,
+        "rl_first_again",
+        "expert iteration that trains as long, on sft's solutions again",
+        {"algorithm": "expert_iteration", "expert_iteration.keep": "first"},
+    ),
+    make_control(
+        RL,
         "rl_random_reward",
         "GRPO with a reward by chance",
         {"algorithm": "grpo", "rewards": ["random"], "reward_weights": [1.0]},

@@ -7,6 +7,7 @@ is returned.
 Source: STaR, arXiv 2203.14465, section 3.1; ReST-EM, arXiv 2312.06585, section 3 (anew from the base in each round).
 """
 
+import itertools
 import random
 import shutil
 from collections import Counter
@@ -208,6 +209,10 @@ class ExpertIteration:
             # The control has the same samples, and differs in what is kept of them alone.
             solutions = keep_at_random(self.samples, solutions, self.context.seed)
             dropped = {"not drawn": len(candidates) - len(solutions)}
+        elif self.settings.keep == "first":
+            # The other control trains for as long, on nothing new.
+            solutions = repeat_solutions(self.choose_first_solutions(), len(solutions))
+            dropped = {"a control's": len(candidates)}
 
         row = {"round": number, "problems": asked, "dropped": dropped, **describe_samples(candidates, solutions)}
         self.rounds.append(row)
@@ -224,12 +229,17 @@ class ExpertIteration:
 
         # Anew from the base: on from the adapter before, errors of earlier rounds would stay.
         sft = self.recipe.stages["sft"]
-        first = choose_solutions(select_stage_problems(self.recipe, "sft", sft), sft.solutions, self.context.seed)
+        first = self.choose_first_solutions()
         rows = build_training_rows(self.tokenizer, [*first, *solutions], sft, self.context.seed)
 
         training = self.work / f"training-{number}"
         trained = train_adapter(self.context, rows, self.settings.trainer, training)
         on_main_process(lambda: self.finish_training(trained, adapter))
+
+    def choose_first_solutions(self) -> list[Problem]:
+        """Return the solutions that sft was trained on."""
+        sft = self.recipe.stages["sft"]
+        return choose_solutions(select_stage_problems(self.recipe, "sft", sft), sft.solutions, self.context.seed)
 
     def finish_training(self, trained: Path, adapter: Path) -> None:
         """Take a finished adapter, and what says how it was trained, out of its training's folder."""
@@ -283,6 +293,14 @@ def keep_at_random(samples: Sequence[Sample], verified: Sequence[Problem], seed:
         number = numbers[solution.id]
         kept.append(solution if number == 1 else replace(solution, id=f"{solution.id}#{number}"))
     return kept
+
+
+def repeat_solutions(solutions: Sequence[Problem], count: int) -> list[Problem]:
+    """Return ``count`` of these solutions, again from the start where there are too few."""
+    again = []
+    for number, solution in enumerate(itertools.islice(itertools.cycle(solutions), count), 1):
+        again.append(replace(solution, id=f"{solution.id}#again{number}"))
+    return again
 
 
 def read_solution(candidate: Candidate) -> Problem | None:

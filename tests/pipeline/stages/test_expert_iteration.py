@@ -257,6 +257,20 @@ def test_the_control_keeps_as_many_at_random(make_context, sampler, trained_rows
     assert not any(line["answer"] == "987654" for line in kept)
 
 
+def test_the_other_control_repeats_first_solutions(make_context, sampler, trained_rows, dev_accuracy, tmp_path):
+    dev_accuracy(1, 2)
+    train_expert_iteration(make_context())
+
+    dev_accuracy(1, 2)
+    control = make_context(keep="first")
+    control.work = tmp_path / "control"
+    train_expert_iteration(control)
+
+    verified, again = ([tuple(row["input_ids"]) for row in rows] for rows in trained_rows)
+    assert len(verified) == len(again)
+    assert len(set(again)) < len(set(verified))
+
+
 def test_samples_at_random_are_finished_and_of_the_first_attempt_where_there_are_enough():
     first = [Sample(make_candidate(problem, False), 0) for problem in PROBLEMS]
     later = [Sample(make_candidate(problem, True), 1) for problem in PROBLEMS]
