@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from peft import PeftModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 # What some models do to their logits, which the plain projection below would leave out.
@@ -19,13 +20,16 @@ RESCALING = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_
 
 
 def speed_up_training(model, temperature: float = 1.0) -> None:
-    """Patch a model (not its PEFT wrapper) that a trainer of TRL holds; on a GPU nothing is changed.
+    """Patch a model that a trainer of TRL holds; on a GPU nothing is changed.
 
     Args:
         model: Its forward with ``fused_lm_head=True`` then gives log-probabilities and entropies (nats, both
             (batch, length - 1)), zero where there is no label.
         temperature: Divides the logits.
     """
+    if isinstance(model, PeftModel):
+        model = model.get_base_model()
+
     config = model.config.get_text_config()
     has_rescaled_logits = any(getattr(config, name, None) is not None for name in RESCALING)
     if model.device.type != "cpu" or has_rescaled_logits:
@@ -33,13 +37,12 @@ def speed_up_training(model, temperature: float = 1.0) -> None:
 
     stock_forward = model.forward
 
-    def forward(*args, fused_lm_head=False, labels=None, output_router_logits=None, **kwargs):
-        if output_router_logits is not None:
-            kwargs["output_router_logits"] = output_router_logits
-
-        if not fused_lm_head or output_router_logits:
+    def forward(*args, fused_lm_head=False, labels=None, **kwargs):
+        # The stock forward adds the balance loss of a mixture of experts.
+        if not fused_lm_head or kwargs.get("output_router_logits"):
             return stock_forward(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
 
+        # The model without its head takes neither.
         kwargs.pop("output_router_logits", None)
         item_count = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False

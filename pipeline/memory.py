@@ -5,16 +5,37 @@ The trainer's own ``auto_find_batch_size`` makes the whole batch smaller with it
 refuses it, so the parts are measured first.
 """
 
+from collections.abc import Mapping
+
 import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from data.files import UserError
 from pipeline.generate import router_arguments
+from pipeline.progress import say
 from pipeline.slots import MEMORY_SHARE
 
 # Where a lack of memory is an error. On a CPU the kernel ends the process instead.
 MEASURED_DEVICES = ("cuda",)
+
+
+def fit_batch(model, batch: Mapping[str, int], length: int, label: str) -> dict[str, int]:
+    """Return the batch arguments of a trainer with as many rows at once as fit the memory; the batch is the same.
+
+    Args:
+        model: Under a trainer of TRL, not trained yet.
+        batch: Its ``per_device_train_batch_size`` and ``gradient_accumulation_steps``.
+        length: Of a row, in tokens.
+        label: What is said is said of it.
+    """
+    rows = batch["per_device_train_batch_size"]
+    fitting = find_micro_batch_size(model, rows, length)
+    if fitting < rows:
+        say(f"{label}: {rows} rows at once do not fit the memory; {fitting} at a time, the batch is the same")
+
+    steps = batch["gradient_accumulation_steps"] * rows // fitting
+    return {"per_device_train_batch_size": fitting, "gradient_accumulation_steps": steps}
 
 
 def find_micro_batch_size(model, rows: int, length: int) -> int:
@@ -35,15 +56,15 @@ def find_micro_batch_size(model, rows: int, length: int) -> int:
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(1 - MEMORY_SHARE)
 
-    largest = 0
-    for size in range(rows, 0, -1):
-        if rows % size == 0 and _fits(model, size, length):
-            largest = size
-            break
+    divisors = [size for size in range(rows, 0, -1) if rows % size == 0]
+    largest = next((size for size in divisors if _fits(model, size, length)), 0)
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(1.0)
+    # The trial passes must not count in the first step.
     model.zero_grad(set_to_none=True)
+
+    # The other processes' GPUs may have less room.
     largest = min(gather_object([largest]))
     if not largest:
         raise UserError(

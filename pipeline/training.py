@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -25,7 +25,7 @@ from pipeline import processes
 from pipeline.evaluate import evaluate
 from pipeline.fast_training import speed_up_training
 from pipeline.generate import router_arguments
-from pipeline.memory import find_micro_batch_size
+from pipeline.memory import fit_batch
 from pipeline.progress import ProgressBar, log, say
 from pipeline.prompts import encode_prompt, encode_text
 from pipeline.run_dir import MANIFEST, find_damaged, seal
@@ -93,12 +93,17 @@ def build_sft_config(
         # The rows come in the order in which they are trained on.
         "train_sampling_strategy": "sequential",
     }
+    return build_config(SFTConfig, settings | dict(trainer), "trainer")
 
+
+def build_config(library: Any, settings: Mapping[str, Any], key: str) -> Any:
+    """Return a configuration of TRL; UserError where settings do not go together."""
     try:
-        return SFTConfig(**settings | dict(trainer))
+        return library(**settings)
     except ValueError as error:
+        # Some of its messages have several lines.
         reason = " ".join(str(error).split())
-        raise UserError(f"trainer: {reason}; change the recipe") from None
+        raise UserError(f"{key}: {reason}; change the recipe") from None
 
 
 def build_dev_scorer(tokenizer, problems: Sequence[Problem], generation: Mapping[str, Any], batch_size: int):
@@ -295,7 +300,7 @@ def train_sft(
         The trained model, with its adapter where it has one.
     """
     checkpoint = processes.on_main_process(lambda: find_last_checkpoint(work))
-    settings = {**trainer, **split_batch(trainer, label)}
+    settings = dict(trainer)
     if checkpoint:
         # Its log has the first point already.
         settings["eval_on_start"] = False
@@ -304,18 +309,17 @@ def train_sft(
 
     dataset = Dataset.from_list(_fill_last_batch(rows, count_batch_rows(trainer), tokenizer))
 
-    def build(model, lora):
-        return build_sft_trainer(tokenizer, dataset, model, settings, lora, work=work, label=label, **options)
+    def build(model, lora, batch):
+        return build_sft_trainer(tokenizer, dataset, model, settings | batch, lora, work=work, label=label, **options)
 
-    built = build(model, lora)
+    batch = split_batch(trainer, label)
+    built = build(model, lora, batch)
 
-    most = settings["per_device_train_batch_size"]
-    fitting = find_micro_batch_size(built.model, most, max(len(row["input_ids"]) for row in rows))
-    if fitting < most:
-        say(f"{label}: {most} rows at once do not fit the memory; {fitting} at a time, the batch is the same")
-        settings["per_device_train_batch_size"] = fitting
-        settings["gradient_accumulation_steps"] *= most // fitting
-        built = build(built.model, None)
+    longest = max(len(row["input_ids"]) for row in rows)
+    fitting = fit_batch(built.model, batch, longest, label)
+    if fitting != batch:
+        # The adapter is there by now.
+        built = build(built.model, None, fitting)
 
     weights = _copy_trained_weights(built.model)
     if score_dev:
@@ -371,7 +375,7 @@ def build_sft_trainer(
     )
     built.remove_callback(PrinterCallback)
     if fast:
-        speed_up_training(get_inner_model(built.model))
+        speed_up_training(built.model)
     return built
 
 
@@ -396,11 +400,6 @@ def _check_weights(built: DevScoredSftTrainer, before: list[torch.Tensor], alarm
     if before and all(map(torch.equal, before, _copy_trained_weights(built.model))):
         text = f"no weight has moved in {built.state.global_step} steps\n"
         processes.on_main_process(lambda: write_text(alarm, text))
-
-
-def get_inner_model(model) -> Any:
-    """Return the model without PEFT's wrapper."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def save_adapter(model, folder: Path) -> Path:

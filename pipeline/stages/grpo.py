@@ -8,6 +8,7 @@ that the training began with.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from pipeline.config import RlSettings
 from pipeline.fast_training import speed_up_training
 from pipeline.generate import router_arguments
 from pipeline.learnability import Learnability, estimate_learnability
-from pipeline.memory import find_micro_batch_size
+from pipeline.memory import fit_batch
 from pipeline.problem_sampler import ProblemSampler
 from pipeline.progress import progress_bar, say
 from pipeline.prompts import encode_prompt
@@ -37,10 +38,10 @@ from pipeline.training import (
     DevScoring,
     build_callbacks,
     build_common_settings,
+    build_config,
     build_dev_scorer,
     count_batch_rows,
     find_last_checkpoint,
-    get_inner_model,
     read_curve,
     save_adapter,
     split_batch,
@@ -87,7 +88,7 @@ class GrpoTraining:
         """Estimate what there is to learn, train, and return the folder of the best adapter on dev."""
         self.checkpoint = processes.on_main_process(lambda: find_last_checkpoint(self.work))
         batch = split_batch(self.trainer_settings, self.label)
-        config = self.build_config(batch)
+        config = self.build_grpo_config(batch)
         self.warn_of_few_samples(config)
 
         sampler = GroupSampler(
@@ -101,11 +102,14 @@ class GrpoTraining:
         rollouts = RolloutFunction(sampler, problems, self.settings.grpo.max_resample, self.context.seed)
 
         trainer = self.build_trainer(config, rollouts)
-        trainer = self.fit_memory(trainer, rollouts)
+        fitting = fit_batch(trainer.model, batch, self.measure_longest_row(config), self.label)
+        if fitting != batch:
+            trainer = self.build_trainer(self.build_grpo_config(fitting), rollouts)
+
         trainer.train(resume_from_checkpoint=self.checkpoint)
         return self.keep_best(trainer)
 
-    def build_config(self, batch: Mapping[str, int]) -> Config:
+    def build_grpo_config(self, batch: Mapping[str, int]) -> Config:
         """Return the recipe's trainer block as TRL's configuration, with what the pipeline sets itself."""
         run_name = f"{self.context.run.base}/{self.label}"
         settings = build_common_settings(self.model, self.work, self.context.seed, self.recipe.report_to, run_name)
@@ -123,12 +127,7 @@ class GrpoTraining:
             "per_device_eval_batch_size": self.trainer_settings["num_generations"],
         }
 
-        try:
-            config: Config = GRPOConfig(**{**self.trainer_settings, **settings, **batch})
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"rl.grpo.trainer: {reason}; change the recipe") from None
-
+        config = build_config(GRPOConfig, {**self.trainer_settings, **settings, **batch}, "rl.grpo.trainer")
         if config.steps_per_generation < config.gradient_accumulation_steps:
             # Problems are drawn by the number of the optimizer step, so each step samples once.
             raise UserError(
@@ -208,24 +207,16 @@ class GrpoTraining:
             self.tokenizer, self.dev, self.recipe.eval.generation, self.recipe.eval.batch_size
         )
         if self.recipe.base.fast_training:
-            speed_up_training(get_inner_model(trainer.model), config.temperature)
+            speed_up_training(trainer.model, config.temperature)
         return trainer
 
-    def fit_memory(self, trainer: DevScoredGrpoTrainer, rollouts: RolloutFunction) -> DevScoredGrpoTrainer:
-        """Return a trainer whose micro-batch fits the memory; the batch stays what it is."""
-        config: Config = trainer.args
-        rows = config.per_device_train_batch_size
-        problems = [problem for level in self.pools.values() for problem in level]
-        longest = max(len(encode_prompt(self.tokenizer, problem, "think")) for problem in problems)
-
-        fitting = find_micro_batch_size(trainer.model, rows, longest + config.max_completion_length)
-        if fitting == rows:
-            return trainer
-
-        say(f"{self.label}: {rows} rows at once do not fit the memory; {fitting} at a time, the batch is the same")
-        parts = rows // fitting * config.gradient_accumulation_steps
-        batch = {"per_device_train_batch_size": fitting, "gradient_accumulation_steps": parts}
-        return self.build_trainer(self.build_config(batch), rollouts)
+    def measure_longest_row(self, config: Config) -> int:
+        """Return the tokens of the longest prompt with the longest completion."""
+        longest = 0
+        for problem in itertools.chain(*self.pools.values()):
+            prompt = encode_prompt(self.tokenizer, problem, "think")
+            longest = max(longest, len(prompt))
+        return longest + config.max_completion_length
 
     def keep_best(self, trainer: DevScoredGrpoTrainer) -> Path:
         """Return the folder of the best adapter on dev, and say where that is not the last one."""
