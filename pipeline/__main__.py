@@ -36,6 +36,7 @@ READERS = ("table", "seeds", "report", "status")
 
 def run_stages(options: argparse.Namespace) -> None:
     """Run stages, each after those that it starts from, and print the table."""
+    # One process may have to fetch the base, and the gate takes seconds.
     run = processes.on_main_process(lambda: open_run(options))
     with run.dir.lock():
         # One process of several cannot measure alone what they do together.
@@ -80,6 +81,7 @@ def print_seeds(options: argparse.Namespace) -> None:
 
 def write_report(options: argparse.Namespace) -> None:
     """Write one HTML page of a run, or of several bases."""
+    # Each base may have a recipe of its own, which says its seed.
     bases = options.bases or [options.base]
     run_dirs = [open_results(argparse.Namespace(**vars(options) | {"base": base})) for base in bases]
     folder = run_dirs[0].root if len(run_dirs) == 1 else options.runs
@@ -146,6 +148,8 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
     """Return the parser, and the names of all commands."""
     parser = ArgumentParser(prog=PROGRAM, description="Five stages of reasoning training on one small model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    # After the command, where users write them.
     common = ArgumentParser(add_help=False)
     add_common_options(common.add_argument)
 
@@ -157,10 +161,15 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
     for stage in STAGES:
         add(stage.name, run_stages, f"stage {stage.number}: {stage.help}", [stage])
     add("all", run_stages, "run all stages and print the table", STAGES)
-    controls = [stage for control in CONTROLS for stage in (get_stage(control.section), control)]
+
+    # A control says something only beside the stage that it imitates.
+    controls = []
+    for control in CONTROLS:
+        controls += [get_stage(control.section), control]
     add("controls", run_stages, "run what must not help, and print the table with it", controls)
     add_tools(add)
 
+    # It knows no run, so it has none of the common options.
     text = "score any model on any benchmark"
     command = commands.add_parser("score", help=text, description=text)
     command.set_defaults(handler=score_model, to_run=())
@@ -220,6 +229,7 @@ def add_tools(add: Callable) -> None:
 def configure_libraries() -> None:
     """Set what must be set before the libraries are imported, and keep their messages off the terminal."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    # The tokenizers warn where a process forks after they have used threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Huge pages for large tensors: less memory at the peak of sft on a CPU (4.3 GB against 5.0).

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from data.files import write_text
@@ -25,23 +24,18 @@ HIGHEST_DRIFT = 0.1
 class AlarmCallback(TrainerCallback):
     """Stops a training where :func:`find_alarm` finds a reason, and writes it to alarm.txt in ``work``."""
 
-    def __init__(self, trained: Sequence[torch.Tensor], work: Path) -> None:
-        self.trained = trained
+    def __init__(self, model, work: Path) -> None:
+        self.model = model
         self.work = work
-        self.norms = [self.measure_weights()]
-
-    def measure_weights(self) -> float:
-        """Return a number that changes where any trained weight does."""
-        return sum(float(weight.detach().double().square().sum()) for weight in self.trained)
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Forget the alarm of an earlier run; the weights may come from a checkpoint."""
         processes.on_main_process(lambda: (self.work / "alarm.txt").unlink(missing_ok=True))
-        self.norms = [self.measure_weights()]
+        self.norms = [measure_weights(self.model)]
 
     def on_step_end(self, args, state, control, **kwargs):
         """Measure the weights."""
-        self.norms.append(self.measure_weights())
+        self.norms.append(measure_weights(self.model))
 
     def on_log(self, args, state, control, **kwargs):
         """Look at all that was logged, also before a checkpoint from which the training went on."""
@@ -52,6 +46,19 @@ class AlarmCallback(TrainerCallback):
         text = f"stopped at step {state.global_step}: {reason}\n"
         processes.on_main_process(lambda: write_text(self.work / "alarm.txt", text))
         control.should_training_stop = True
+
+
+def measure_weights(model) -> float:
+    """Return a number that changes where any trained weight does; nan where no process has them whole."""
+    if processes.find_sharded_modules(model):
+        return math.nan
+
+    total = 0.0
+    for weights in model.parameters():
+        if weights.requires_grad:
+            # In double, or a small change would be lost in the sum.
+            total += float(weights.detach().double().square().sum())
+    return total
 
 
 def find_alarm(log: Sequence[Mapping[str, Any]], norms: Sequence[float]) -> str | None:
@@ -89,6 +96,7 @@ def _find_fall_on_dev(curve: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _find_drift(steps: Sequence[Mapping[str, Any]]) -> str | None:
+    # A single step says it: no training makes up for samples of another model.
     drift = steps[-1].get("drift", 0.0) if steps else 0.0
     if drift > HIGHEST_DRIFT:
         return f"the samples are not the trained model's: log-probabilities differ by {drift:.2f} nats a token"
@@ -96,6 +104,7 @@ def _find_drift(steps: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _find_still_weights(norms: Sequence[float]) -> str | None:
+    # One more than the steps: a norm before them.
     last = norms[-STILL_STEPS - 1 :]
     if len(last) > STILL_STEPS and len(set(last)) == 1:
         return f"no weight has moved in {STILL_STEPS} steps"
@@ -106,6 +115,7 @@ def _find_collapse(steps: Sequence[Mapping[str, Any]], key: str, share: float) -
     if len(steps) < 2 * WINDOW:
         return None
 
+    # Single steps vary with the problems that were drawn.
     first = fmean(step[key] for step in steps[:WINDOW])
     last = fmean(step[key] for step in steps[-WINDOW:])
     if first > 0 and last < share * first:

@@ -59,7 +59,14 @@ class Client:
         UserError: here and in every request, where the server refuses, cannot be reached, or answers with an error.
     """
 
-    def __init__(self, url: str, model: str, key: str, timeout: float, max_requests: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        key: str,
+        timeout: float,
+        max_requests: int | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         self.max_requests = max_requests
         self.requests = 0
@@ -218,6 +225,7 @@ class ServedModel:
         self.tokenizer = load_tokenizer(folder)
         self.config = load_config(folder)
 
+        # It may name more tokens that end a turn than the tokenizer does.
         file = folder / "generation_config.json"
         self.generation_config = GenerationConfig.from_pretrained(folder) if file.is_file() else GenerationConfig()
 
@@ -237,11 +245,19 @@ class ServedModel:
         lock = Lock()
 
         def complete(i: int) -> TokenSequence:
-            sampling = {"max_tokens": max_new_tokens - len(opening), "temperature": temperature, "seed": seed + i}
-            sequence = self.client.complete([*prompts[i], *opening], stops, **sampling)
+            sequence = self.client.complete(
+                [*prompts[i], *opening],
+                stops,
+                max_tokens=max_new_tokens - len(opening),
+                temperature=temperature,
+                # The same prompt may be asked several times.
+                seed=seed + i,
+            )
+            # What the template opens counts as part of the completion.
             sequence.ids[:0] = opening
             sequence.forced[:0] = [True] * len(opening)
             sequence.logprobs[:0] = [0.0] * len(opening)
+            # Both write to files and bars that know no threads.
             with lock:
                 if on_sequence_end:
                     on_sequence_end(i, sequence)

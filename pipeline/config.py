@@ -79,12 +79,14 @@ Problems = Annotated[list[Spec], Field(min_length=1), BeforeValidator(_wrap_one)
 class Settings(BaseModel):
     """A section of a recipe."""
 
+    # Frozen, since the manifests say what a stage was made from.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Greedy(TypedDict):
     """Keys of transformers.GenerationConfig that greedy decoding takes."""
 
+    # Another key would be ignored by our own decoding.
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     max_new_tokens: Count
 
@@ -326,6 +328,7 @@ def _parse_override(item: str) -> dict[str, Any]:
         raise UserError(f"--set {item!r}: no '='; write section.key=value, such as sft.trainer.learning_rate=1e-4")
 
     tree = _parse_yaml(text, f"--set {item!r}")
+    # From the inside out.
     for part in reversed(name.split(".")):
         tree = {part: tree}
     return tree
@@ -351,7 +354,12 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 # Checks
 
 
-def _validate(model: type[BaseModel], tree: Mapping[str, Any], where: object, files: Mapping[str, Path] | None = None):
+def _validate(
+    model: type[BaseModel],
+    tree: Mapping[str, Any],
+    where: object,
+    files: Mapping[str, Path] | None = None,
+):
     """Return a model of a tree; the first thing that is wrong becomes a UserError."""
     # In JSON strict types still take objects for models, and a date of YAML becomes a text.
     text = json.dumps(tree, default=str)
@@ -380,15 +388,21 @@ def _describe_fault(tree: Mapping[str, Any], fault: Any) -> str:
     if _is_unknown_key(fault):
         # The YAML files have every key but those of data sets.
         valid = [each for each, _ in _flatten(tree) if each != key]
-        valid += [".".join(map(str, [*path[:-1], field.name])) for field in dataclasses.fields(DatasetSpec)]
+        block = ".".join(map(str, path[:-1]))
+        valid += [f"{block}.{field.name}" for field in dataclasses.fields(DatasetSpec)]
+
         matches = difflib.get_close_matches(key, valid, n=1)
-        return f"unknown key {key!r}; " + (f"did you mean {matches[0]}?" if matches else "see recipes/README.md")
+        hint = f"did you mean {matches[0]}?" if matches else "see recipes/README.md"
+        return f"unknown key {key!r}; {hint}"
     if fault["type"].startswith("missing"):
         return f"{key} is missing; write it there"
 
+    # In the words of the other messages.
     problem = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     value = repr(fault["input"])
-    return f"{key}: {problem}" + (f", not {value}" if len(value) <= SHOWN_CHARACTERS else "")
+    if len(value) > SHOWN_CHARACTERS:
+        return f"{key}: {problem}"
+    return f"{key}: {problem}, not {value}"
 
 
 def check_trainers(recipe: Recipe) -> None:
@@ -400,7 +414,8 @@ def check_trainers(recipe: Recipe) -> None:
     import peft
     import trl
 
-    for key, value in _flatten({name: settings.model_dump() for name, settings in recipe.stages.items()}):
+    sections = {name: settings.model_dump() for name, settings in recipe.stages.items()}
+    for key, value in _flatten(sections):
         if key.endswith(".lora"):
             _check_block(key, value, peft.LoraConfig)
         elif key.endswith(".grpo.trainer"):
@@ -408,6 +423,7 @@ def check_trainers(recipe: Recipe) -> None:
         elif key.endswith(".trainer"):
             _check_block(key, value, trl.SFTConfig)
 
+    # TRL says so, too, but only once the earlier stages have been trained.
     grpo = recipe.stages["rl"].grpo.trainer
     batch = grpo["per_device_train_batch_size"] * grpo.get("gradient_accumulation_steps", 1)
     if batch % grpo["num_generations"]:
@@ -431,6 +447,7 @@ def _check_block(key: str, block: Mapping[str, Any], library: Any) -> None:
     hints = typing.get_type_hints(library)
     valid = [each.name for each in dataclasses.fields(library) if each.name not in reserved]
 
+    # Only the keys that are there: TRL's own defaults need no check.
     fields: dict[str, Any] = {}
     for name in block:
         if name in reserved:
@@ -441,7 +458,11 @@ def _check_block(key: str, block: Mapping[str, Any], library: Any) -> None:
             raise UserError(f"{key}.{name}: no field of {library.__name__}; {hint.strip()}")
         fields[name] = _narrow_hint(name, hints[name])
 
-    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
+    config = ConfigDict(
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
     model = pydantic.create_model(library.__name__, __config__=config, **fields)
     _validate(model, block, key)
 
@@ -462,5 +483,9 @@ def count_context_tokens(recipe: Recipe) -> int:
     """Return the tokens of context that a run needs: its longest answer after its longest prompt."""
     sections = {"eval": recipe.eval, "traces": recipe.traces, **recipe.stages}
     tree = {name: settings.model_dump() for name, settings in sections.items()}
-    limits = [value for key, value in _flatten(tree) if key.endswith((".max_new_tokens", ".max_completion_length"))]
-    return PROMPT_TOKENS + max(limits)
+
+    longest = 0
+    for key, value in _flatten(tree):
+        if key.endswith((".max_new_tokens", ".max_completion_length")):
+            longest = max(longest, value)
+    return PROMPT_TOKENS + longest

@@ -69,6 +69,7 @@ def evaluate(
 
     recorder = _Recorder(model, tokenizer, missing, prompts, earlier.seconds, partial)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    # Without a folder nothing is to be kept.
     settings["on_sequence_end"] = recorder.record if partial else None
 
     # A server has its own batches, and knows neither limits nor prefixes.
@@ -80,7 +81,9 @@ def evaluate(
 
     with progress_bar(label, len(missing)) as on_progress:
         sequences = decode(prompts, on_progress=on_progress, **settings)
+    # Before the sequences become texts, which is no decoding.
     seconds = recorder.elapsed_seconds()
+
     for i, sequence in enumerate(sequences):
         completions[missing[i].id] = recorder.to_completion(i, sequence)
     return Evaluation([completions[problem.id] for problem in problems], seconds)
@@ -106,7 +109,8 @@ class _Recorder:
 
     def to_completion(self, i: int, sequence: TokenSequence) -> Completion:
         """The i-th sequence as what was written on its problem."""
-        return to_completion(self.tokenizer, self.problems[i], sequence, self.stops, len(self.prompts[i]))
+        prompt_tokens = len(self.prompts[i])
+        return to_completion(self.tokenizer, self.problems[i], sequence, self.stops, prompt_tokens)
 
     def record(self, i: int, sequence: TokenSequence) -> None:
         """Write down the i-th sequence, which is complete."""
@@ -132,7 +136,12 @@ def _read_partial(folder: Path | None) -> Evaluation:
     return processes.on_main_process(read)
 
 
-def _check_context(model, prompts: Sequence[Sequence[int]], max_new_tokens: int, label: str) -> None:
+def _check_context(
+    model,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    label: str,
+) -> None:
     """Refuse prompts that leave no room for a completion."""
     context = get_context_tokens(model.config) or sys.maxsize
     longest = max((len(prompt) for prompt in prompts), default=0)

@@ -8,12 +8,11 @@ The backward of torch's fused attention is slow on a CPU for texts this short: w
 solutions took 13.1 s of processor time in place of 15.6 (bf16, one thread), with losses alike to two digits.
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from peft import PeftModel
 from trl.trainer.utils import FusedCausalLMOutput
+
+from pipeline.generate import use_attention
 
 # What some models do to their logits, which the plain projection below would leave out.
 RESCALING = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
@@ -46,7 +45,8 @@ def speed_up_training(model, temperature: float = 1.0) -> None:
         kwargs.pop("output_router_logits", None)
         item_count = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        with _eager_attention(model):
+        # Decoding is as fast with the fused one.
+        with use_attention(model, "eager"):
             hidden = model.base_model(*args, **kwargs).last_hidden_state
 
         return _score_labels(model, hidden[:, :-1], labels[:, 1:], temperature, item_count)
@@ -77,14 +77,3 @@ def _score_labels(model, hidden, labels, temperature: float, item_count) -> Fuse
         is_top1=torch.zeros_like(mask).masked_scatter(mask, is_top),
         label_mask=mask,
     )
-
-
-@contextlib.contextmanager
-def _eager_attention(model) -> Iterator[None]:
-    """Attention in plain products for one pass; decoding is as fast with the fused one."""
-    fused = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(fused)

@@ -8,6 +8,7 @@ It also enforces limits on thinking (thinking_budget.py).
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +23,11 @@ from pipeline import processes
 from pipeline.prompts import encode_text, find_forced_opening
 from pipeline.thinking_budget import ThinkingLimits, count_thinking_tokens, find_forced_tokens
 
-BLOCK = 128  # tokens in a block of the vocabulary: a block is sampled first, then a token of it
-BATCH_SIZES = {"cpu": 128, "cuda": 512}  # rows; what is best on a GPU was not measured
+# Tokens in a block of the vocabulary: a block is sampled first, then a token of it.
+BLOCK = 128
+
+# Rows; what is best on a GPU was not measured.
+BATCH_SIZES = {"cpu": 128, "cuda": 512}
 
 # Cache room is grown by so many tokens at a time.
 EXTRA_ROOM = 64
@@ -79,7 +83,12 @@ class DecodingSettings:
 
 
 @torch.no_grad()
-def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any) -> list[TokenSequence]:
+def generate(
+    model,
+    tokenizer,
+    prompts: Sequence[Sequence[int]],
+    **options: Any,
+) -> list[TokenSequence]:
     """Complete every prompt; returns a sequence for each, in order.
 
     Several processes, all called with the same, decode a share each and all return all.
@@ -95,6 +104,7 @@ def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any)
 
     settings = DecodingSettings(**options)
     if settings.prefixes is None:
+        # The same thought would else be counted under one template and not under another.
         opening = encode_text(tokenizer, find_forced_opening(tokenizer))
         settings = dataclasses.replace(settings, prefixes=[opening] * len(prompts))
 
@@ -112,6 +122,8 @@ def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any)
     mine = ordered[state.process_index :: state.num_processes]
 
     size = settings.batch_size or BATCH_SIZES[model.device.type]
+
+    # A training that samples goes on with its dropout.
     was_training = model.training
     model.eval()
     with processes.gather_weights(model), merge_adapter(model):
@@ -119,7 +131,8 @@ def generate(model, tokenizer, prompts: Sequence[Sequence[int]], **options: Any)
             decode_in_slots(model, tokenizer, mine, uniforms, settings, keep=was_training)
         else:
             for start in range(0, len(mine), size):
-                Batch(model, tokenizer, mine[start : start + size], uniforms, settings).decode()
+                batch = mine[start : start + size]
+                Batch(model, tokenizer, batch, uniforms, settings).decode()
 
     model.train(was_training)
     gathered = dict(gather_object([(row.index, row.sequence) for row in mine]))
@@ -181,7 +194,14 @@ class Decoder:
 class Batch(Decoder):
     """Rows that are decoded together, one token each at a time."""
 
-    def __init__(self, model, tokenizer, rows: list[Row], uniforms: torch.Tensor, settings: DecodingSettings):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        rows: list[Row],
+        uniforms: torch.Tensor,
+        settings: DecodingSettings,
+    ):
         super().__init__(model, tokenizer, settings)
         self.rows = rows
 
@@ -254,6 +274,7 @@ class ReservedLayer(DynamicLayer):
         old = self.keys.shape[-2]
         new = old + key_states.shape[-2]
         if self.room is None or self.room[0].shape[-2] < new:
+            # What transformers does at every token is done here at every 64th.
             self.room = (_grow(self.keys, key_states), _grow(self.values, value_states))
 
         room_keys, room_values = self.room
@@ -267,6 +288,7 @@ class ReservedLayer(DynamicLayer):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep only these rows."""
         super().batch_select_indices(indices)
+        # The keys are copies now, no views of it.
         self.room = None
 
 
@@ -295,7 +317,9 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
     if shared:
         prefix = torch.tensor([unique[0][:shared]], device=device)
         model(prefix, past_key_values=cache, logits_to_keep=1, **router_arguments(model))
-        cache.batch_select_indices(torch.zeros(len(unique), dtype=torch.long, device=device))
+        # Its one row is taken for every prompt.
+        first_row = torch.zeros(len(unique), dtype=torch.long, device=device)
+        cache.batch_select_indices(first_row)
 
     width = max(len(prompt) for prompt in unique) - shared
     ids = torch.zeros(len(unique), width, dtype=torch.long)
@@ -318,6 +342,7 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
         **router_arguments(model),
     )
 
+    # From here on every row goes its own way.
     place_of = {prompt: place for place, prompt in enumerate(unique)}
     places = torch.tensor([place_of[tuple(prompt)] for prompt in prompts], device=device)
     cache.batch_select_indices(places)
@@ -326,13 +351,10 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
 
 def count_common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """Return how many first tokens all prompts share, leaving each at least one of its own."""
-    low, high = min(prompts), max(prompts)
-    limit = min(len(prompt) for prompt in prompts) - 1
-
-    for place in range(limit):
-        if low[place] != high[place]:
-            return place
-    return limit
+    # Despite its name it takes any sequences.
+    shared = len(os.path.commonprefix(prompts))
+    shortest = min(map(len, prompts))
+    return min(shared, shortest - 1)
 
 
 def has_attention_window(config) -> bool:
@@ -388,7 +410,8 @@ def _invert_cumulative(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[t
     below_one = uniforms.clamp(max=1 - 2**-22)
     point = below_one[:, None] * cumulative[:, -1:]
 
-    place = torch.searchsorted(cumulative, point, right=True).clamp(max=weights.shape[-1] - 1)
+    last = weights.shape[-1] - 1
+    place = torch.searchsorted(cumulative, point, right=True).clamp(max=last)
     weight = weights.gather(-1, place)
     before = cumulative.gather(-1, place) - weight
     share = ((point - before) / weight).clamp(0, 1)
@@ -401,8 +424,12 @@ def merge_adapter(model) -> Iterator[None]:
 
     The weights are put back bit for bit. Quantized weights, to which nothing can be added exactly, are left alone.
     """
-    adapted: list[Any] = [module for module in model.modules() if isinstance(module, LoraLinear)]
-    layers = [layer for layer in adapted if not (layer.merged or layer.disable_adapters)]
+    layers: list[Any] = []
+    for module in model.modules():
+        if isinstance(module, LoraLinear) and not (module.merged or module.disable_adapters):
+            layers.append(module)
+
+    # To subtract the adapter again would leave rounding errors.
     weights = [layer.get_base_layer().weight.data for layer in layers]
     originals = [weight.clone() for weight in weights]
     try:
@@ -416,12 +443,31 @@ def merge_adapter(model) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
+@contextlib.contextmanager
+def use_attention(model, name: str) -> Iterator[None]:
+    """Let a model attend by another implementation of transformers for a while."""
+    before = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
 @torch.no_grad()
-def token_logprobs(model, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
+def token_logprobs(
+    model,
+    prompt: Sequence[int],
+    ids: Sequence[int],
+    temperature: float = 1.0,
+) -> torch.Tensor:
     """Return the log-probabilities (nats, (len(ids),), on the CPU) that a model gives ``ids`` after ``prompt``."""
     whole = torch.tensor([[*prompt, *ids]], device=model.device)
-    logits = model(whole).logits[0, len(prompt) - 1 : -1].float().cpu()
-    logprobs = torch.log_softmax(logits, -1)
+    logits = model(whole).logits[0].float().cpu()
+
+    # The logits at a token say what comes after it.
+    before = logits[len(prompt) - 1 : -1]
+    logprobs = torch.log_softmax(before / temperature, -1)
     return logprobs.gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 

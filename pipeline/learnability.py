@@ -50,8 +50,10 @@ class Learnability:
         """Return the verdict: it can learn, can hardly learn or cannot learn, and why."""
         share = f"{self.mixed:.0%} of the groups are mixed"
         if self.mixed >= FEW_MIXED:
-            levels = [level for level, rate in self.rates.items() if LEARNABLE[0] <= rate <= LEARNABLE[1]]
-            return f"can learn: {share}" + (f", most on {', '.join(levels)}" if levels else "")
+            low, high = LEARNABLE
+            levels = [level for level, rate in self.rates.items() if low <= rate <= high]
+            most = f", most on {', '.join(levels)}" if levels else ""
+            return f"can learn: {share}{most}"
 
         if self.mixed:
             return f"can hardly learn: only {share}: {self._explain()}"
@@ -79,12 +81,12 @@ def estimate_learnability(levels: Sequence[str], groups: Sequence[Sequence[Rollo
     truncated = []
     by_level: dict[str, list[float]] = {}
 
+    # Correctness says what the problems are like, reward what there is to learn.
     for level, group in zip(levels, groups, strict=True):
         rate = fmean(grade(rollout.problem, rollout.completion).correct for rollout in group)
         pass_rates.append(rate)
         by_level.setdefault(level, []).append(rate)
 
-        # By reward, not by correctness: it is the reward that is learnt from.
         mixed.append(is_mixed([rollout.reward.total for rollout in group]))
         truncated += [rollout.completion.finish == "length" for rollout in group]
 

@@ -24,7 +24,12 @@ class ProblemSampler:
     goes on from a checkpoint.
     """
 
-    def __init__(self, pools: Mapping[str, Sequence[Problem]], rates: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self,
+        pools: Mapping[str, Sequence[Problem]],
+        rates: Mapping[str, float],
+        seed: int,
+    ) -> None:
         self.seed = seed
         self.pools = {}
         self.weights = []
@@ -34,6 +39,7 @@ class ProblemSampler:
             rate = min(max(rate, LOWEST_RATE), 1 - LOWEST_RATE)
             self.weights.append(len(problems) * rate * (1 - rate))
 
+            # Another seed goes through them in another order.
             rng = random.Random(f"{seed} {level}")
             self.pools[level] = rng.sample(list(problems), len(problems))
 

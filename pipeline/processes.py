@@ -60,6 +60,7 @@ def on_main_process(make: Callable[[], T]) -> T:
     if get_state().num_processes == 1:
         return make()
 
+    # An error goes the same way, or the others would wait for ever.
     outcome: list[Any] = [None, None]
     if is_main():
         try:
@@ -107,6 +108,7 @@ def gather_weights(model) -> Iterator[None]:
     """Keep sharded weights whole in every process, so that each may go forward as often as it needs to."""
     modules = find_sharded_modules(model)
 
+    # To gather them at each step, all processes would have to decode as many.
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -129,5 +131,9 @@ def collect_trained_weights(model) -> dict[str, Any] | None:
     if not find_sharded_modules(model):
         return None
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    options = StateDictOptions(
+        full_state_dict=True,
+        cpu_offload=True,
+        ignore_frozen_params=True,
+    )
     return get_model_state_dict(model, options=options)

@@ -40,6 +40,7 @@ def log_to(folder: Path) -> Iterator[None]:
         return
 
     folder.mkdir(parents=True, exist_ok=True)
+    # A library may log a text that UTF-8 cannot write.
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger()
@@ -48,6 +49,7 @@ def log_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        # A user can do nothing with where in our code bad input was noticed.
         with_traceback = not isinstance(error, UserError)
         log.warning("ended by %s: %s", type(error).__name__, error, exc_info=with_traceback)
         raise
@@ -58,6 +60,7 @@ def log_to(folder: Path) -> Iterator[None]:
 
 def printable(text: str) -> str:
     """Return a text that a terminal shows and never obeys: control and format characters as their escapes."""
+    # A model may write what clears a screen or renames its window.
     shown = []
     for character in text:
         is_control = unicodedata.category(character).startswith("C")
@@ -103,6 +106,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             console=console,
             disable=console.quiet or not console.is_terminal,
+            # Lines stay; a bar that has ended says nothing.
             transient=True,
         )
         self.task = self.progress.add_task(label, total=total, completed=done, rate="")
@@ -116,6 +120,7 @@ class ProgressBar:
         rate = format_rate(self.units, now - self.start, self.unit)
         self.progress.update(self.task, advance=items, rate=rate)
 
+        # In a file a bar would be thousands of lines.
         is_due = now - self.last_line >= SECONDS_BETWEEN_LINES
         if is_due and not console.is_terminal:
             self.last_line = now
@@ -128,6 +133,7 @@ class ProgressBar:
         if not self.items:
             return line
 
+        # What was there at the start took no time of this run.
         seconds_left = seconds / self.items * (self.total - done)
         return f"{line}, {format_duration(seconds_left)} left"
 

@@ -100,6 +100,7 @@ def format_question(problem: Problem) -> str:
     if is_usual or all(_names_choice(problem.question, choice) for choice in choices):
         return problem.question
 
+    # The letters that the grader takes; some choices cannot have any.
     letters = list_letters(problem.kind, choices)
     if not letters:
         return f"{problem.question}\nChoices: {', '.join(choices)}"
@@ -111,12 +112,19 @@ def format_question(problem: Problem) -> str:
 def _names_choice(question: str, choice: str) -> bool:
     """Whether a text stands in a question as a word or words of its own."""
     word = re.escape(choice.strip().casefold())
+    # Not by \b, which finds no border beside a choice that begins or ends with a sign.
     return re.search(rf"(?<!\w){word}(?!\w)", question.casefold()) is not None
 
 
-def build_messages(problem: Problem, prompt: Prompt, examples: Sequence[Problem] = ()) -> list[dict[str, str]]:
+def build_messages(
+    problem: Problem,
+    prompt: Prompt,
+    examples: Sequence[Problem] = (),
+) -> list[dict[str, str]]:
     """Return the chat that asks ``problem``, with the examples as earlier turns."""
     asked = resolve_prompt(prompt)
+
+    # A template that has no system role is dealt with where it is applied.
     messages = [{"role": "system", "content": asked.instruction}]
 
     for example in examples:
@@ -130,6 +138,7 @@ def build_messages(problem: Problem, prompt: Prompt, examples: Sequence[Problem]
 
 def prompt_sha256(prompt: Prompt, examples: Sequence[Problem] = ()) -> str:
     """Return the sha256 of all that stands before a question."""
+    # The question itself is no part of it: benchmarks have hashes of their own.
     empty = Problem("-", "-", "-", "text")
     messages = build_messages(empty, prompt, examples)
     return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
@@ -163,6 +172,7 @@ def _render_whole(tokenizer, messages: list[dict[str, str]]) -> str:
     # A template without a system role gets the instruction in the first turn.
     merged = [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
+    # Texts first: some templates write out a list of parts as Python would.
     for chat in (messages, merged, _split_into_parts(messages), _split_into_parts(merged)):
         text = _apply_template(tokenizer, chat, add_generation_prompt=True)
         if all(part in text for part in kept):
@@ -182,8 +192,13 @@ def _split_into_parts(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
 def _apply_template(tokenizer, chat: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
     """The chat as text; nothing where the template refuses it."""
     try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return tokenizer.apply_chat_template(
+            chat,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
     except (jinja2.TemplateError, TypeError):
+        # By raise_exception in the template, or where it adds a list to a text.
         return ""
 
 
@@ -212,7 +227,12 @@ def encode_text(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def encode_prompt(tokenizer, problem: Problem, prompt: Prompt, examples: Sequence[Problem] = ()) -> list[int]:
+def encode_prompt(
+    tokenizer,
+    problem: Problem,
+    prompt: Prompt,
+    examples: Sequence[Problem] = (),
+) -> list[int]:
     """Return the token ids of the whole prompt; the arguments are those of :func:`build_messages`."""
     messages = build_messages(problem, prompt, examples)
     return encode_text(tokenizer, render_prompt(tokenizer, messages))

@@ -14,6 +14,7 @@ BYTES_A_GIB = 2**30
 
 def describe_machine() -> dict[str, Any]:
     """Return the versions, the commit and the hardware of this process."""
+    # Slow to import, and `status` reads without it.
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}

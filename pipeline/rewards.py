@@ -42,6 +42,7 @@ def random_reward(prompts, completions, completion_ids, problem, **columns) -> l
     """
     rewards = []
     for fields, text in zip(problem, completions, strict=True):
+        # A resumed training must get the same.
         coin = random.Random(f"{fields['id']} {text}").random()
         rewards.append(float(coin < 0.5))
     return rewards
@@ -168,6 +169,7 @@ def combine_rewards(names: Sequence[str], weights: Sequence[float]) -> CombinedR
     weight_of = dict(zip(names, weights, strict=True))
 
     def combined(problems, completions, completion_ids=None) -> list[RewardScore]:
+        # Each reward sees all completions at once, as under TRL.
         columns = {}
         for name, reward in rewards.items():
             columns[name] = score_rewards(reward, problems, completions, completion_ids)

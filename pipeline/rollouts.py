@@ -10,7 +10,7 @@ import torch
 
 from data.problem import Completion, Problem
 from eval.grade import grade
-from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion
+from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion, token_logprobs
 from pipeline.learnability import is_mixed
 from pipeline.problem_sampler import ProblemSampler
 from pipeline.prompts import encode_prompt
@@ -53,6 +53,7 @@ class GroupSampler:
         self, model, problems: Sequence[Problem], seed: int, on_progress: Callable[[int, int], None] | None = None
     ) -> list[Group]:
         """Return a group for each problem."""
+        # Samples of a problem stand side by side, as TRL wants them.
         repeated = [problem for problem in problems for _ in range(self.size)]
         prompts = [encode_prompt(self.tokenizer, problem, "think") for problem in repeated]
         sequences = generate(
@@ -73,7 +74,11 @@ class GroupSampler:
         rewards = self.reward(repeated, completions, [sequence.ids for sequence in sequences])
         parts = zip(repeated, prompts, sequences, completions, rewards, strict=True)
         rollouts = [Rollout(*part) for part in parts]
-        return [rollouts[start : start + self.size] for start in range(0, len(rollouts), self.size)]
+
+        groups = []
+        for start in range(0, len(rollouts), self.size):
+            groups.append(rollouts[start : start + self.size])
+        return groups
 
 
 @dataclass
@@ -127,6 +132,7 @@ class RolloutFunction:
                 rewards = [rollout.reward.total for rollout in group]
                 (mixed if is_mixed(rewards) else others).append(group)
 
+        # TRL wants as many as it asked for, with a signal or without.
         sampled = mixed + others
         self.metrics = self.measure(model, sampled) | {"sampled/mixed": len(mixed) / len(sampled)}
         return sampled[:count]
@@ -134,6 +140,7 @@ class RolloutFunction:
     def measure(self, model, groups: list[Group]) -> dict[str, float]:
         """Return what is to be logged of all that was sampled, also of groups that are not trained on."""
         rollouts = [rollout for group in groups for rollout in group]
+        # Each costs a pass through the model.
         checked = rollouts[:CHECKED_SAMPLES]
         return {
             "sampled/accuracy": fmean(grade(r.problem, r.completion).correct for r in rollouts),
@@ -142,16 +149,12 @@ class RolloutFunction:
         }
 
 
-@torch.no_grad()
 def measure_drift(model, rollout: Rollout, temperature: float) -> float:
     """Return how far the sampler's log-probabilities are from the model's own, in nats a token."""
-    ids = torch.tensor(rollout.sequence.ids)
-    whole = torch.tensor([rollout.prompt_ids + rollout.sequence.ids], device=model.device)
-    logits = model(whole).logits[0, len(rollout.prompt_ids) - 1 : -1].float().cpu()
-
-    logprobs = torch.log_softmax(logits / temperature, -1)
-    chosen = logprobs.gather(1, ids[:, None])[:, 0]
-    return float((chosen - torch.tensor(rollout.sequence.logprobs)).abs().mean())
+    sequence = rollout.sequence
+    own = token_logprobs(model, rollout.prompt_ids, sequence.ids, temperature)
+    sampled = torch.tensor(sequence.logprobs)
+    return float((own - sampled).abs().mean())
 
 
 def build_reward_functions(names: Sequence[str], rollouts: RolloutFunction) -> list[Any]:

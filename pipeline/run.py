@@ -52,6 +52,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
     Raises:
         UserError: The recipe, a data set, a benchmark or the base will not do; nothing is written by then.
     """
+    # What takes seconds comes before what may take minutes.
     recipe = read_recipe(options)
     benchmarks = load_benchmarks(options.benchmark or recipe.eval.benchmarks, recipe.eval.limit)
 
@@ -103,6 +104,7 @@ def load_benchmarks(texts: Sequence[str], limit: int) -> list[Dataset]:
         dataset = load_benchmark(text)
         benchmarks.append(replace(dataset, problems=take_stratified(dataset.problems, limit)))
 
+    # The files of a run have the names of its benchmarks.
     names = [dataset.name for dataset in benchmarks]
     if len(set(names)) < len(names):
         raise UserError(f"--benchmark: two have the same name ({', '.join(names)}); rename a file")
@@ -124,12 +126,17 @@ def check_rewards(recipe: Recipe) -> None:
             load_reward(name)
 
 
-def find_contamination(recipe: Recipe, benchmarks: Sequence[Dataset], allow_overlap: bool) -> dict[str, list[Overlap]]:
+def find_contamination(
+    recipe: Recipe,
+    benchmarks: Sequence[Dataset],
+    allow_overlap: bool,
+) -> dict[str, list[Overlap]]:
     """Return for each benchmark its problems that training gives away.
 
     Raises:
         UserError: There are any and ``allow_overlap`` is False, or a file of solutions gives dev problems away.
     """
+    # Solutions may come from problems that no data set of the recipe has.
     train = all_training_problems(recipe)
     solved = list_solved_problems(recipe, train)
     for overlap in find_overlaps(solved, list_dev_problems(recipe)):
@@ -178,6 +185,7 @@ def list_solved_problems(recipe: Recipe, train: Sequence[Problem]) -> list[Probl
 
     settings = recipe.stages["sft"]
     problems = select_stage_problems(recipe, "sft", settings)
+    # Ids of a file may be others than ours.
     known = {problem.question for problem in train}
 
     solved = choose_solutions(problems, settings.solutions, recipe.seed)

@@ -49,19 +49,29 @@ MANIFEST = "manifest.json"
 LOG = "log.txt"
 INPUTS = "inputs.json"
 WORK_FOLDERS = {"training": "work", "scoring": "partial"}
+# The seed whose files lie in runs/BASE itself.
 FIRST_SEED = 1
+
+# Longer values are not repeated in a message.
+SHOWN_CHARACTERS = 20
 
 # What a training leaves in its work folder and is kept beside the adapter.
 KEPT_SUFFIXES = (".json", ".jsonl", ".txt")
 
 
-def seal(folder: Path, files: Iterable[Path], about: Record | None = None, part: str = "files") -> None:
+def seal(
+    folder: Path,
+    files: Iterable[Path],
+    about: Record | None = None,
+    part: str = "files",
+) -> None:
     """Write a part of a folder's manifest: the sha256 of its files, and what else is to be known ``about`` it."""
     hashes = {}
     for path in sorted(files):
         name = str(path.relative_to(folder))
         hashes[name] = sha256_file(path)
 
+    # The other parts stay as they are.
     parts = read_manifest(folder)
     parts[part] = {"files": hashes, **(about or {})}
     write_json(folder / MANIFEST, {"sha256": sha256_json(parts), "parts": parts})
@@ -116,8 +126,10 @@ def find_differences(old: Any, new: Any, name: str = "") -> list[str]:
             differences += find_differences(old.get(key), new.get(key), inner)
         return differences
 
-    is_short = max(len(str(old)), len(str(new))) <= 20
-    return [f"{name} was {old}, is {new}" if is_short else f"{name} changed"]
+    # A hash or a list of problems says nothing to a reader.
+    if max(len(str(old)), len(str(new))) > SHOWN_CHARACTERS:
+        return [f"{name} changed"]
+    return [f"{name} was {old}, is {new}"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,7 @@ class StageDir:
         """Return the folder to make a part in: what was begun from the same inputs goes on, all else is removed."""
         work = self.folder / WORK_FOLDERS[part]
         if not _was_begun_from(work, inputs):
+            # Its checkpoints would go on with other settings.
             shutil.rmtree(work, ignore_errors=True)
             write_json(work / INPUTS, inputs)
         return work
@@ -194,9 +207,11 @@ class StageDir:
 
         files = [path for path in self.adapter.iterdir() if path.is_file()]
         for path in sorted(work.iterdir()):
-            if path.suffix in KEPT_SUFFIXES and path.name not in (INPUTS, MANIFEST):
+            # The inputs go into the manifest.
+            if path.suffix in KEPT_SUFFIXES and path.name != INPUTS:
                 files.append(Path(shutil.copy(path, self.folder)))
 
+        # The table shows it beside the stage's rows.
         alarm = self.folder / "alarm.txt"
         if alarm.is_file():
             about = {**about, "alarm": alarm.read_text().strip()}
@@ -306,6 +321,7 @@ class RunDir:
         rows = make_rows(scored)
         stages = [self._read_stage_view(stage) for stage in scored]
 
+        # A benchmark's problems are the same for every stage that was asked them.
         problems = {}
         for stage in scored:
             for variant in stage.scores["variants"]:
@@ -370,9 +386,14 @@ def find_run_dir(runs: Path, base_folder: str, seed: int) -> RunDir:
 
 def find_seed_runs(runs: Path, base_folder: str) -> list[RunDir]:
     """Return the runs of a base that have scores, one for each seed, in the order of the seeds."""
-    root = runs / base_folder
-    numbers = [int(path.name[5:]) for path in root.glob("seed-*") if path.name[5:].isdecimal()]
-    run_dirs = [find_run_dir(runs, base_folder, seed) for seed in sorted({FIRST_SEED, *numbers})]
+    seeds_found = {FIRST_SEED}
+    for path in (runs / base_folder).glob("seed-*"):
+        number = path.name.removeprefix("seed-")
+        # A user may have put a folder of his own there.
+        if number.isdecimal():
+            seeds_found.add(int(number))
+
+    run_dirs = [find_run_dir(runs, base_folder, seed) for seed in sorted(seeds_found)]
     return [run_dir for run_dir in run_dirs if run_dir.read_stage_scores()]
 
 
@@ -391,6 +412,7 @@ def _was_begun_from(work: Path, inputs: Record) -> bool:
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a folder in place of another, which is never seen half written."""
     aside = target.with_name(f"{target.name}.new")
+    # A kill may have left it.
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside)
 

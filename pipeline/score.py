@@ -80,6 +80,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
     examples = load_examples(benchmark, prompted)
 
+    # Both in the order of the samples: scores of each, and grades for what they come to together.
     each = []
     samples = []
     for number in range(options.samples or 1):
@@ -92,6 +93,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
             max_new_tokens=scored.max_new_tokens,
             batch_size=scored.recipe.eval.batch_size,
             thinking=ThinkingLimits(options.min_thinking, options.budget),
+            # One answer is the greedy one, as in the table.
             temperature=options.temperature if options.samples else 0.0,
             # No two seeds of the command share a sample.
             seed=1_000_003 * options.seed + number,
@@ -106,11 +108,13 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
         scores = score_completions(problems, evaluation.completions, grades, evaluation.seconds)
         each.append({"completions": f"completions/{file}", "grades": f"grades/{file}"} | scores)
 
-    scores = {name: getattr(options, name) for name in ECHOED}
-    scores["benchmark"] = benchmark.name
-    scores["benchmark_sha256"] = benchmark.sha256
-    scores["extraction_version"] = EXTRACTION_VERSION
-    scores["scores_version"] = SCORES_VERSION
+    scores = {
+        **{name: getattr(options, name) for name in ECHOED},
+        "benchmark": benchmark.name,
+        "benchmark_sha256": benchmark.sha256,
+        "extraction_version": EXTRACTION_VERSION,
+        "scores_version": SCORES_VERSION,
+    }
     if options.samples:
         scores |= {"temperature": options.temperature, "seed": options.seed, "each": each}
         scores |= score_samples(problems, samples)
@@ -130,6 +134,7 @@ def print_scores(scores: dict[str, Any]) -> None:
         shares[f"maj@{len(scores['each'])}"] = scores["maj"]
 
     for name, share in shares.items():
+        # Each is a mean over problems.
         accuracy, low, high = [100 * share[key] for key in ("accuracy", "ci_low", "ci_high")]
         print(f"{scores['benchmark']}: {name} {accuracy:.1f} % [{low:.1f}, {high:.1f}]")
 
@@ -159,6 +164,7 @@ def load_scored_model(options: argparse.Namespace) -> ScoredModel:
         model = ServedModel(options.url, resolve(base))
         tokenizer = model.tokenizer
     else:
+        # A prompted stage is the base alone.
         adapter = None
         if stage.read_part("training"):
             stage.check_adapter()
@@ -178,6 +184,7 @@ def read_prompt(text: str) -> Prompt:
         raise UserError(f"--prompt {text}: no such prompt or file; {suggest(text, INSTRUCTIONS)}")
 
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # Without a format the worked examples could not be written.
     if not isinstance(content, dict) or set(content) != {"instruction", "format"}:
         raise UserError(f"{path}: a prompt has the keys instruction and format; write these two")
     if content["format"] not in INSTRUCTIONS:

@@ -9,11 +9,10 @@ the chosen one, what the block wrote after it is void: the row goes on from that
 tokens are those of the loop (generate.py), sampled ones too.
 """
 
-import contextlib
 import functools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,11 +31,15 @@ from pipeline.generate import (
     prefill,
     router_arguments,
     sample_tokens,
+    use_attention,
 )
 from pipeline.progress import say
 
-SIZES = (64, 256, 512, 1024)  # rows
-STEPS = 8  # of a block
+# Rows. There are few sizes, so that calls with a like number of prompts share a graph.
+SIZES = (64, 256, 512, 1024)
+
+# Of a block. What a row would write after its end is for nothing.
+STEPS = 8
 
 # Prompts that are computed at once: their cache is there twice, until it is in the slots.
 PREFILL_ROWS = 256
@@ -92,22 +95,12 @@ def attend_to_slots(module, query, key, value, attention_mask, scaling=None, **k
     rows, heads, _, size = query.shape
     grouped = query.reshape(rows, key.shape[1], -1, size)
     scores = grouped @ key.transpose(-1, -2) * (size**-0.5 if scaling is None else scaling)
-    weights = torch.softmax(scores + attention_mask, dim=-1, dtype=torch.float).to(value.dtype)
-    return (weights @ value).reshape(rows, 1, heads, -1), None
+    weights = torch.softmax(scores + attention_mask, dim=-1, dtype=torch.float)
+    attended = weights.to(value.dtype) @ value
+    return attended.reshape(rows, 1, heads, -1), None
 
 
 AttentionInterface.register(ATTENTION, attend_to_slots)
-
-
-@contextlib.contextmanager
-def use_slot_attention(model) -> Iterator[None]:
-    """Let a model attend to slots."""
-    before = model.config.get_text_config()._attn_implementation
-    model.set_attn_implementation(ATTENTION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 class Slots:
@@ -135,18 +128,20 @@ class Slots:
         self.layers: list[Any] = []
         for layer in measure_layers(model):
             # Zeros: what is masked out is multiplied by zero, which makes no zero of what is no number.
-            keys = layer.keys.new_zeros(rows, layer.keys.shape[1], room, layer.keys.shape[3])
-            values = layer.values.new_zeros(rows, layer.values.shape[1], room, layer.values.shape[3])
+            # One token of one row is repeated over the slots.
+            keys = torch.zeros_like(layer.keys).repeat(rows, 1, room, 1)
+            values = torch.zeros_like(layer.values).repeat(rows, 1, room, 1)
             self.layers.append(SlotLayer(keys, values, self.positions))
         self.cache = Cache(layers=self.layers)
         self.columns = torch.arange(room, device=device)
 
         self.graph: Any = None
+        # Of the weights that the graph reads.
         self.addresses: list[int] = []
 
     def run_block(self, model) -> None:
         """Let every row go some steps, those of free slots too, without asking for a value: a graph cannot wait."""
-        with use_slot_attention(model):
+        with use_attention(model, ATTENTION):
             for step in range(STEPS):
                 is_ahead = self.columns > self.positions[:, None]
                 mask = is_ahead.to(model.dtype) * torch.finfo(model.dtype).min
@@ -161,6 +156,7 @@ class Slots:
 
     def choose_tokens(self, logits: torch.Tensor, step: int) -> None:
         """Choose each row's next token, greedily at temperature 0, by the loop's own sampling else."""
+        # Both ways are computed, since a graph cannot branch.
         scaled = logits.float() / self.temperature.clamp(min=1e-6)
         sampled, logprobs = sample_tokens(scaled, 1.0, self.uniforms[:, step])
         is_greedy = self.temperature == 0
@@ -188,7 +184,13 @@ class Slots:
         else:
             self.graph.replay()
 
-    def write_prompts(self, slots: Sequence[int], places: Sequence[int], cache: Any, mask: torch.Tensor) -> None:
+    def write_prompts(
+        self,
+        slots: Sequence[int],
+        places: Sequence[int],
+        cache: Any,
+        mask: torch.Tensor,
+    ) -> None:
         """Copy computed prompts into slots, without their padding.
 
         Args:
@@ -198,7 +200,9 @@ class Slots:
             mask: Of the prompts (rows, length).
         """
         length = mask.shape[1]
-        tokens_first = (1 - mask[places]).argsort(dim=1, stable=True)[:, None, :, None]
+        # The places of a row's tokens, in their order, and then those of its padding.
+        order = (1 - mask[places]).argsort(dim=1, stable=True)
+        tokens_first = order[:, None, :, None]
         for slot_layer, layer in zip(self.layers, cache.layers, strict=True):
             slot_layer.keys[slots, :, :length] = layer.keys[places].take_along_dim(tokens_first, dim=2)
             slot_layer.values[slots, :, :length] = layer.values[places].take_along_dim(tokens_first, dim=2)
@@ -222,7 +226,15 @@ def capture(run) -> Any:
 class SlotDecoder(Decoder):
     """Rows that are decoded in slots, a block of tokens each at a time."""
 
-    def __init__(self, model, tokenizer, rows: Sequence[Row], uniforms, settings: DecodingSettings, slots: Slots):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        rows: Sequence[Row],
+        uniforms,
+        settings: DecodingSettings,
+        slots: Slots,
+    ):
         super().__init__(model, tokenizer, settings)
         self.queue = deque(rows)
         self.slots = slots
@@ -239,6 +251,7 @@ class SlotDecoder(Decoder):
         """Fill the sequence of every row."""
         self.slots.prepare(self.model)
         self.fill_slots()
+        # Where all rows end with their first token, there is no block.
         while any(self.placed):
             self.set_inputs()
             self.slots.run(self.model)
@@ -249,13 +262,15 @@ class SlotDecoder(Decoder):
         """Compute the next prompts, as many as there are free slots, and choose the first token of each."""
         free = [slot for slot, row in enumerate(self.placed) if row is None]
         while free and self.queue:
-            rows = [self.queue.popleft() for _ in range(min(len(free), len(self.queue), PREFILL_ROWS))]
+            count = min(len(free), len(self.queue), PREFILL_ROWS)
+            rows = [self.queue.popleft() for _ in range(count)]
             cache, mask, logits = prefill(self.model, [row.prompt for row in rows])
             uniforms = self.uniforms[[row.index for row in rows], 0].to(logits.device)
             tokens, logprobs = sample_tokens(logits, self.settings.temperature, uniforms)
             for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
                 self.add_token(row, token, logprob)
 
+            # A row may end with its first token, and needs no slot then.
             places = [place for place, row in enumerate(rows) if not row.is_done]
             taken, free = free[: len(places)], free[len(places) :]
             self.slots.write_prompts(taken, places, cache, mask)
@@ -289,7 +304,9 @@ class SlotDecoder(Decoder):
                 continue
 
             for token, logprob in zip(chosen[slot], logprobs[slot], strict=True):
-                if self.add_token(row, token, logprob) != token or row.is_done:
+                added = self.add_token(row, token, logprob)
+                # The block went on from the token that it chose.
+                if added != token or row.is_done:
                     break
 
             if row.is_done:
@@ -300,7 +317,14 @@ class SlotDecoder(Decoder):
 kept_slots: WeakKeyDictionary[Any, tuple[int, Slots]] = WeakKeyDictionary()
 
 
-def decode_in_slots(model, tokenizer, rows: Sequence[Row], uniforms, settings: DecodingSettings, keep: bool) -> None:
+def decode_in_slots(
+    model,
+    tokenizer,
+    rows: Sequence[Row],
+    uniforms,
+    settings: DecodingSettings,
+    keep: bool,
+) -> None:
     """Fill the sequence of every row. Where they do not fit the memory, half as many slots are taken.
 
     Args:
@@ -316,39 +340,32 @@ def decode_in_slots(model, tokenizer, rows: Sequence[Row], uniforms, settings: D
     wanted = choose_size(len(rows), settings.batch_size)
 
     kept_wanted, slots = kept_slots.pop(model, (0, None))
+    # Fewer of them than wanted may be all that fits.
     if slots and (slots.room != room or kept_wanted < wanted):
         slots = None
 
     size = slots.rows if slots else choose_size(len(rows), settings.batch_size, count_fitting_rows(model, room))
     while True:
-        slots = _decode_missing(model, tokenizer, rows, uniforms, settings, slots or (size, room))
-        if slots:
-            break
+        missing = [row for row in rows if not row.is_done]
+        for row in missing:
+            row.restart(settings)
 
+        try:
+            slots = slots or Slots(model, size, room)
+            SlotDecoder(model, tokenizer, missing, uniforms, settings, slots).decode()
+            break
+        except RuntimeError as error:
+            if size == 1 or not should_reduce_batch_size(error):
+                raise
+
+        # Not while the error is handled: it holds on to the tensors of the slots.
+        slots = None
         size //= 2
         say(f"decoding: {2 * size} rows at once do not fit the memory; {size} from now on")
         clear_device_cache(garbage_collection=True)
 
     if keep:
         kept_slots[model] = (wanted, slots)
-
-
-def _decode_missing(model, tokenizer, rows, uniforms, settings, slots: Slots | tuple[int, int]) -> Slots | None:
-    """Decode what is not done, in slots or in new ones of (rows, room); returns them, None for a lack of memory."""
-    missing = [row for row in rows if not row.is_done]
-    for row in missing:
-        row.restart(settings)
-
-    try:
-        if isinstance(slots, tuple):
-            slots = Slots(model, *slots)
-        SlotDecoder(model, tokenizer, missing, uniforms, settings, slots).decode()
-    except RuntimeError as error:
-        size = slots.rows if isinstance(slots, Slots) else slots[0]
-        if size == 1 or not should_reduce_batch_size(error):
-            raise
-        return None
-    return slots
 
 
 def choose_size(rows: int, most: int | None, fitting: float = math.inf) -> int:

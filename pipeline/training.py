@@ -22,6 +22,7 @@ from data.files import UserError, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade_all
 from pipeline import processes
+from pipeline.alarms import measure_weights
 from pipeline.evaluate import evaluate
 from pipeline.fast_training import speed_up_training
 from pipeline.generate import router_arguments
@@ -62,7 +63,13 @@ def build_row(tokenizer, problem: Problem, text: str, prompt: str, untrained: in
     }
 
 
-def build_common_settings(model, work: Path, seed: int, report_to: str, run_name: str) -> dict[str, Any]:
+def build_common_settings(
+    model,
+    work: Path,
+    seed: int,
+    report_to: str,
+    run_name: str,
+) -> dict[str, Any]:
     """Return the arguments that the pipeline sets for any trainer of TRL: those that follow from model and machine."""
     return {
         "output_dir": str(work),
@@ -106,7 +113,12 @@ def build_config(library: Any, settings: Mapping[str, Any], key: str) -> Any:
         raise UserError(f"{key}: {reason}; change the recipe") from None
 
 
-def build_dev_scorer(tokenizer, problems: Sequence[Problem], generation: Mapping[str, Any], batch_size: int):
+def build_dev_scorer(
+    tokenizer,
+    problems: Sequence[Problem],
+    generation: Mapping[str, Any],
+    batch_size: int,
+):
     """Return the function that scores greedy answers to dev problems: accuracy, mean tokens, number of problems."""
 
     def score_dev(model) -> dict[str, float]:
@@ -139,7 +151,12 @@ class DevScoring(Trainer):
     model: Any
     score_dev: DevScorer
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self,
+        eval_dataset=None,
+        ignore_keys=None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
         """Score the model and log what comes out."""
         # TRL logs a model that is not in training as an evaluation, without the metrics of the step.
         self.model.eval()
@@ -184,16 +201,24 @@ class WriteFiles(TrainerCallback):
 
 def read_steps(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the steps of a trainer's log, without TRL's count of tokens, which begins again after a checkpoint."""
-    steps = [entry for entry in history if "loss" in entry]
-    return [{name: step[name] for name in sorted(step) if name != "num_tokens"} for step in steps]
+    steps = []
+    for entry in history:
+        if "loss" in entry:
+            step = {name: entry[name] for name in sorted(entry)}
+            step.pop("num_tokens", None)
+            steps.append(step)
+    return steps
 
 
 def read_curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the points on dev of a trainer's log: the step, and what was scored."""
     points = []
     for entry in history:
+        scores = {}
         # A checkpoint sorts the names too.
-        scores = {name.removeprefix("eval_"): entry[name] for name in sorted(entry) if name.startswith("eval_")}
+        for name in sorted(entry):
+            if name.startswith("eval_"):
+                scores[name.removeprefix("eval_")] = entry[name]
         if scores:
             points.append({"step": entry["step"], **scores})
     return points
@@ -215,7 +240,10 @@ class ShowProgress(TrainerCallback):
 
     def on_log(self, args, state, control, logs, **kwargs):
         """Log the metrics that say most."""
-        shown = [f"{name} {value:.4g}" for name, value in logs.items() if name.startswith(SHOWN_METRICS)]
+        shown = []
+        for name, value in logs.items():
+            if name.startswith(SHOWN_METRICS):
+                shown.append(f"{name} {value:.4g}")
         if shown:
             log.info(f"{self.label}: step {state.global_step} of {state.max_steps}: {', '.join(shown)}")
 
@@ -267,6 +295,7 @@ def split_batch(trainer: Mapping[str, Any], label: str) -> dict[str, int]:
         raise UserError(f"{label}: {count} processes cannot share a batch of {batch} rows; take a multiple of {count}")
 
     share = batch // count
+    # The most rows at once that the recipe allows and that divide the share.
     rows = math.gcd(share, trainer["per_device_train_batch_size"])
     return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": share // rows}
 
@@ -321,11 +350,15 @@ def train_sft(
         # The adapter is there by now.
         built = build(built.model, None, fitting)
 
-    weights = _copy_trained_weights(built.model)
+    before = measure_weights(built.model)
     if score_dev:
         built.score_dev = score_dev
     built.train(resume_from_checkpoint=checkpoint)
-    _check_weights(built, weights, work / "alarm.txt")
+
+    # A frozen adapter trains nothing, and its losses look normal.
+    if measure_weights(built.model) == before:
+        alarm = f"no weight has moved in {built.state.global_step} steps\n"
+        processes.on_main_process(lambda: write_text(work / "alarm.txt", alarm))
     return built.model
 
 
@@ -384,22 +417,14 @@ def _fill_last_batch(rows: Sequence[Row], batch: int, tokenizer) -> list[Row]:
     if processes.get_state().num_processes == 1:
         return list(rows)
 
-    empty = {"input_ids": [tokenizer.eos_token_id] * 2, "completion_mask": [0, 0], "weights": [0.0, 0.0]}
-    return [*rows, *[empty] * (-len(rows) % batch)]
-
-
-def _copy_trained_weights(model) -> list[torch.Tensor]:
-    """The weights that a training is to change; none where they are sharded, and no process has them whole."""
-    if processes.find_sharded_modules(model):
-        return []
-    return [weights.detach().clone() for weights in model.parameters() if weights.requires_grad]
-
-
-def _check_weights(built: DevScoredSftTrainer, before: list[torch.Tensor], alarm: Path) -> None:
-    """Write an alarm where nothing has moved: a frozen adapter trains nothing, and its losses look normal."""
-    if before and all(map(torch.equal, before, _copy_trained_weights(built.model))):
-        text = f"no weight has moved in {built.state.global_step} steps\n"
-        processes.on_main_process(lambda: write_text(alarm, text))
+    # Stage 5 has weights in the place of the mask.
+    empty = {
+        "input_ids": [tokenizer.eos_token_id] * 2,
+        "completion_mask": [0, 0],
+        "weights": [0.0, 0.0],
+    }
+    missing = -len(rows) % batch
+    return [*rows, *[empty] * missing]
 
 
 def save_adapter(model, folder: Path) -> Path:

@@ -60,6 +60,7 @@ def check_base(base: str, recipe: Recipe) -> list[Finding]:
     licence = known.licence if known else "not known of local files: see where they came from"
     hub = known.hub if known else base
 
+    # What is here already need not be asked for.
     cached = get_cache_folder() / base.replace("/", "--")
     is_here = cached.is_dir() or Path(base).exists()
     if hub and is_hub_id(hub) and not is_here:
@@ -119,6 +120,7 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
 
 def check_model(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
     """Whether the weights are whole, what LoRA finds to train, and whether sft fits the memory."""
+    # Weights that are not whole would be random ones.
     try:
         model = _build_on_meta(folder, config)
     except UserError as error:
@@ -126,6 +128,7 @@ def check_model(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
         return
 
     layers = _find_linear_layers(model)
+    # The same names come back in every block.
     counts = Counter(name.rpartition(".")[2] for name in layers)
     targets = ", ".join(f"{name} x {count}" for name, count in counts.items())
     yield Finding("LoRA on", targets or "nothing: no linear layer was found", bool(targets))
@@ -135,8 +138,11 @@ def check_model(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
     yield Finding("parameters", f"{parameters / 1e6:.1f} million, loaded as {precision}")
 
     # What the rows of a batch take is not counted. A GPU measures it later (memory.py); on a CPU nothing does.
-    trained = recipe.stages["sft"].lora["r"] * sum(sum(layer.weight.shape) for layer in layers.values())
-    needed = (parameters * WEIGHT_BYTES[precision] + trained * TRAINED_WEIGHT_BYTES) / GIB + LIBRARIES_GIB
+    # LoRA adds a row and a column of weights to a layer for each rank.
+    edges = sum(sum(layer.weight.shape) for layer in layers.values())
+    trained = recipe.stages["sft"].lora["r"] * edges
+    taken = parameters * WEIGHT_BYTES[precision] + trained * TRAINED_WEIGHT_BYTES
+    needed = taken / GIB + LIBRARIES_GIB
     available = _measure_memory()
     yield Finding("memory", f"sft takes {needed:.1f} GiB of {available:.1f}, and its batches", needed <= available)
 

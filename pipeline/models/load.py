@@ -69,6 +69,7 @@ def resolve(base: str) -> Path:
     Raises:
         UserError: the base is unknown, cannot be fetched, or has no safetensors.
     """
+    # A known name goes before a folder of that name, wherever the command is run.
     if base in KNOWN_BASES:
         return _resolve_known(base)
 
@@ -115,6 +116,7 @@ def check_shards(folder: Path, base: str) -> None:
     """Refuse a base with a file of weights that is missing, cut, or only a pointer; their headers are read, no more."""
     from safetensors import SafetensorError, safe_open
 
+    # An index may name a file that is not there.
     files = set(folder.glob("*.safetensors"))
     for index in folder.glob("*.safetensors.index.json"):
         files |= {folder / name for name in read_json(index).get("weight_map", {}).values()}
@@ -204,7 +206,7 @@ def load_weights(folder: Path, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    # The refusal says what transformers would warn of.
+    # The refusal below says what transformers would warn of.
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -215,10 +217,13 @@ def load_weights(folder: Path, **options: Any) -> Any:
     finally:
         logging.set_verbosity(verbosity)
 
-    random = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
-    if random:
+    absent = list(info["missing_keys"])
+    for key, *_ in info["mismatched_keys"]:
+        absent.append(key)
+
+    if absent:
         raise UserError(
-            f"base {folder.name}: {len(random)} of its weights are missing or of another shape ({random[0]}, …); "
+            f"base {folder.name}: {len(absent)} of its weights are missing or of another shape ({min(absent)}, …); "
             "fetch it again, or take another base"
         )
     return model
@@ -277,6 +282,7 @@ def load_model(
 
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    # PEFT leaves it in training.
     if not trainable:
         model.eval()
     return model, tokenizer
@@ -329,16 +335,19 @@ def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> N
         UserError: the answer format or the end of turn does not survive the tokenizer, its chat template writes no
             prompt, or the context is too short.
     """
+    # Some tokenizers change spaces and line breaks.
     answer = format_thinking_answer("25 * 4 = 100", "100")
     if tokenizer.decode(encode_text(tokenizer, answer)) != answer:
         raise UserError(f"base {name}: its tokenizer does not give the answer format back unchanged; take another base")
 
+    # Decoding stops at one token, and training rows end with it.
     end = tokenizer.eos_token
     if encode_text(tokenizer, end) != [tokenizer.eos_token_id]:
         raise UserError(f"base {name}: its end-of-turn token {end!r} is not one token; fix eos_token in its config")
 
+    messages = build_messages(SAMPLE_PROBLEM, "think")
     try:
-        render_prompt(tokenizer, build_messages(SAMPLE_PROBLEM, "think"))
+        render_prompt(tokenizer, messages)
     except UserError as error:
         raise UserError(f"base {name}: {error}") from None
 

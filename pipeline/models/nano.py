@@ -116,6 +116,7 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    # A sum is learnt digit by digit.
     digits = pre_tokenizers.Digits(individual_digits=True)
     bytes_of_text = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
@@ -160,6 +161,7 @@ def draw_texts(count: int) -> Iterator[tuple[Problem, str]]:
 
 
 def _draw_train_problem(rng: random.Random, name: str, levels: Sequence[int]) -> Problem:
+    # The split follows from the problem, so it is known only once the problem is drawn.
     while True:
         problem = GENERATORS[name].draw_problem(rng, rng.choice(levels))
         if split_of(problem.extra["key"]) == "train":
@@ -186,8 +188,10 @@ def pretrain(preset: Preset, folder: Path) -> None:
     problems = {}
     with progress_bar(f"{name}: texts", preset["texts"]) as on_progress:
         for problem, prompt in draw_texts(preset["texts"]):
-            row = build_row(tokenizer, problem, format_example_answer(problem, prompt), prompt)
+            answer = format_example_answer(problem, prompt)
+            row = build_row(tokenizer, problem, answer, prompt)
             rows.append(row)
+            # The same sum may come up again and again.
             problems[problem.question] = problem
             on_progress(1, len(row["input_ids"]))
 

@@ -77,6 +77,7 @@ class GrpoTraining:
         self.recipe = context.run.recipe
         self.trainer_settings = self.settings.grpo.trainer
 
+        # Before the model is loaded, which takes longer than to find that there is nothing to do.
         self.pools = group_by_level(context.train_problems(), self.settings.grpo.levels)
         if not self.pools:
             raise UserError(f"{self.label}: no problem to draw from; change rl.problems or rl.grpo.levels")
@@ -86,6 +87,7 @@ class GrpoTraining:
 
     def run(self) -> Path:
         """Estimate what there is to learn, train, and return the folder of the best adapter on dev."""
+        # The configuration and the trainer both depend on it.
         self.checkpoint = processes.on_main_process(lambda: find_last_checkpoint(self.work))
         batch = split_batch(self.trainer_settings, self.label)
         config = self.build_grpo_config(batch)
@@ -154,6 +156,7 @@ class GrpoTraining:
         if not size:
             return {}
 
+        # A training that goes on from a checkpoint must draw by the same rates.
         path = self.work / "learnability.json"
         if not processes.on_main_process(path.is_file):
             estimate = self.sample_dev(replace(sampler, size=size))
@@ -186,7 +189,6 @@ class GrpoTraining:
 
     def build_trainer(self, config: Config, rollouts: RolloutFunction) -> DevScoredGrpoTrainer:
         """Return TRL's trainer with our rollouts, rewards and scores on dev."""
-        trained = [weights for weights in self.model.parameters() if weights.requires_grad]
         # Which problem a row stands for is decided when it is sampled.
         rows = config.generation_batch_size // config.num_generations
         dataset = Dataset.from_list([{"prompt": str(i)} for i in range(rows)])
@@ -200,7 +202,7 @@ class GrpoTraining:
             # transformers wants one where there are evaluations; ours reads no row of it.
             eval_dataset=dataset,
             processing_class=self.tokenizer,
-            callbacks=[AlarmCallback(trained, self.work), *build_callbacks(self.work, self.label)],
+            callbacks=[AlarmCallback(self.model, self.work), *build_callbacks(self.work, self.label)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.score_dev = build_dev_scorer(
@@ -220,6 +222,7 @@ class GrpoTraining:
 
     def keep_best(self, trainer: DevScoredGrpoTrainer) -> Path:
         """Return the folder of the best adapter on dev, and say where that is not the last one."""
+        # The first of equals is taken: training must have gained something.
         curve = read_curve(trainer.state.log_history)
         best = max(curve, key=lambda point: point["accuracy"])
         alarm = self.work / "alarm.txt"

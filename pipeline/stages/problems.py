@@ -29,6 +29,7 @@ def select_problems(specs: Sequence[DatasetSpec], seen_specs: Sequence[DatasetSp
     selected = []
     for spec in specs:
         seen = _find_seen(spec, seen_specs)
+        # As many more as may be among those that were seen.
         count = None if spec.take is None else spec.take + len(seen)
         drawn = load_train(spec, count)
 
@@ -85,4 +86,10 @@ def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> set[str]
 
 def _identify(spec: DatasetSpec) -> DatasetSpec:
     """The data set that a spec takes from."""
-    return dataclasses.replace(spec, take=None, families=None, levels=None, split=spec.split or "train")
+    return dataclasses.replace(
+        spec,
+        take=None,
+        families=None,
+        levels=None,
+        split=spec.split or "train",
+    )

@@ -49,6 +49,7 @@ def load_examples(benchmark: Dataset, settings: PromptedSettings) -> list[Proble
         if all(problem.rationale for problem in problems):
             return problems
 
+    # The examples show the form of an answer more than how to come to it.
     numbers = sum(problem.kind == "number" for problem in benchmark.problems)
     is_numeric = numbers * 2 > len(benchmark.problems)
     return load_train(DatasetSpec(set="arithmetic_v1" if is_numeric else "logic_v1"), count)

@@ -65,6 +65,7 @@ def run_stage(run: Run, stage: Stage) -> None:
         run_stage(run, stages.get_stage(stage.parent))
 
     folder = run.dir.stage(stage.name)
+    # Its parent has written a log of its own by now.
     with log_to(folder.folder):
         try:
             train_stage(run, stage)
@@ -91,7 +92,7 @@ def train_stage(run: Run, stage: Stage) -> None:
 
     folder = run.dir.stage(stage.name)
     inputs = on_main_process(lambda: training_inputs(run, stage))
-    if on_main_process(lambda: _is_up_to_date(folder, "training", inputs)):
+    if on_main_process(lambda: is_up_to_date(folder, "training", inputs)):
         return
 
     say(f"{stage.name}: training")
@@ -115,6 +116,7 @@ def training_inputs(run: Run, stage: Stage) -> Record:
     section = settings.model_dump(mode="json")
     parent = run.dir.stage(stage.parent) if stage.parent else None
 
+    # Any of these makes the adapter another one; nothing else does.
     return {
         **_describe_base(run),
         "settings": section,
@@ -150,6 +152,7 @@ def scoring_inputs(run: Run, stage: Stage) -> Record:
 
 def stage_status(run: Run) -> dict[str, str]:
     """Return for each stage whether it is up to date, and if not, why."""
+    # In the order of the ladder, so a parent's state is there.
     states: dict[str, str] = {}
     for stage in stages.STAGES:
         reasons = _find_reasons(run, stage)
@@ -171,6 +174,7 @@ def list_rows(run: Run, stage: Stage) -> list[TableRow]:
     rows = []
     for shots in all_shots:
         variant = f"{shots}-shot" if shots else "zero-shot"
+        # A trained stage has one variant, and needs no folder for it.
         folder = Path(variant) if len(all_shots) > 1 else Path()
         for benchmark in run.benchmarks:
             shown = examples.get(benchmark.name, [])[:shots]
@@ -181,6 +185,7 @@ def list_rows(run: Run, stage: Stage) -> list[TableRow]:
 def score_stage(run: Run, stage: Stage) -> None:
     """Score a stage on every benchmark unless that was done with the same inputs."""
     folder = run.dir.stage(stage.name)
+    # The adapter is trained by now; its hash is one of the inputs.
     inputs = on_main_process(lambda: scoring_inputs(run, stage))
     if on_main_process(lambda: _is_scored(run, stage, inputs)):
         return
@@ -224,15 +229,15 @@ def _is_scored(run: Run, stage: Stage, inputs: Record) -> bool:
     if not folder.find_changes("scoring", inputs):
         _write_recipe(run, stage)
 
-    is_scored = _is_up_to_date(folder, "scoring", inputs)
+    is_scored = is_up_to_date(folder, "scoring", inputs)
     if is_scored:
         # The log is not told, since nothing happened.
         console.print(f"{stage.name}: {UP_TO_DATE}")
     return is_scored
 
 
-def _is_up_to_date(folder: StageDir, part: str, inputs: Record) -> bool:
-    """Whether a part on disk was made from these inputs and is what was written."""
+def is_up_to_date(folder: StageDir, part: str, inputs: Record) -> bool:
+    """Return whether a part on disk was made from these inputs and is what was written; says what is damaged."""
     if folder.find_changes(part, inputs):
         return False
 
@@ -254,6 +259,7 @@ def _find_reasons(run: Run, stage: Stage) -> list[str]:
 
     for part, made_from in inputs.items():
         changes = folder.find_changes(part, made_from)
+        # Else the change says which part is missing.
         if folder.read_part(part):
             changes = [f"{part}: {change}" for change in changes]
             damaged += folder.find_damaged(part)
@@ -263,7 +269,13 @@ def _find_reasons(run: Run, stage: Stage) -> list[str]:
     return reasons + [f"{path} is not what was written" for path in damaged]
 
 
-def _write_scores(run: Run, stage: Stage, inputs: Record, evaluations: Sequence[Evaluation], seconds: float) -> None:
+def _write_scores(
+    run: Run,
+    stage: Stage,
+    inputs: Record,
+    evaluations: Sequence[Evaluation],
+    seconds: float,
+) -> None:
     """Write completions, grades, the recipe and scores.json, and seal them."""
     folder = run.dir.stage(stage.name)
     scores_file = folder.folder / "scores.json"
@@ -273,6 +285,7 @@ def _write_scores(run: Run, stage: Stage, inputs: Record, evaluations: Sequence[
     for name in ("completions", "grades"):
         shutil.rmtree(folder.folder / name, ignore_errors=True)
 
+    # The rows of a variant follow each other, a benchmark each.
     variants: dict[str, Record] = {}
     for row, evaluation in zip(list_rows(run, stage), evaluations, strict=True):
         entry = _write_row(run, stage, row, evaluation)
@@ -297,8 +310,12 @@ def _write_scores(run: Run, stage: Stage, inputs: Record, evaluations: Sequence[
     }
     write_json(scores_file, scores)
 
-    sources = {benchmark.name: benchmark.source for benchmark in run.benchmarks if benchmark.source}
-    about = {"base": run.base, "profile": run.profile, "seconds": round(seconds, 1), "sources": sources}
+    about = {
+        "base": run.base,
+        "profile": run.profile,
+        "seconds": round(seconds, 1),
+        "sources": {benchmark.name: benchmark.source for benchmark in run.benchmarks if benchmark.source},
+    }
     folder.finish("scoring", inputs, files, about)
 
 
@@ -330,6 +347,7 @@ def _write_recipe(run: Run, stage: Stage) -> Path:
     section = get_settings(run, stage).model_dump(mode="json")
     text = yaml.safe_dump({"seed": run.recipe.seed, stage.name: section}, sort_keys=False)
 
+    # Where nothing has changed its date stays, too.
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_text(path, text)
     return path
@@ -340,7 +358,10 @@ def _count_overlaps(run: Run, stage: Stage, row: TableRow) -> int:
     overlaps = find_overlaps(row.examples, row.benchmark.problems)
     if stage.train:
         overlaps += run.overlaps[row.benchmark.name]
-    return len({overlap.problem.id for overlap in overlaps})
+
+    # A problem may overlap with several.
+    ids = {overlap.problem.id for overlap in overlaps}
+    return len(ids)
 
 
 def _describe_base(run: Run) -> Record:
@@ -363,7 +384,8 @@ def _hash_named_files(value: Any) -> dict[str, str]:
             hashes |= _hash_named_files(item)
 
     elif isinstance(value, str):
-        for name in (value, value.rpartition(":")[0]):
+        without_suffix = value.rpartition(":")[0]
+        for name in (value, without_suffix):
             # "" would be the current folder, which is no file.
             if Path(name).is_file():
                 hashes[name] = sha256_file(name)

@@ -59,6 +59,7 @@ def build_answers(problems: Sequence[Problem], settings: SftSettings, seed: int)
         if rng.random() < settings.direct_share[place] or not texts:
             texts.append(format_direct_answer(problem.answer))
 
+        # A wrong one would be learnt as well as a right one.
         for text in texts:
             check_answer(problem, text)
             answers.append(Answer(problem, text))
@@ -80,6 +81,7 @@ def shuffle_lines(text: str, seed: str) -> str:
     if len(set(lines)) == 1:
         return text
 
+    # By chance it may be the order that was.
     rng = random.Random(seed)
     shuffled = lines
     while shuffled == lines:
@@ -87,7 +89,12 @@ def shuffle_lines(text: str, seed: str) -> str:
     return "\n".join(shuffled)
 
 
-def build_training_rows(tokenizer, problems: Sequence[Problem], settings: SftSettings, seed: int) -> list["Row"]:
+def build_training_rows(
+    tokenizer,
+    problems: Sequence[Problem],
+    settings: SftSettings,
+    seed: int,
+) -> list["Row"]:
     """Return the rows to train on, from problems with solutions.
 
     Of most direct answers only the content is trained; ``direct_choice_share`` of them also train when to answer so.
@@ -139,6 +146,7 @@ def deal_batches(rows: Sequence["Row"], size: int, seed: int) -> list["Row"]:
         batches.append(hand + similar[start:end])
         start = end
 
+    # The trainer cuts the rows into batches by count, so a short one must come last.
     full = [batch for batch in batches if len(batch) == size]
     rest = [batch for batch in batches if len(batch) < size]
     rng.shuffle(full)
@@ -170,7 +178,7 @@ def train_adapter(
     model, tokenizer = context.load_model(adapter, trainable=True)
 
     whole = drop_long_rows(rows, recipe.eval.generation["max_new_tokens"], label)
-    common = {
+    common: dict[str, Any] = {
         "seed": context.seed,
         "lora": None if adapter else recipe.stages["sft"].lora,
         "score_dev": build_dev_scorer(
@@ -181,7 +189,17 @@ def train_adapter(
         "run_name": f"{context.run.base}/{label}",
     }
     dealt = deal_batches(whole, count_batch_rows(trainer), context.seed)
-    trained = train_sft(model, tokenizer, dealt, trainer, work=work, label=label, **{**common, **options})
+    # Stage 5 scores dev in its own way.
+    common |= options
+    trained = train_sft(
+        model,
+        tokenizer,
+        dealt,
+        trainer,
+        work=work,
+        label=label,
+        **common,
+    )
     return save_adapter(trained, work / "final")
 
 

@@ -99,6 +99,7 @@ def make_control(real: Stage, name: str, text: str, overrides: Mapping[str, Any]
 
 def apply_overrides(settings: Any, overrides: Mapping[str, Any]) -> Any:
     """Return settings with each dotted key set to its value."""
+    # Settings are frozen, so each level is copied with its change.
     for key, value in overrides.items():
         head, _, rest = key.partition(".")
         if rest:

@@ -84,7 +84,11 @@ def make_problem(question: str) -> Problem:
 
 def select_stages(run: Run, names: Sequence[str]) -> list[Stage]:
     """Return the stages of these names; all that have been run where none is named."""
-    scored = {stage.name: stage for stage in STAGES if run.dir.stage(stage.name).read_part("scoring")}
+    scored = {}
+    for stage in STAGES:
+        if run.dir.stage(stage.name).read_part("scoring"):
+            scored[stage.name] = stage
+
     if not scored:
         raise UserError(f"{run.dir.root}: no stage has been run yet; run `make` or `make plain` first")
 
@@ -114,6 +118,7 @@ def print_answers(models: StageModels, question: str, budget: int | None) -> Non
     panels = [make_panel(stage.name, models.answer(stage, question, budget)) for stage in models.stages]
 
     console = Console()
+    # rich takes a file for a terminal of 80 columns.
     if not console.is_terminal:
         console.width = FILE_WIDTH
     width = max(PANEL_WIDTH, console.width // len(panels) - 1)
@@ -122,6 +127,7 @@ def print_answers(models: StageModels, question: str, budget: int | None) -> Non
 
 def make_panel(title: str, completion: Completion) -> Panel:
     """Return a completion as a panel, its thought dimmed; it is shown as text, never as markup."""
+    # The same split as the grader's, so what is dim is what does not count.
     thought, rest, is_closed = split_thought(completion.text)
     body = Text()
     if thought is not None:

@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from data.files import UserError, write_text
 from data.problem import Problem
-from eval.table import make_rows
+from eval.table import HEADINGS, format_markdown, format_row, make_rows
 from pipeline.generate import find_stop_ids, merge_adapter, token_logprobs
 from pipeline.models.download import KNOWN_BASES
 from pipeline.models.load import load_model, resolve_precision
@@ -58,7 +58,6 @@ print(tokenizer.decode(model.generate(**ids)[0, ids["input_ids"].shape[1]:]))
 ## Scores
 
 {scores}
-
 ## Training
 
 Recipe and seed:
@@ -95,11 +94,19 @@ def export(run: Run, name: str, folder: Path) -> str:
     differences = torch.cat([compare_logprobs(scored, exported, tokenizer, problem) for problem in problems])
     mean, largest = differences.mean().item(), differences.max().item()
 
+    # A kill may have left it.
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     exported.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
-    card = format_card(run, stage_dir, name=folder.name, compared=len(problems), mean=mean, largest=largest)
+    card = format_card(
+        run,
+        stage_dir,
+        name=folder.name,
+        compared=len(problems),
+        mean=mean,
+        largest=largest,
+    )
     write_text(aside / "README.md", card)
     # A folder is replaced where it is empty.
     aside.rename(folder)
@@ -120,6 +127,7 @@ def check_stage(run: Run, name: str) -> StageDir:
     if not stage_dir.read_part("scoring"):
         raise UserError(f"{stage_dir.folder}: not run yet; run `make {name}` first")
 
+    # The card shows the recipe of now.
     for change in stage_dir.find_changes("training", training_inputs(run, stage)):
         raise UserError(f"{stage_dir.folder}: {change}; give the SET= that it was trained with, or run `make {name}`")
     stage_dir.check_adapter()
@@ -143,6 +151,7 @@ def set_greedy(model: Any, tokenizer: Any, stops: list[int], max_new_tokens: int
         eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # transformers warns of each that is set without sampling.
     for name in SAMPLING:
         setattr(model.generation_config, name, None)
 
@@ -159,11 +168,9 @@ def compare_logprobs(scored: Any, exported: Any, tokenizer: Any, problem: Proble
 
 def format_card(run: Run, stage_dir: StageDir, **measured: Any) -> str:
     """Return the model card; ``measured`` are name, compared, mean and largest of the template."""
-    lines = ["| benchmark | n | accuracy, 95 % | tokens |", "|---|---:|---:|---:|"]
-    for row in make_rows(run.dir.read_stage_scores()):
-        if row["stage"] == stage_dir.name:
-            accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"
-            lines.append(f"| {row['benchmark']} | {row['n']} | {accuracy} | {row['tokens_mean']:.1f} |")
+    # As the run's own table shows them.
+    rows = [row for row in make_rows(run.dir.read_stage_scores()) if row["stage"] == stage_dir.name]
+    scores = format_markdown(HEADINGS, map(format_row, rows))
 
     known = KNOWN_BASES.get(run.base)
     source = run.base_folder / "source.txt"
@@ -174,7 +181,7 @@ def format_card(run: Run, stage_dir: StageDir, **measured: Any) -> str:
         licence=known.licence.lower() if known else "other",
         commit=stage_dir.read_part("training")["commit"],
         instruction=INSTRUCTIONS["think"],
-        scores="\n".join(lines),
+        scores=scores,
         recipe=(stage_dir.folder / "recipe.yaml").read_text(encoding="utf-8"),
         **measured,
     )

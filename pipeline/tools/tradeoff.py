@@ -17,7 +17,7 @@ from data.files import read_json, write_json
 from data.problem import read_completions, write_records
 from eval.curve import Outcome, collect_outcome, make_curve, plot_curve, pool_outcomes
 from eval.grade import grade_all
-from eval.table import POOLED
+from eval.table import POOLED, format_markdown
 from pipeline.choice import THINKING, compute_direct_probabilities
 from pipeline.evaluate import evaluate
 from pipeline.models.load import load_model
@@ -26,7 +26,7 @@ from pipeline.run import Run
 from pipeline.run_dir import StageDir
 from pipeline.stages.adaptive import ADAPTIVE
 from pipeline.stages.rl import RL
-from pipeline.stages.run import run_stage, scoring_inputs
+from pipeline.stages.run import is_up_to_date, run_stage, scoring_inputs
 from pipeline.stages.stage import Stage
 from pipeline.thinking_budget import ThinkingLimits
 
@@ -34,6 +34,8 @@ from pipeline.thinking_budget import ThinkingLimits
 BUDGETS = (8, 16, 32, 64)
 
 PROBABILITIES = "probabilities.json"
+
+HEADINGS = ("benchmark", "variant", "limit", "accuracy", "tokens")
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ def measure_tradeoff(run: Run) -> str:
 
 def answer_all(run: Run, answers: StageDir) -> None:
     """Answer every benchmark in every way unless that was done with the same inputs."""
+    # What the stages are scored with is all that the answers depend on.
     inputs: dict[str, Any] = {"budgets": list(BUDGETS)}
     for stage in (RL, ADAPTIVE):
         inputs[stage.name] = scoring_inputs(run, stage)
 
-    if not answers.find_changes("scoring", inputs) and not answers.find_damaged("scoring"):
+    if is_up_to_date(answers, "scoring", inputs):
         say("tradeoff: up to date")
         return
 
@@ -109,7 +112,8 @@ def measure_probabilities(run: Run) -> dict[str, list[float]]:
 
 def load_stage_model(run: Run, stage: Stage) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a stage."""
-    return load_model(run.base_folder, run.dir.stage(stage.name).adapter, load=run.recipe.base.load)
+    adapter = run.dir.stage(stage.name).adapter
+    return load_model(run.base_folder, adapter, load=run.recipe.base.load)
 
 
 def make_curves(run: Run, answers: StageDir) -> dict[str, dict[str, Any]]:
@@ -120,6 +124,7 @@ def make_curves(run: Run, answers: StageDir) -> dict[str, dict[str, Any]]:
     folders["choice"] = run.dir.stage(ADAPTIVE.name).folder / "completions"
 
     groups = {benchmark.name: [benchmark] for benchmark in run.benchmarks}
+    # The first is the one that is plotted.
     if len(groups) > 1:
         groups = {POOLED: run.benchmarks, **groups}
 
@@ -148,14 +153,15 @@ def read_outcome(folder: Path, benchmarks: Sequence[Dataset]) -> Outcome:
 
 def format_curves(curves: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the points of all curves as a Markdown table, and what the learnt choice has over a coin."""
-    lines = ["| benchmark | way | limit | accuracy | tokens |", "|---|---|---:|---:|---:|"]
+    rows = []
     for benchmark, curve in curves.items():
         for point in curve["points"]:
+            # Always and never have none.
             limit = "" if point["limit"] is None else f"{point['limit']:.3g}"
             accuracy = format_percent(point["accuracy"], point)
-            lines.append(f"| {benchmark} | {point['name']} | {limit} | {accuracy} | {point['tokens']:.1f} |")
+            rows.append([benchmark, point["name"], limit, accuracy, f"{point['tokens']:.1f}"])
 
-    lines.append("")
+    lines = [format_markdown(HEADINGS, rows)]
     for benchmark, curve in curves.items():
         gain = format_percent(curve["above_coin"]["value"], curve["above_coin"])
         lines.append(f"{benchmark}: the learnt choice is {gain} points above a coin of the same cost.")

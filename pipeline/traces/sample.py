@@ -3,6 +3,7 @@
 Texts are written to a file as they come, so an interrupted sampling goes on where it stopped and ends the same.
 """
 
+import contextlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,7 @@ def sample_candidates(
     Returns:
         The candidates of each problem, side by side.
     """
+    # Whatever changes a text is in its key, so a file may hold texts of several settings.
     draws = plan_draws(problems, samples, [origin, dict(generation), seed])
     file = CompletionFile(partial_file)
 
@@ -147,39 +149,6 @@ def _sample_part(
 # A teacher
 
 
-class TeacherSampling:
-    """Texts of a teacher, several requests at a time."""
-
-    def __init__(self, client: Client, file: CompletionFile, max_tokens: int, temperature: float) -> None:
-        self.client = client
-        self.file = file
-        self.max_tokens = max_tokens
-        self.temperature = temperature
-        self.is_over = False
-
-    def ask(self, draw: Draw) -> None:
-        """Have the text of a draw in the file, unless the requests are used up."""
-        if self.is_over or draw.key in self.file.completions:
-            return
-
-        # A teacher does not know our think tags.
-        messages = build_messages(draw.problem, "cot")
-        try:
-            answer = self.client.chat(
-                messages, max_tokens=self.max_tokens, temperature=self.temperature, seed=draw.number
-            )
-        except RequestLimit:
-            self.is_over = True
-            return
-        except BaseException:
-            # The other threads have nothing more to ask for.
-            self.is_over = True
-            raise
-
-        candidate = make_candidate(draw.problem, answer.text, answer.finish)
-        self.file.add({draw.key: candidate.completion})
-
-
 def sample_teacher(
     client: Client,
     problems: Sequence[Problem],
@@ -207,10 +176,25 @@ def sample_teacher(
         UserError: the teacher refuses or cannot be reached; what came is in the file.
     """
     draws = plan_draws(problems, samples, ["teacher", client.model, max_tokens, temperature])
-    sampling = TeacherSampling(client, CompletionFile(partial_file), max_tokens, temperature)
+    file = CompletionFile(partial_file)
 
-    # The map raises what a thread raised.
-    with ThreadPoolExecutor(concurrency) as pool:
-        for _ in pool.map(sampling.ask, draws):
+    def ask(draw: Draw) -> None:
+        if draw.key in file.completions:
+            return
+
+        # A teacher does not know our think tags.
+        messages = build_messages(draw.problem, "cot")
+        answer = client.chat(
+            messages,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=draw.number,
+        )
+        candidate = make_candidate(draw.problem, answer.text, answer.finish)
+        file.add({draw.key: candidate.completion})
+
+    # Where one fails, or is one too many, the map cancels those that have not begun. What came is used.
+    with ThreadPoolExecutor(concurrency) as pool, contextlib.suppress(RequestLimit):
+        for _ in pool.map(ask, draws):
             on_progress(1, 0)
-    return sampling.file.to_candidates(draws)
+    return file.to_candidates(draws)

@@ -50,6 +50,7 @@ class WeightedSource:
 
 def parse_source(text: str) -> WeightedSource:
     """Return the source that "long" or "FILE.jsonl:0.5" names."""
+    # A path may have a colon of its own, so what follows the last one must be a number.
     name, colon, weight = text.rpartition(":")
     if colon and WEIGHT.fullmatch(weight):
         return WeightedSource(name, float(weight))
@@ -84,6 +85,7 @@ def choose_solutions(problems: Sequence[Problem], solutions: Sequence[str], seed
     for problem, name in zip(problems, names, strict=True):
         if name not in STYLES:
             chosen.append(drawn[name].pop())
+        # Of a data set without steps the answers alone are learnt.
         elif problem.rationale is None:
             chosen.append(problem)
         else:
@@ -93,6 +95,7 @@ def choose_solutions(problems: Sequence[Problem], solutions: Sequence[str], seed
 
 def _share_out(sources: Sequence[WeightedSource], count: int) -> list[str]:
     """The name of a source for each of ``count`` places, by the weights."""
+    # Weights are relative: 1 and 0.5 are two thirds and one third.
     total = sum(source.weight for source in sources)
     if not total:
         raise UserError("sft.solutions: no source with a weight; name one, such as [short]")
@@ -121,6 +124,7 @@ def _draw_from_file(name: str, count: int, rng: random.Random) -> list[Problem]:
         if fault:
             raise UserError(f"{path}: {solution.id} has {fault}; `make traces SOURCE={path}` keeps the good ones")
 
+    # Twice the same solution would count twice.
     if len(solutions) < count:
         raise UserError(
             f"sft.solutions: {count} solutions of {path} are asked for, it has {len(solutions)}; lower its weight"
@@ -133,7 +137,7 @@ def _draw_from_file(name: str, count: int, rng: random.Random) -> list[Problem]:
 
 @dataclass(frozen=True)
 class Source:
-    """Candidates, and what they say they come from."""
+    """Candidates, and what they come from."""
 
     name: str
     candidates: list[Candidate]
@@ -157,7 +161,6 @@ def make_traces(run: Run, source: str, stage: str) -> str:
 
     settings = run.recipe.traces
     file = run.dir.root / "traces" / f"{name_file(source, stage)}.jsonl"
-
     found = _collect_candidates(run, source, stage, file)
     rules = Rules(
         max_tokens=settings.generation["max_new_tokens"],
@@ -194,6 +197,7 @@ def list_held_out(run: Run) -> list[Problem]:
     """Return what no solution may give away: dev and test problems of the recipe's benchmarks, and those of the run."""
     from pipeline.run import list_dev_problems
 
+    # Adapters are chosen on dev, so it gives away as much as a test problem would.
     problems = list_dev_problems(run.recipe)
     for name in set(run.recipe.eval.benchmarks) & set(BENCHMARKS):
         for split in ("dev", "test"):
@@ -205,12 +209,13 @@ def list_held_out(run: Run) -> list[Problem]:
 
 
 def _collect_candidates(run: Run, source: str, stage: str, file: Path) -> Source:
+    partial_file = file.with_suffix(".partial")
     if source in STYLES:
         return Source(source, _render_candidates(run, source))
     if source == "own":
-        return Source(f"own_{stage}", _sample_own(run, stage, file.with_suffix(".partial")))
+        return Source(f"own_{stage}", _sample_own(run, stage, partial_file))
     if source == "teacher":
-        return Source(source, _ask_teacher(run, file.with_suffix(".partial")))
+        return Source(source, _ask_teacher(run, partial_file))
 
     # A misspelled style would otherwise be looked for as a data set.
     known = (*STYLES, "own", "teacher", *BENCHMARKS, *BUILT_IN)

@@ -1,6 +1,7 @@
 """``make tradeoff``: every way is asked, what is up to date stays, and what is damaged is answered again."""
 
 import json
+import re
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_all_ways_are_on_the_curve(measure, copy_run):
     for curve in curves.values():
         budgets = [point["limit"] for point in curve["points"] if point["name"] == "forced budget"]
         assert budgets == list(BUDGETS)
-    assert "| all | never think |  |" in text
+    assert re.search(r"\| all +\| never think +\| +\|", text)
 
     for completion in read_completions(folder / "answers" / "never" / "logic_v1.jsonl"):
         assert completion.text.startswith("<think></think>\n\\boxed{")
