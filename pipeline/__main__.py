@@ -36,7 +36,7 @@ READERS = ("table", "seeds", "report", "status")
 
 def run_stages(options: argparse.Namespace) -> None:
     """Run stages, each after those that it starts from, and print the table."""
-    # One process may have to fetch the base, and the gate takes seconds.
+    # The others wait while the main process fetches the base.
     run = processes.on_main_process(lambda: open_run(options))
     with run.dir.lock():
         # One process of several cannot measure alone what they do together.

@@ -71,7 +71,6 @@ def _wrap_one(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Level = Annotated[int, Field(ge=LEVELS[0], le=LEVELS[-1])]
 Spec = Annotated[DatasetSpec, BeforeValidator(_read_spec)]
 Problems = Annotated[list[Spec], Field(min_length=1), BeforeValidator(_wrap_one)]
 
@@ -156,7 +155,6 @@ class ExpertIterationSettings(Settings):
 class GrpoSettings(Settings):
     """Stage 4 by GRPO."""
 
-    levels: list[Level]
     max_resample: Count
     trainer: GrpoTrainer
 

@@ -49,7 +49,7 @@ def log_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # A user can do nothing with where in our code bad input was noticed.
+        # Where in our code bad input was noticed says nothing to a user.
         with_traceback = not isinstance(error, UserError)
         log.warning("ended by %s: %s", type(error).__name__, error, exc_info=with_traceback)
         raise

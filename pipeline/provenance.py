@@ -18,8 +18,6 @@ def describe_machine() -> dict[str, Any]:
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
     return {
         "versions": {"python": platform.python_version()} | versions,
         "commit": read_commit(),
@@ -27,17 +25,25 @@ def describe_machine() -> dict[str, Any]:
             "processor": read_processor(),
             "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "memory_gib": round(memory / BYTES_A_GIB, 1),
+            "memory_gib": round(measure_memory(), 1),
         },
     }
 
 
+def measure_memory() -> float:
+    """Return the machine's memory in GiB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / BYTES_A_GIB
+
+
+def read_cpuinfo() -> str:
+    """Return what Linux says of the processor; nothing elsewhere."""
+    file = Path("/proc/cpuinfo")
+    return file.read_text() if file.is_file() else ""
+
+
 def read_processor() -> str:
     """Return the processor's name, which Linux alone says in full."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-
-    for line in lines:
+    for line in read_cpuinfo().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()

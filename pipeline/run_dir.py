@@ -15,15 +15,17 @@ A part of a stage ("training", "scoring") counts only once the manifest has it. 
 rename, so a part that it has is complete, whenever a process was killed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import datetime
 import fcntl
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.datasets import Dataset
 from data.files import (
@@ -36,12 +38,17 @@ from data.files import (
     write_json,
     write_text,
 )
-from data.problem import Problem, read_completions, read_grades, read_problems, write_records
+from data.problem import Grade, Problem, read_completions, read_grades, read_problems, write_records
 from eval import seeds
+from eval.grade import grade_all
 from eval.run_view import RowKey, RunView, StageView
+from eval.score import score_completions
 from eval.table import StageScores, make_rows, to_markdown
 from pipeline import processes
 from pipeline.provenance import describe_machine
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
 
 Record = dict[str, Any]
 
@@ -75,6 +82,28 @@ def seal(
     parts = read_manifest(folder)
     parts[part] = {"files": hashes, **(about or {})}
     write_json(folder / MANIFEST, {"sha256": sha256_json(parts), "parts": parts})
+
+
+def write_answers(
+    folder: Path,
+    file: Path,
+    problems: Sequence[Problem],
+    evaluation: Evaluation,
+) -> tuple[Record, list[Grade]]:
+    """Grade an evaluation's completions, and write both into ``file`` below completions/ and grades/ of a folder.
+
+    Returns:
+        What scores.json says of them, and the grades.
+    """
+    completions = evaluation.completions
+    grades = grade_all(problems, completions)
+    completions_file = Path("completions") / file
+    grades_file = Path("grades") / file
+    write_records(folder / completions_file, completions)
+    write_records(folder / grades_file, grades)
+
+    entry = {"completions": str(completions_file), "grades": str(grades_file)}
+    return entry | score_completions(problems, completions, grades, evaluation.seconds), grades
 
 
 def read_manifest(folder: Path) -> Record:

@@ -18,14 +18,13 @@ import yaml
 
 from data.command_line import at_least
 from data.files import UserError, suggest, write_json
-from data.problem import write_records
 from data.splits import take_stratified
 from eval.extract import EXTRACTION_VERSION
-from eval.grade import grade_all, load_benchmark
-from eval.score import SCORES_VERSION, score_completions, score_samples
+from eval.grade import load_benchmark
+from eval.score import SCORES_VERSION, score_samples
 from pipeline.config import Recipe, default_profile, load_recipe
 from pipeline.prompts import INSTRUCTIONS, CustomPrompt, Prompt
-from pipeline.run_dir import StageDir
+from pipeline.run_dir import StageDir, write_answers
 from pipeline.stages.prompted import load_examples
 from pipeline.thinking_budget import ThinkingLimits
 
@@ -64,8 +63,6 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     """Ask a model a benchmark, grade and score it; write everything into ``options.out`` and return the scores."""
     if not 0 < options.temperature < math.inf:
         raise UserError(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
-    if options.url and (options.budget is not None or options.min_thinking):
-        raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
 
     from pipeline.evaluate import evaluate
 
@@ -99,14 +96,11 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
             seed=1_000_003 * options.seed + number,
             label=benchmark.name,
         )
-        grades = grade_all(problems, evaluation.completions)
+        folder = f"sample-{number + 1}" if options.samples else ""
+        file = Path(folder) / f"{benchmark.name}.jsonl"
+        entry, grades = write_answers(options.out, file, problems, evaluation)
+        each.append(entry)
         samples.append(grades)
-
-        file = Path(f"sample-{number + 1}" if options.samples else "") / f"{benchmark.name}.jsonl"
-        write_records(options.out / "completions" / file, evaluation.completions)
-        write_records(options.out / "grades" / file, grades)
-        scores = score_completions(problems, evaluation.completions, grades, evaluation.seconds)
-        each.append({"completions": f"completions/{file}", "grades": f"grades/{file}"} | scores)
 
     scores = {
         **{name: getattr(options, name) for name in ECHOED},
@@ -146,6 +140,9 @@ def load_scored_model(options: argparse.Namespace) -> ScoredModel:
         UserError: Where a stage's adapter is damaged, or a stage is to be served.
     """
     from pipeline.models.load import load_model, resolve
+
+    if options.url and (options.budget is not None or options.min_thinking):
+        raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
 
     stage = StageDir(Path(options.model))
     part = stage.read_part("training") or stage.read_part("scoring")

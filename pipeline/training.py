@@ -295,7 +295,7 @@ def split_batch(trainer: Mapping[str, Any], label: str) -> dict[str, int]:
         raise UserError(f"{label}: {count} processes cannot share a batch of {batch} rows; take a multiple of {count}")
 
     share = batch // count
-    # The most rows at once that the recipe allows and that divide the share.
+    # It divides both, so the batch stays whole and no more rows go through at once than the recipe says.
     rows = math.gcd(share, trainer["per_device_train_batch_size"])
     return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": share // rows}
 

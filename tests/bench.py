@@ -316,7 +316,7 @@ def measure_our_grpo(bench: Bench, trainer: dict[str, Any], work: Path, samples:
     settings = bench.recipe.stages["rl"]
     rare = {"eval_steps": GRPO_STEPS, "save_steps": GRPO_STEPS}
     grpo = settings.grpo.model_copy(
-        update={"levels": [], "max_resample": 1, "trainer": settings.grpo.trainer | trainer | rare}
+        update={"max_resample": 1, "trainer": settings.grpo.trainer | trainer | rare},
     )
     learnability = settings.learnability.model_copy(update={"samples": 0})
     settings = settings.model_copy(update={"algorithm": "grpo", "grpo": grpo, "learnability": learnability})

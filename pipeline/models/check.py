@@ -5,7 +5,6 @@ token; what does not fit must not be begun.
 """
 
 import contextlib
-import os
 import tempfile
 import textwrap
 from collections import Counter
@@ -31,6 +30,7 @@ from pipeline.models.load import (
 )
 from pipeline.progress import printable
 from pipeline.prompts import PLAIN_TEMPLATE, encode_prompt, encode_text, find_forced_opening
+from pipeline.provenance import measure_memory
 
 GIB = 2**30
 
@@ -178,7 +178,7 @@ def _measure_memory() -> float:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GIB
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return measure_memory()
 
 
 def print_findings(base: str, findings: Sequence[Finding]) -> bool:

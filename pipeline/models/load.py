@@ -22,6 +22,7 @@ from pipeline.models.download import (
     make_once,
 )
 from pipeline.prompts import PLAIN_TEMPLATE, build_messages, encode_text, format_thinking_answer, render_prompt
+from pipeline.provenance import read_cpuinfo
 
 # What a fingerprint covers: weights, configuration, chat template and tokenizer.
 FINGERPRINT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
@@ -164,8 +165,7 @@ def resolve_precision(load: str) -> str:
         return load
 
     # Read without torch, which `status` does not need otherwise.
-    file = Path("/proc/cpuinfo")
-    flags = set(file.read_text().split()) if file.is_file() else set()
+    flags = set(read_cpuinfo().split())
     return "bf16" if flags & BF16_FLAGS or processes.count_gpus() else "fp32"
 
 
@@ -282,7 +282,6 @@ def load_model(
 
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    # PEFT leaves it in training.
     if not trainable:
         model.eval()
     return model, tokenizer

@@ -78,9 +78,9 @@ class GrpoTraining:
         self.trainer_settings = self.settings.grpo.trainer
 
         # Before the model is loaded, which takes longer than to find that there is nothing to do.
-        self.pools = group_by_level(context.train_problems(), self.settings.grpo.levels)
+        self.pools = group_by_level(context.train_problems())
         if not self.pools:
-            raise UserError(f"{self.label}: no problem to draw from; change rl.problems or rl.grpo.levels")
+            raise UserError(f"{self.label}: no problem to draw from; change rl.problems")
 
         self.dev = context.dev_problems()
         self.model, self.tokenizer = context.load_model(context.parent_adapter, trainable=True)
@@ -174,7 +174,7 @@ class GrpoTraining:
         """Sample some dev problems of each level that is trained on."""
         levels = []
         problems = []
-        for level, pool in group_by_level(self.dev, self.settings.grpo.levels).items():
+        for level, pool in group_by_level(self.dev).items():
             if level in self.pools:
                 part = pool[: self.settings.learnability.problems_per_level]
                 levels += [level] * len(part)
@@ -238,10 +238,9 @@ class GrpoTraining:
         return save_adapter(trainer.model, self.work / "final")
 
 
-def group_by_level(problems: Sequence[Problem], levels: Sequence[int]) -> dict[str, list[Problem]]:
-    """Return problems by kind of answer and level ("number 2"), of the named levels only, where any are named."""
+def group_by_level(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
+    """Return problems by kind of answer and level ("number 2")."""
     groups: dict[str, list[Problem]] = {}
     for problem in sorted(problems, key=lambda problem: (problem.kind, problem.level)):
-        if not levels or problem.level in levels:
-            groups.setdefault(f"{problem.kind} {problem.level}", []).append(problem)
+        groups.setdefault(f"{problem.kind} {problem.level}", []).append(problem)
     return groups

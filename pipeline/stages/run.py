@@ -19,17 +19,16 @@ import yaml
 from data.contamination import find_overlaps
 from data.datasets import Dataset
 from data.files import sha256_file, write_json, write_text
-from data.problem import Problem, write_records
+from data.problem import Problem
 from eval.extract import EXTRACTION_VERSION
-from eval.grade import grade_all
-from eval.score import SCORES_VERSION, score_completions
+from eval.score import SCORES_VERSION
 from pipeline import stages
 from pipeline.learnability import NoSignal
 from pipeline.models.load import resolve_precision
 from pipeline.processes import on_main_process
 from pipeline.progress import console, log_to, say
 from pipeline.prompts import prompt_sha256
-from pipeline.run_dir import StageDir
+from pipeline.run_dir import StageDir, write_answers
 from pipeline.stages.problems import hash_problems, hash_sources
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.stage import Stage, TrainingContext, apply_overrides
@@ -323,21 +322,13 @@ def _write_row(run: Run, stage: Stage, row: TableRow, evaluation: Evaluation) ->
     """Write the completions and grades of one row; return its entry in scores.json."""
     benchmark = row.benchmark
     folder = run.dir.stage(stage.name).folder
-    completions_file = Path("completions") / row.file
-    grades_file = Path("grades") / row.file
-
-    grades = grade_all(benchmark.problems, evaluation.completions)
-    write_records(folder / completions_file, evaluation.completions)
-    write_records(folder / grades_file, grades)
-
+    entry, _ = write_answers(folder, row.file, benchmark.problems, evaluation)
     return {
         "benchmark": benchmark.name,
         "benchmark_sha256": benchmark.sha256,
         "problems_sha256": sha256_file(run.dir.problems_file(benchmark.name)),
-        "completions": str(completions_file),
-        "grades": str(grades_file),
         "overlaps": _count_overlaps(run, stage, row),
-        **score_completions(benchmark.problems, evaluation.completions, grades, evaluation.seconds),
+        **entry,
     }
 
 

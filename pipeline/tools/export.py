@@ -127,7 +127,6 @@ def check_stage(run: Run, name: str) -> StageDir:
     if not stage_dir.read_part("scoring"):
         raise UserError(f"{stage_dir.folder}: not run yet; run `make {name}` first")
 
-    # The card shows the recipe of now.
     for change in stage_dir.find_changes("training", training_inputs(run, stage)):
         raise UserError(f"{stage_dir.folder}: {change}; give the SET= that it was trained with, or run `make {name}`")
     stage_dir.check_adapter()

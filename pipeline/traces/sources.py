@@ -124,7 +124,7 @@ def _draw_from_file(name: str, count: int, rng: random.Random) -> list[Problem]:
         if fault:
             raise UserError(f"{path}: {solution.id} has {fault}; `make traces SOURCE={path}` keeps the good ones")
 
-    # Twice the same solution would count twice.
+    # None is trained on twice.
     if len(solutions) < count:
         raise UserError(
             f"sft.solutions: {count} solutions of {path} are asked for, it has {len(solutions)}; lower its weight"

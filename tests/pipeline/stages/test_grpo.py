@@ -3,7 +3,6 @@
 import copy
 import json
 import types
-from collections import Counter
 
 import pytest
 import torch
@@ -85,7 +84,7 @@ def train(tiny, parent_adapter, tmp_path):
             rewards=[f"{tmp_path}/mine.py:{reward}" if reward != "correctness" else reward],
             reward_weights=[1.0],
             learnability=LearnabilitySettings(samples=probe, problems_per_level=4),
-            grpo=GrpoSettings(levels=[], max_resample=max_resample, trainer=TRAINER | trainer),
+            grpo=GrpoSettings(max_resample=max_resample, trainer=TRAINER | trainer),
         )
         recipe = types.SimpleNamespace(
             report_to="none",
@@ -256,11 +255,12 @@ def test_what_trl_refuses_is_one_line(train):
         train(num_generations=3)
 
 
-def test_levels_that_the_recipe_names_are_the_ones_drawn_from():
+def test_problems_are_drawn_by_level():
     problems = [Problem(f"p{i}", "?", "1", "number", level=i % 5 + 1) for i in range(20)]
 
-    assert sorted(grpo.group_by_level(problems, [2, 4])) == ["number 2", "number 4"]
-    assert Counter(map(len, grpo.group_by_level(problems, []).values())) == {4: 5}
+    groups = grpo.group_by_level(problems)
+    assert list(groups) == [f"number {level}" for level in range(1, 6)]
+    assert {len(group) for group in groups.values()} == {4}
 
 
 def sample_groups(tiny, count, size, step):
