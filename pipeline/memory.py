@@ -20,7 +20,12 @@ from pipeline.slots import MEMORY_SHARE
 MEASURED_DEVICES = ("cuda",)
 
 
-def fit_batch(model, batch: Mapping[str, int], length: int, label: str) -> dict[str, int]:
+def fit_batch(
+    model,
+    batch: Mapping[str, int],
+    length: int,
+    label: str,
+) -> dict[str, int]:
     """Return the batch arguments of a trainer with as many rows at once as fit the memory; the batch is the same.
 
     Args:
@@ -28,34 +33,18 @@ def fit_batch(model, batch: Mapping[str, int], length: int, label: str) -> dict[
         batch: Its ``per_device_train_batch_size`` and ``gradient_accumulation_steps``.
         length: Of a row, in tokens.
         label: What is said is said of it.
-    """
-    rows = batch["per_device_train_batch_size"]
-    fitting = find_micro_batch_size(model, rows, length)
-    if fitting < rows:
-        say(f"{label}: {rows} rows at once do not fit the memory; {fitting} at a time, the batch is the same")
-
-    steps = batch["gradient_accumulation_steps"] * rows // fitting
-    return {"per_device_train_batch_size": fitting, "gradient_accumulation_steps": steps}
-
-
-def find_micro_batch_size(model, rows: int, length: int) -> int:
-    """Return the most rows that a model can train on at once; in several processes, in each of them.
-
-    Args:
-        model: Under a trainer of TRL, not trained yet.
-        rows: Of a batch; the result divides them.
-        length: Of a row, in tokens.
 
     Raises:
         UserError: Where not even one row fits the memory.
     """
     if model.device.type not in MEASURED_DEVICES:
-        return rows
+        return dict(batch)
 
     # Decoding keeps its slots between the steps of a training.
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(1 - MEMORY_SHARE)
 
+    rows = batch["per_device_train_batch_size"]
     divisors = [size for size in range(rows, 0, -1) if rows % size == 0]
     largest = next((size for size in divisors if _fits(model, size, length)), 0)
 
@@ -70,7 +59,11 @@ def find_micro_batch_size(model, rows: int, length: int) -> int:
         raise UserError(
             f"memory: not even one row of {length} tokens fits in training; take a smaller base, or base.load=nf4"
         )
-    return largest
+
+    if largest < rows:
+        say(f"{label}: {rows} rows at once do not fit the memory; {largest} at a time, the batch is the same")
+    steps = batch["gradient_accumulation_steps"] * rows // largest
+    return {"per_device_train_batch_size": largest, "gradient_accumulation_steps": steps}
 
 
 def _fits(model, rows: int, length: int) -> bool:

@@ -44,18 +44,16 @@ UP_TO_DATE = "up to date"
 
 @dataclass(frozen=True)
 class TableRow:
-    """What one row of the table stands for: a variant of the stage's prompt, put to one benchmark."""
+    """What one row of the table stands for: a variant of the stage's prompt, put to one benchmark.
+
+    ``file`` is where its completions and grades go, below completions/ and grades/.
+    """
 
     variant: str
     shots: int
     benchmark: Dataset
     examples: Sequence[Problem]
-    folder: Path
-
-    @property
-    def file(self) -> Path:
-        """Where its completions and grades go, below completions/ and grades/."""
-        return self.folder / f"{self.benchmark.name}.jsonl"
+    file: Path
 
 
 def run_stage(run: Run, stage: Stage) -> None:
@@ -177,7 +175,8 @@ def list_rows(run: Run, stage: Stage) -> list[TableRow]:
         folder = Path(variant) if len(all_shots) > 1 else Path()
         for benchmark in run.benchmarks:
             shown = examples.get(benchmark.name, [])[:shots]
-            rows.append(TableRow(variant, shots, benchmark, shown, folder))
+            file = folder / f"{benchmark.name}.jsonl"
+            rows.append(TableRow(variant, shots, benchmark, shown, file))
     return rows
 
 

@@ -32,15 +32,21 @@ def limited_model(tiny, monkeypatch):
     return make
 
 
+def fit(model, rows):
+    """The rows at once, and the steps, of a batch of two times so many rows of 20 tokens."""
+    batch = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 2}
+    return tuple(memory.fit_batch(model, batch, 20, "sft").values())
+
+
 def test_a_batch_that_fits_stays_whole(limited_model):
     model, tried = limited_model(100)
-    assert memory.find_micro_batch_size(model, 12, 20) == 12
+    assert fit(model, 12) == (12, 2)
     assert tried == [12]
 
 
 def test_parts_divide_the_batch_and_leave_no_gradient(limited_model):
     model, tried = limited_model(5)
-    assert memory.find_micro_batch_size(model, 12, 20) == 4
+    assert fit(model, 12) == (4, 6)
     assert tried == [12, 6, 4]
     assert all(weights.grad is None for weights in model.parameters())
 
@@ -48,8 +54,8 @@ def test_parts_divide_the_batch_and_leave_no_gradient(limited_model):
 def test_a_row_that_does_not_fit_is_refused(limited_model):
     model, _ = limited_model(0)
     with pytest.raises(UserError, match="not even one row of 20 tokens"):
-        memory.find_micro_batch_size(model, 4, 20)
+        fit(model, 4)
 
 
 def test_on_a_cpu_nothing_is_tried(tiny):
-    assert memory.find_micro_batch_size(tiny[0], 12, 20) == 12
+    assert fit(tiny[0], 12) == (12, 2)
