@@ -384,10 +384,11 @@ def _describe_fault(tree: Mapping[str, Any], fault: Any) -> str:
     key = ".".join(map(str, path))
 
     if _is_unknown_key(fault):
-        # The YAML files have every key but those of data sets.
         valid = [each for each, _ in _flatten(tree) if each != key]
-        block = ".".join(map(str, path[:-1]))
-        valid += [f"{block}.{field.name}" for field in dataclasses.fields(DatasetSpec)]
+        block = key.rpartition(".")[0]
+        # The YAML files have every key but those of data sets, which stand in lists.
+        if block.rpartition(".")[2].isdecimal():
+            valid += [f"{block}.{field.name}" for field in dataclasses.fields(DatasetSpec)]
 
         matches = difflib.get_close_matches(key, valid, n=1)
         hint = f"did you mean {matches[0]}?" if matches else "see recipes/README.md"
