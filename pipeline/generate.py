@@ -141,17 +141,22 @@ def generate(
 
 @dataclass
 class Row:
-    """One prompt on its way: ``pending`` holds the forced tokens that are still to come."""
+    """One prompt on its way.
+
+    ``pending`` holds the forced tokens that are still to come; ``is_unlimited`` says that a limit will force no others.
+    """
 
     index: int
     prompt: list[int]
     pending: list[int] = field(default_factory=list)
     sequence: TokenSequence = field(default_factory=TokenSequence)
     is_done: bool = False
+    is_unlimited: bool = False
 
     def restart(self, settings: DecodingSettings) -> None:
         """Go back to the prompt, with the prefix still to come."""
         self.sequence = TokenSequence()
+        self.is_unlimited = False
         self.pending = list(settings.prefixes[self.index]) if settings.prefixes else []
 
 
@@ -168,8 +173,10 @@ class Decoder:
         """Add the chosen token to a row, or the forced one in its place; returns which it was."""
         sequence = row.sequence
         settings = self.settings
-        if settings.thinking and not row.pending:
-            row.pending = find_forced_tokens(self.tokenizer, sequence.ids, token, settings.thinking, self.stops)
+        if settings.thinking and not row.pending and not row.is_unlimited:
+            forced = find_forced_tokens(self.tokenizer, sequence.ids, token, settings.thinking, self.stops)
+            row.pending = forced or []
+            row.is_unlimited = forced is None
 
         is_forced = bool(row.pending)
         if is_forced:

@@ -54,8 +54,10 @@ def count_thinking_tokens(tokenizer, ids: Sequence[int], closing: str = END_THIN
     return first if tag_is_alone else first + 1
 
 
-def find_forced_tokens(tokenizer, ids: Sequence[int], token: int, limits: ThinkingLimits, stops: set[int]) -> list[int]:
-    """Return the tokens that must come next so that the limits hold; none where the model may go on.
+def find_forced_tokens(
+    tokenizer, ids: Sequence[int], token: int, limits: ThinkingLimits, stops: set[int]
+) -> list[int] | None:
+    """Return the tokens that must come next so that the limits hold: none where the model may go on.
 
     Args:
         tokenizer: Of the model.
@@ -63,43 +65,43 @@ def find_forced_tokens(tokenizer, ids: Sequence[int], token: int, limits: Thinki
         token: The one that the model has chosen to come next.
         limits: The bounds on the thought.
         stops: The tokens that end a turn.
+
+    Returns:
+        None where nothing will be forced any more, whatever follows: then it need not be asked again.
     """
-    forced: list[int] = []
+    most = limits.max_tokens
+    if most == 0 and not ids:
+        return encode_text(tokenizer, DIRECT + BOX)
 
-    if limits.max_tokens is not None:
-        forced = _close_thought(tokenizer, ids, limits.max_tokens)
-
-    if limits.min_tokens and not forced:
-        forced = _extend_thought(tokenizer, ids, token, limits, stops)
-
-    return forced
-
-
-def _close_thought(tokenizer, ids: Sequence[int], max_tokens: int) -> list[int]:
-    """The tokens that close the thought and begin the answer where the maximum is reached."""
-    if not ids:
-        return encode_text(tokenizer, DIRECT + BOX) if max_tokens == 0 else []
+    # A thought has no more tokens than its completion. Decoding that for each token takes longer than a GPU's step.
+    may_reach_maximum = most is not None and len(ids) >= most
+    if not (may_reach_maximum or limits.min_tokens):
+        return []
 
     text = tokenizer.decode(ids)
-    is_thinking = THINK in text and END_THINK not in text.split(THINK, 1)[1]
-    if not is_thinking or count_thinking_tokens(tokenizer, ids, "") < max_tokens:
-        return []
+    _, opened, thought = text.partition(THINK)
+    if END_THINK in thought:
+        return None
 
-    # A tail that may be the start of the closing tag counts as thinking: the next token could make content of it.
-    # Only what is missing of the tag is forced then.
-    begun = _count_begun(text, END_THINK)
-    return encode_text(tokenizer, END_THINK[begun:] + "\n" + BOX)
+    spent = count_thinking_tokens(tokenizer, ids, "") if opened else 0
+    if most is not None and opened and spent >= most:
+        # A tail that may be the start of the closing tag counts as thinking: the next token could make content of it.
+        # Only what is missing of the tag is forced then.
+        begun = _count_begun(text, END_THINK)
+        return encode_text(tokenizer, END_THINK[begun:] + "\n" + BOX)
+
+    if spent < limits.min_tokens:
+        return _extend_thought(tokenizer, ids, token, spent, limits, stops)
+    return None if most is None else []
 
 
-def _extend_thought(tokenizer, ids: Sequence[int], token: int, limits: ThinkingLimits, stops: set[int]) -> list[int]:
-    """The tokens that take the place of ``token`` where it would end, or begin to end, too short a thought."""
+def _extend_thought(
+    tokenizer, ids: Sequence[int], token: int, spent: int, limits: ThinkingLimits, stops: set[int]
+) -> list[int]:
+    """The tokens that take the place of ``token`` where it would end, or begin to end, so short a thought."""
     before = tokenizer.decode(ids)
     after = tokenizer.decode([*ids, token])
-    if THINK not in after or END_THINK in before.partition(THINK)[2]:
-        return []
-
-    spent = count_thinking_tokens(tokenizer, ids, "")
-    if spent >= limits.min_tokens:
+    if THINK not in after:
         return []
 
     # A lone "<" may begin anything; two characters of the tag are taken for its beginning.

@@ -84,6 +84,23 @@ def test_no_thought_ends_below_the_minimum(tiny, min_tokens, max_tokens):
     assert max_tokens is None or max(count_all(tokenizer, limited)) <= max_tokens
 
 
+def test_a_completion_is_not_decoded_for_each_of_its_tokens(tiny, monkeypatch):
+    """With hundreds of rows that takes longer than the model does on a GPU."""
+    model, tokenizer = tiny
+    decode = tokenizer.decode
+    calls = []
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: calls.append(ids) or decode(ids))
+
+    prompts = [encode_text(tokenizer, f"What is {i} * 7?") for i in range(8)]
+    start = encode_text(tokenizer, "<think>")
+    limits = ThinkingLimits(max_tokens=30)
+    settings = {"max_new_tokens": 100, "temperature": 1.0, "thinking": limits, "prefixes": [start] * len(prompts)}
+    sequences = generate(model, tokenizer, prompts, **settings)
+
+    assert any(any(sequence.forced[len(start) :]) for sequence in sequences), "no thought reached the maximum"
+    assert len(calls) < sum(len(sequence.ids) for sequence in sequences) / 2
+
+
 @pytest.mark.parametrize(
     ("text", "thinking_tokens"),
     [
