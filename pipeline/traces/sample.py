@@ -20,6 +20,9 @@ from pipeline.generate import BATCH_SIZES, find_stop_ids, generate, to_completio
 from pipeline.prompts import build_messages, encode_prompt
 from pipeline.traces.verify import Candidate, make_candidate
 
+# Texts that are written together. On a GPU those that end leave their slots to the next ones: more texts than slots.
+PART_SIZES = {"cpu": BATCH_SIZES["cpu"], "cuda": 4096}
+
 # Gets how many texts came, and their tokens.
 OnProgress = Callable[[int, int], None]
 
@@ -113,7 +116,7 @@ def sample_candidates(
     file = CompletionFile(partial_file)
 
     # A part is asked for whole, so a text does not depend on where the sampling was interrupted.
-    size = BATCH_SIZES[model.device.type]
+    size = PART_SIZES[model.device.type]
     for start in range(0, len(draws), size):
         part = draws[start : start + size]
         if all(draw.key in file.completions for draw in part):

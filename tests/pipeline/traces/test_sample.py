@@ -33,7 +33,7 @@ def batches(monkeypatch):
         return original(model, tokenizer, prompts, **options)
 
     monkeypatch.setattr(sample, "generate", count)
-    monkeypatch.setattr(sample, "BATCH_SIZES", {"cpu": 8})
+    monkeypatch.setattr(sample, "PART_SIZES", {"cpu": 8})
     return sizes
 
 
