@@ -41,7 +41,7 @@ SET_BY_PIPELINE = (
 RESERVED = {
     "SFTConfig": f"{SET_BY_PIPELINE} max_length train_sampling_strategy packing padding_free completion_only_loss",
     "GRPOConfig": (
-        f"{SET_BY_PIPELINE} load_best_model_at_end metric_for_best_model greater_is_better reward_weights use_vllm "
+        f"{SET_BY_PIPELINE} load_best_model_at_end metric_for_best_model greater_is_better reward_weights "
         "per_device_eval_batch_size top_p top_k min_p repetition_penalty generation_kwargs"
     ),
     "LoraConfig": "task_type base_model_name_or_path inference_mode",

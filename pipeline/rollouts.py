@@ -7,13 +7,15 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from data.problem import Completion, Problem
 from eval.grade import grade
+from pipeline import processes
 from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion, token_logprobs
 from pipeline.learnability import is_mixed
 from pipeline.problem_sampler import ProblemSampler
-from pipeline.prompts import encode_prompt
+from pipeline.prompts import encode_prompt, encode_text, find_forced_opening
 from pipeline.rewards import CombinedReward, RewardScore
 
 # Samples of a step on which the sampler's log-probabilities are compared with the model's own.
@@ -50,23 +52,31 @@ class GroupSampler:
     temperature: float
 
     def sample(
-        self, model, problems: Sequence[Problem], seed: int, on_progress: Callable[[int, int], None] | None = None
+        self,
+        model,
+        problems: Sequence[Problem],
+        seed: int,
+        on_progress: Callable[[int, int], None] | None = None,
+        engine: Any = None,
     ) -> list[Group]:
-        """Return a group for each problem."""
+        """Return a group for each problem; by TRL's vLLM, which has no seed, where there is such an ``engine``."""
         # Samples of a problem stand side by side, as TRL wants them.
         repeated = [problem for problem in problems for _ in range(self.size)]
         prompts = [encode_prompt(self.tokenizer, problem, "think") for problem in repeated]
-        sequences = generate(
-            model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=seed,
-            on_progress=on_progress,
-        )
-
         stops = find_stop_ids(model, self.tokenizer)
+        if engine:
+            sequences = sample_by_vllm(engine, self.tokenizer, prompts, stops)
+        else:
+            sequences = generate(
+                model,
+                self.tokenizer,
+                prompts,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=seed,
+                on_progress=on_progress,
+            )
+
         completions = []
         for problem, sequence in zip(repeated, sequences, strict=True):
             completions.append(to_completion(self.tokenizer, problem, sequence, stops))
@@ -79,6 +89,37 @@ class GroupSampler:
         for start in range(0, len(rollouts), self.size):
             groups.append(rollouts[start : start + self.size])
         return groups
+
+
+def sample_by_vllm(engine, tokenizer, prompts: Sequence[list[int]], stops: set[int]) -> list[TokenSequence]:
+    """Complete every prompt by the ``vllm_generation`` of TRL's trainer, which has its settings. Not run with vLLM yet.
+
+    Several processes, all called with the same, ask for a share each and all return all, as with :func:`generate`.
+    """
+    state = processes.get_state()
+    # TRL wants equal shares.
+    share = -(-len(prompts) // state.num_processes)
+    start = state.process_index * share
+    mine = [prompts[i % len(prompts)] for i in range(start, start + share)]
+
+    # A thought that the chat template opens is a part of the completion everywhere else.
+    opening = encode_text(tokenizer, find_forced_opening(tokenizer))
+    asked = [prompt + opening for prompt in mine]
+    _, texts, logprobs, _ = engine.generate(prompts=asked, images=None, num_generations=1)
+
+    sequences = []
+    for ids, row in zip(texts, logprobs, strict=True):
+        sequence = TokenSequence(
+            ids=[*opening, *ids],
+            forced=[True] * len(opening) + [False] * len(ids),
+            # The chosen token's stands first, or alone.
+            logprobs=[0.0] * len(opening) + [each[0] for each in row],
+            finish="stop" if stops.intersection(ids[-1:]) else "length",
+        )
+        sequences.append(sequence)
+
+    gathered: list[TokenSequence] = gather_object(sequences)
+    return gathered[: len(prompts)]
 
 
 @dataclass
@@ -101,7 +142,9 @@ class RolloutFunction:
         accelerator = trainer.accelerator
         count = len(prompts) * accelerator.num_processes // self.sampler.size
         model = accelerator.unwrap_model(trainer.model)
-        groups = self.sample_groups(model, count, trainer.state.global_step)
+        # TRL gives it the weights of this step before it asks for samples.
+        engine = trainer.vllm_generation if trainer.use_vllm else None
+        groups = self.sample_groups(model, count, trainer.state.global_step, engine)
 
         rollouts = [rollout for group in groups for rollout in group]
         start = accelerator.process_index * len(prompts)
@@ -113,7 +156,7 @@ class RolloutFunction:
             "earned": [rollout.reward.parts for rollout in mine],
         }
 
-    def sample_groups(self, model, count: int, step: int) -> list[Group]:
+    def sample_groups(self, model, count: int, step: int, engine: Any = None) -> list[Group]:
         """Return ``count`` groups; ones without a signal only where there are no others."""
         limit = count * self.max_resample
         mixed: list[Group] = []
@@ -128,7 +171,7 @@ class RolloutFunction:
             # All follows from the seed and the step, so a resumed training draws the same.
             problems = [self.problems.draw(number) for number in range(first, first + missing)]
             seed = zlib.crc32(f"{self.seed} {first}".encode())
-            for group in self.sampler.sample(model, problems, seed):
+            for group in self.sampler.sample(model, problems, seed, engine=engine):
                 rewards = [rollout.reward.total for rollout in group]
                 (mixed if is_mixed(rewards) else others).append(group)
 

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ class GrpoTraining:
         self.work = context.work
         self.recipe = context.run.recipe
         self.trainer_settings = self.settings.grpo.trainer
+        if self.trainer_settings.get("use_vllm") and not find_spec("vllm"):
+            raise UserError("rl.grpo.trainer.use_vllm: vLLM is not installed; see docs/machines.md, or leave it out")
 
         # Before the model is loaded, which takes longer than to find that there is nothing to do.
         self.pools = group_by_level(context.train_problems())

@@ -14,6 +14,7 @@ from data.files import UserError
 from data.problem import Problem
 from pipeline import rollouts
 from pipeline.config import GrpoSettings, LearnabilitySettings
+from pipeline.generate import generate
 from pipeline.learnability import NoSignal
 from pipeline.problem_sampler import ProblemSampler
 from pipeline.rewards import combine_rewards
@@ -233,6 +234,44 @@ def test_groups_without_a_signal_are_replaced(train, tmp_path):
     assert all(step["frac_reward_zero_std"] == 0 for step in log)
     assert any(step["sampled/samples"] > 32 for step in log)
     assert any(step["sampled/mixed"] < 1 for step in log)
+
+
+class FakeVllm:
+    """Stands for TRL's engine, and samples as ours does."""
+
+    def __init__(self, model, processing_class, temperature, max_completion_length, **settings):
+        self.asked = (model, processing_class)
+        self.settings = {"temperature": temperature, "max_new_tokens": max_completion_length}
+        self.synced = 0
+
+    def sync_weights(self):
+        self.synced += 1
+
+    def generate(self, prompts, images, num_generations):
+        assert num_generations == 1
+        sequences = generate(*self.asked, prompts, seed=self.synced, **self.settings)
+        logprobs = [[[logprob] for logprob in sequence.logprobs] for sequence in sequences]
+        return prompts, [sequence.ids for sequence in sequences], logprobs, None
+
+
+def test_samples_come_from_vllm_where_trl_has_one(train, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("sampled by the loop")
+
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVllm)
+    monkeypatch.setattr(grpo, "find_spec", lambda name: True)
+    monkeypatch.setattr(rollouts, "generate", refuse)
+    train(use_vllm=True, temperature=0.7)
+
+    # Samples by the weights of the step before would lie further away.
+    log = read_log(tmp_path / "work")
+    assert len(log) == 2
+    assert all(step["drift"] < 1e-4 for step in log)
+
+
+def test_vllm_is_asked_for_before_anything_runs(train):
+    with pytest.raises(UserError, match="use_vllm: vLLM is not installed; see docs/machines.md"):
+        train(use_vllm=True)
 
 
 def test_a_model_that_solves_nothing_is_refused_before_training(train, tmp_path):
