@@ -35,16 +35,18 @@ DIRECT_TOKENS = 14
 
 # Where half of the samples are right, two right ones of at most four take 3.2 samples.
 ASKED_SHARE = 0.8
+# And 5 of 16 problems have at most one: every later round of expert iteration asks these again.
+UNSOLVED_SHARE = 0.3
 # Rows of a problem in stage 5: both answers where both are right, the better one else, often none.
 CHOICE_ROWS = 1.2
 
-SAMPLE = 50  # problems of each data set whose rows stand for all of sft's
+SAMPLE = 200  # problems whose rows stand for all of sft's
 DECODED_TOKENS = 16  # of each row of the measured batch
 READ_PROMPTS = 32  # prompts that are read, whose time is that of as many more
 TRAIN_STEPS = 3  # the first of them warms up and is not counted
 
-# Tokens/s decoded at 512 rows, all of them busy, and trained on.
-H200 = {"decoded": 84_000, "trained": 114_000, "source": "not measured here: an H200, smollm2-135m, bf16"}
+# Tokens/s decoded in 512 slots that are filled again as answers end (84,000 while all are busy), and trained on.
+H200 = {"decoded": 23_000, "trained": 114_000, "source": "not measured here: an H200, smollm2-135m, bf16"}
 
 # Tokens that are decoded, and tokens that are trained on.
 Work = tuple[float, float]
@@ -58,11 +60,13 @@ class Plan:
         self.answer_tokens = {**ANSWER_TOKENS, **read_answer_tokens(run)}
 
         sft = run.recipe.stages["sft"]
-        samples = [replace(spec, take=min(SAMPLE, count_problems([spec]))) for spec in sft.problems]
+        count = count_problems(sft.problems)
+        share = min(1.0, SAMPLE / count)
+        samples = [replace(spec, take=math.ceil(share * count_problems([spec]))) for spec in sft.problems]
         problems = choose_solutions(select_problems(samples), sft.solutions, run.recipe.seed)
         self.rows = build_training_rows(load_tokenizer(run.base_folder), problems, sft, run.recipe.seed)
         self.row_tokens = fmean(len(row["input_ids"]) for row in self.rows)
-        self.sft_rows = count_problems(sft.problems) * len(self.rows) / len(problems)
+        self.sft_rows = count * len(self.rows) / len(problems)
 
     def count_stage(self, stage: Stage) -> Work:
         """Return the work of a stage: training, and scoring on every benchmark."""
@@ -87,12 +91,14 @@ class Plan:
         if settings.algorithm == "grpo":
             training = self.count_training(settings, settings.grpo.trainer, 0)
             samples = training[1] / self.row_tokens
-            # Half of the groups may be sampled again each time.
-            return [training, (samples * (1 + settings.grpo.max_resample / 2) * tokens, 0.0)]
+            # Where half of the groups differ in reward, twice as many are sampled.
+            return [training, (samples * min(settings.grpo.max_resample, 2) * tokens, 0.0)]
 
         iteration = settings.expert_iteration
         problems = count_problems(settings.problems)
-        parts = [(problems * iteration.samples * ASKED_SHARE * tokens, 0.0), self.count_dev(settings)]
+        # A problem is new in one round, and half of the other rounds follow it in the mean.
+        asked = problems * (ASKED_SHARE + UNSOLVED_SHARE * (iteration.rounds - 1) / 2)
+        parts = [(asked * iteration.samples * tokens, 0.0), self.count_dev(settings)]
         for number in range(1, iteration.rounds + 1):
             # About one solution of each problem that was asked by then.
             rows = self.sft_rows + problems * number / iteration.rounds

@@ -57,6 +57,18 @@ def test_work_follows_from_the_recipe(new_run):
 
     steps = count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=6")
     assert count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=12")[1] == pytest.approx(2 * steps[1])
+    # Six steps of 64 samples of 53 tokens, once in place of twice.
+    once = count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=6", "rl.grpo.max_resample=1")
+    assert steps[0] - once[0] == pytest.approx(6 * 64 * 53)
+
+
+def test_later_rounds_ask_again_what_was_not_solved(new_run):
+    def count_decoded(rounds):
+        few_points = ["rl.dev=1", "rl.expert_iteration.trainer.eval_steps=1000"]
+        return Plan(new_run(f"rl.expert_iteration.rounds={rounds}", *few_points)).count_stage(get_stage("rl"))[0]
+
+    # Of 20 problems, each asked four times: three tenths of a half of them, and twice the one dev problem.
+    assert count_decoded(2) - count_decoded(1) == pytest.approx(53 * (20 * 4 * 0.3 / 2 + 2))
 
 
 def test_what_is_done_is_left_out(finished_run, monkeypatch):
