@@ -14,42 +14,29 @@ MAX_REMEMBERED = 300  # characters of a text whose form is kept: the same few ch
 
 _PAIRS = ("{}", "()", '""', "''", "“”", "‘’", "``")
 
+
+def read_words(table: str) -> set[str]:
+    """Return the words of a text."""
+    return set(table.split())
+
+
+def read_pairs(table: str) -> dict[str, str]:
+    """Return the table that a text holds: a name, its value, the next name, its value."""
+    words = table.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
 # Commands for the signs of logic.
-LOGIC_SIGNS = {
-    "land": "∧",
-    "wedge": "∧",
-    "lor": "∨",
-    "vee": "∨",
-    "neg": "¬",
-    "lnot": "¬",
-    "to": "→",
-    "rightarrow": "→",
-    "implies": "→",
-    "Rightarrow": "→",
-    "leftrightarrow": "↔",
-    "iff": "↔",
-}
+LOGIC_SIGNS = read_pairs(r"""
+    land ∧  wedge ∧  lor ∨  vee ∨  neg ¬  lnot ¬
+    to →  rightarrow →  implies →  Rightarrow →  leftrightarrow ↔  iff ↔
+""")
 
 # Commands for signs that stand in texts, too.
-_SIGNS = {
-    **LOGIC_SIGNS,
-    "pm": "±",
-    "mp": "∓",
-    "times": "×",
-    "cdot": "×",
-    "degree": "°",
-    "approx": "≈",
-    "pi": "π",
-    "infty": "∞",
-    "le": "≤",
-    "leq": "≤",
-    "ge": "≥",
-    "geq": "≥",
-    "ne": "≠",
-    "neq": "≠",
-    "lt": "<",
-    "gt": ">",
-}
+_SIGNS = LOGIC_SIGNS | read_pairs(r"""
+    pm ±  mp ∓  times ×  cdot ×  degree °  approx ≈  pi π  infty ∞
+    le ≤  leq ≤  ge ≥  geq ≥  ne ≠  neq ≠  lt <  gt >
+""")
 
 
 def find_boxes(text: str) -> list[str]:
