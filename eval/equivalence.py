@@ -85,7 +85,11 @@ def _compare(left: Node, right: Node) -> Verdict:
         return None
     if left.op in _UNORDERED:
         return _match(left.args, right.args)
-    return combine([_compare(one, other) for one, other in zip(left.args, right.args, strict=True)])
+    return _compare_in_order(left.args, right.args)
+
+
+def _compare_in_order(left: Sequence[Node], right: Sequence[Node]) -> Verdict:
+    return combine([_compare(one, other) for one, other in zip(left, right, strict=True)])
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
@@ -112,11 +116,17 @@ def _match(left: Sequence[Node], right: Sequence[Node]) -> Verdict:
 
 def _compare_quantities(left: Node, right: Node) -> Verdict:
     """Compare values with units, one of which may be left out."""
-    units = [name_unit(node.text.lower().split()) for node in (left, right) if node.op == "quantity"]
-    if len(units) == 2 and units[0] != units[1]:
+    left_unit, left_value = _split_unit(left)
+    right_unit, right_value = _split_unit(right)
+    if left_unit and right_unit and left_unit != right_unit:
         return False
-    bare = [node.args[0] if node.op == "quantity" else node for node in (left, right)]
-    return _compare(*bare)
+    return _compare(left_value, right_value)
+
+
+def _split_unit(node: Node) -> tuple[str, Node]:
+    if node.op != "quantity":
+        return "", node
+    return name_unit(node.text.lower().split()), node.args[0]
 
 
 def _compare_assignment(left: Node, right: Node) -> Verdict:
@@ -140,51 +150,46 @@ def _has_structure(node: Node) -> bool:
 def _compare_relations(left: Node, right: Node, signed: bool) -> Verdict:
     """Compare equations: their differences of both sides are the same up to a constant factor."""
     if any(_has_structure(side) for side in (*left.args, *right.args)):
-        straight = [_compare(one, other) for one, other in zip(left.args, right.args, strict=True)]
-        crossed = [_compare(one, other) for one, other in zip(left.args, right.args[::-1], strict=True)]
-        return combine(straight) or (not signed and combine(crossed))
+        straight = _compare_in_order(left.args, right.args)
+        return straight or (not signed and _compare_in_order(left.args, right.args[::-1]))
 
-    names = sorted(find_names(left) | find_names(right))
-    try:
-        pairs = _evaluate_pairs(_difference(*left.args), _difference(*right.args), names)
-    except _Undecided:
-        return None
+    pairs = _evaluate_pairs(_difference(*left.args), _difference(*right.args))
     if pairs is None:
         return None
+    if any((one == 0) != (other == 0) for one, other in pairs.values):
+        return False
 
-    ratios = []
-    for one, other in pairs.values:
-        if (one == 0) != (other == 0):
-            return False
-        if one != 0:
-            ratios.append(one / other)
+    ratios = [one / other for one, other in pairs.values if one != 0]
     if not ratios:
         return None
     if not all(_agree(ratio, ratios[0]) for ratio in ratios):
         return False
     # A ratio at one point alone proves nothing where the equation has variables.
-    if len(ratios) < 2 and names:
+    if len(ratios) < 2 and pairs.names:
         return None
     if signed and not (ratios[0].imag == 0 and ratios[0].real > 0):
         return False
     return None if pairs.is_large else True
 
 
+_TURNED = str.maketrans("<>", "><")
+
+
 def _compare_chains(left: Node, right: Node) -> Verdict:
     """Compare inequalities, read from either end."""
-    turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
     if len(left.args) != len(right.args):
         return False
 
     verdicts: list[Verdict] = []
-    other_signs = " ".join(turned.get(sign, sign) for sign in reversed(right.text.split()))
-    for candidate in (right, Node("chain", right.args[::-1], other_signs)):
+    # From the right, each sign is turned round: "x < 3" is "3 > x".
+    turned = " ".join(right.text.translate(_TURNED).split()[::-1])
+    for candidate in (right, Node("chain", right.args[::-1], turned)):
         if candidate.text != left.text:
             continue
         if len(left.args) == 2:
             verdicts.append(_compare_relations(left, candidate, signed=left.text != "!="))
         else:
-            verdicts.append(combine([_compare(a, b) for a, b in zip(left.args, candidate.args, strict=True)]))
+            verdicts.append(_compare_in_order(left.args, candidate.args))
 
     if True in verdicts:
         return True
@@ -202,10 +207,7 @@ def _compare_values(left: Node, right: Node) -> Verdict:
         return True
     if _is_infinite(left) or _is_infinite(right):
         return False
-    try:
-        pairs = _evaluate_pairs(left, right, sorted(find_names(left) | find_names(right)))
-    except _Undecided:
-        return None
+    pairs = _evaluate_pairs(left, right)
     if pairs is None:
         return None
     if not all(_agree(one, other) for one, other in pairs.values):
@@ -222,23 +224,27 @@ def _agree(one: Any, other: Any) -> bool:
 
 @dataclass
 class _Pairs:
-    """The values of two formulas at each point where both have one."""
+    """The values of two formulas at each point where both have one, and the variables that they have."""
 
+    names: frozenset[str]
     values: list[tuple[Any, Any]] = field(default_factory=list)
     is_large: bool = False
 
 
-def _evaluate_pairs(left: Node, right: Node, names: Sequence[str]) -> _Pairs | None:
-    """Return the values of two formulas at the fixed points; None where there are too few of them."""
-    pairs = _Pairs()
-    for number in range(POINTS if names else 1):
-        point = _Point(number, is_complex="i" in names or not names)
+def _evaluate_pairs(left: Node, right: Node) -> _Pairs | None:
+    """Return the values of two formulas at the fixed points; None where too few of them are within the bounds."""
+    pairs = _Pairs(find_names(left) | find_names(right))
+    for number in range(POINTS if pairs.names else 1):
+        point = _Point(number, is_complex="i" in pairs.names or not pairs.names)
         try:
             pairs.values.append((point.evaluate(left), point.evaluate(right)))
         except _OutOfDomain:
             continue
+        except _Undecided:
+            return None
         pairs.is_large |= point.is_large
-    enough = 2 if names else 1
+
+    enough = 2 if pairs.names else 1
     return pairs if len(pairs.values) >= enough else None
 
 
@@ -273,11 +279,12 @@ class _Point:
 
     def _evaluate(self, node: Node) -> Any:
         if node.op == "number":
-            return self._read_number(node.text)
+            self.is_large |= len(node.text) > MAX_MAGNITUDE
+            return self.context.mpf(node.text)
         if node.op == "name":
             return self._get_variable(node.text)
-        if node.op == "constant":
-            return self._get_constant(node.text)
+        if node.op == "constant" and node.text == "π":
+            return self.context.pi * 1
 
         if node.op in ("call", "^", "degrees"):
             arguments = [self.evaluate(part) for part in node.args]
@@ -291,7 +298,7 @@ class _Point:
             return -self.evaluate(node.args[0])
         if node.op == "inverse":
             return self._invert(self.evaluate(node.args[0]))
-        # A structure within an expression, such as f((1,2)).
+        # Infinity, or a structure within an expression, such as f((1,2)).
         raise _Undecided
 
     def _add(self, terms: list[Any]) -> Any:
@@ -300,11 +307,6 @@ class _Point:
         # What is left after cancelling is rounding.
         is_rounding = abs(total) < largest * self.context.mpf(10) ** (20 - DIGITS)
         return self.context.mpf(0) if is_rounding else total
-
-    def _read_number(self, text: str) -> Any:
-        if len(text) > MAX_MAGNITUDE:
-            self.is_large = True
-        return self.context.mpf(text)
 
     def _get_variable(self, name: str) -> Any:
         if name == "i":
@@ -316,11 +318,6 @@ class _Point:
         # The first half of the points is positive, for roots and logarithms.
         is_negative = self.number >= POINTS // 2 and digest[16] % 2 == 1
         return -value if is_negative else value
-
-    def _get_constant(self, text: str) -> Any:
-        if text == "π":
-            return self.context.pi * 1
-        raise _Undecided
 
     def _invert(self, value: Any) -> Any:
         if value == 0:

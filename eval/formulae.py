@@ -6,10 +6,10 @@ The grammar stands in docs/grading.md.
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eval.markup import LOGIC_SIGNS, drop_thousands_marks, to_plain_characters
+from eval.markup import LOGIC_SIGNS, drop_thousands_marks, read_pairs, read_words, to_plain_characters
 
 MAX_LENGTH = 400  # characters
 MAX_DEPTH = 25  # brackets within brackets
@@ -32,63 +32,26 @@ class Node:
     text: str = ""
 
 
-_FUNCTIONS = """sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh ln log exp sqrt"""
-FUNCTIONS = set(_FUNCTIONS.split())
-_CONSTANTS = {"pi": "π", "infty": "∞", "emptyset": "∅", "varnothing": "∅", "degree": "°", "circ": "°"}
-_GREEK = """
+_FUNCTIONS = read_words("sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh ln log exp")
+_GREEK = read_words("""
     alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi chi psi
     omega Gamma Delta Theta Lambda Sigma Phi Omega ell
-"""
-_NAMES = set(_GREEK.split())
+""")
 _DROPPED = {"left", "right", "big", "Big", "displaystyle", "textstyle", "limits", "quad", "qquad", *",;:! "}
 
-_SYMBOLS = {
-    **LOGIC_SIGNS,
-    "times": "*",
-    "cdot": "*",
-    "div": "/",
-    "pm": "±",
-    "mp": "∓",
-    "le": "<=",
-    "leq": "<=",
-    "leqslant": "<=",
-    "ge": ">=",
-    "geq": ">=",
-    "geqslant": ">=",
-    "ne": "!=",
-    "neq": "!=",
-    "lt": "<",
-    "gt": ">",
-    "approx": "=",
-    "in": "in",
-    "cup": "∪",
-    "cap": "∩",
-    "setminus": "∖",
-    "sim": "¬",
-    "{": "set(",
-    "}": "set)",
-    "|": "|",
-    "%": "%",
-    "lvert": "|",
-    "rvert": "|",
-}
-_CHARACTERS = {
-    "×": "*",
-    "·": "*",
-    "⋅": "*",
-    "÷": "/",
-    "⁄": "/",
-    "≤": "<=",
-    "≥": ">=",
-    "≠": "!=",
-    "≈": "=",
-    "∈": "in",
-    "~": "¬",
-    "⇒": "→",
-}
+# What commands and characters are to the parser.
+_COMMANDS = LOGIC_SIGNS | read_pairs(r"""
+    frac frac  dfrac frac  tfrac frac  cfrac frac  sqrt sqrt  binom binom
+    pi π  infty ∞  emptyset ∅  varnothing ∅  degree °  circ °
+    times *  cdot *  div /  pm ±  mp ∓  cup ∪  cap ∩  setminus ∖  sim ¬  in in
+    le <=  leq <=  leqslant <=  ge >=  geq >=  geqslant >=  ne !=  neq !=  lt <  gt >  approx =
+    { set(  } set)  | |  lvert |  rvert |  % %
+""")
+_CHARACTERS = read_pairs("× *  · *  ⋅ *  ÷ /  ⁄ /  ≤ <=  ≥ >=  ≠ !=  ≈ =  ∈ in  ~ ¬  ⇒ →")
 
 _TOKEN = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|operatorname)\s?\{(?P<text>[^{}]*)\}"
+    r"|\\begin\s*\{\s*(?P<begin>[pbv]?matrix)\s*\}|\\end\s*\{\s*[pbv]?(?P<end>matrix)\s*\}"
     r"|\\(?P<command>[A-Za-z]+|[{}|,;:!% ])"
     r"|(?P<number>\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\.\d+)"
     r"|(?P<word>[A-Za-z]+'*)"
@@ -97,9 +60,18 @@ _TOKEN = re.compile(
     r"|(?P<sign>\S)"
 )
 
-_RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
-# What an atom can begin with, so that a product needs no sign.
-_OPENING = ("number", "name", "frac", "sqrt", "function", "binom", "(", "{", "|", "π", "∞", "∅", "√", "matrix")
+_RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "in")
+# The brackets that may end another, its own first: those of an interval may differ.
+_CLOSINGS = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "set(": ("set)",), "|": ("|",)}
+_SIGNS = ("+", "-", "±", "∓")
+# What joins parts of logic and of sets, the loosest first.
+_JOINS = ("∨", "∧", "∖", "∪", "∩")
+# What a factor can begin with, so that a product needs no sign.
+_OPENING = read_words("number name frac sqrt function binom ( [ { set( | π ∞ ∅ √")
+
+
+def _join(op: str, parts: Sequence[Node]) -> Node:
+    return parts[0] if len(parts) == 1 else Node(op, tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -113,6 +85,10 @@ def _tokenize(text: str) -> list[_Token]:
         raise TooLarge
     text = drop_thousands_marks(to_plain_characters(text))
     text = re.sub(r"\\[()\[\]]|\$(?!\d)|(?<=\d)\$|\*\*(?=\s|$)|^\s*\*\*", " ", text)
+
+    # "30^\circ" is 30°.
+    circle = r"(?:\\(?:circ|degree)(?![A-Za-z])|°)"
+    text = re.sub(rf"\^\s*(?:{circle}|\{{\s*{circle}\s*\}})", "°", text)
 
     tokens: list[_Token] = []
     for match in _TOKEN.finditer(text.strip().rstrip(".").strip()):
@@ -133,20 +109,12 @@ def _read_text(text: str) -> list[_Token]:
 def _read_command(name: str) -> list[_Token]:
     if name in _DROPPED:
         return []
-    if name in ("dfrac", "tfrac", "cfrac"):
-        name = "frac"
-    if name in ("frac", "sqrt", "binom"):
-        return [_Token(name)]
-    if name in ("begin", "end"):
-        return [_Token(name)]
-    if name in FUNCTIONS:
+    if name in _COMMANDS:
+        return [_Token(_COMMANDS[name])]
+    if name in _FUNCTIONS:
         return [_Token("function", name)]
-    if name in _CONSTANTS:
-        return [_Token(_CONSTANTS[name])]
-    if name in _NAMES:
+    if name in _GREEK:
         return [_Token("name", name)]
-    if name in _SYMBOLS:
-        return [_Token(_SYMBOLS[name])]
     raise NotReadable(name)
 
 
@@ -154,21 +122,16 @@ def _read_word(word: str) -> list[_Token]:
     letters = word.rstrip("'")
     if letters in ("and", "or"):
         return [_Token(letters)]
-    if letters == "pi":
-        return [_Token("π")]
-    if letters in FUNCTIONS:
-        return [_Token("sqrt" if letters == "sqrt" else "function", letters)]
-    if letters in ("pmatrix", "bmatrix", "matrix", "vmatrix"):
-        return [_Token("environment", letters)]
+    if letters in ("pi", "sqrt") or letters in _FUNCTIONS:
+        return _read_command(letters)
     # Longer words are words, not products.
     if len(letters) > 2:
         raise NotReadable(word)
-    names = [_Token("name", letter) for letter in letters]
+
     # "dy/dx" has two names.
-    if len(letters) == 2 and letters[0] == "d":
-        names = [_Token("name", letters)]
-    names[-1] = _Token("name", names[-1].text + word[len(letters) :])
-    return names
+    names = [letters] if letters[0] == "d" else list(letters)
+    names[-1] += word[len(letters) :]
+    return [_Token("name", name) for name in names]
 
 
 def _read_sign(sign: str) -> list[_Token]:
@@ -183,6 +146,8 @@ _TOKEN_READERS: dict[str, Callable[[str], list[_Token]]] = {
     "number": lambda text: [_Token("number", text.replace(",", ""))],
     "word": _read_word,
     "relation": lambda text: [_Token("=" if text == "==" else text)],
+    "begin": lambda text: [_Token("begin", text)],
+    "end": lambda text: [_Token("end")],
     "break": lambda text: [_Token("break")],
     "sign": _read_sign,
 }
@@ -233,59 +198,49 @@ class _Parser:
         # "x = 1, x = 2, or x = 3" is one list of cases.
         if "or" in separators and "and" not in separators:
             return Node("or", tuple(node for group in groups for node in group))
-        lists = [group[0] if len(group) == 1 else Node("list", tuple(group)) for group in groups]
-        return lists[0] if len(lists) == 1 else Node("or", tuple(lists))
+        return _join("or", [_join("list", group) for group in groups])
 
     def read_relation(self) -> Node:
         sides = [self.read_implication()]
         signs = []
-        while sign := self.accept(*_RELATIONS, "in"):
+        while sign := self.accept(*_RELATIONS):
             signs.append(sign)
             sides.append(self.read_implication())
 
-        if not signs:
-            return sides[0]
-        op = signs[0] if len(signs) == 1 and signs[0] in ("=", "in") else "chain"
-        return Node(op, tuple(sides), " ".join(signs))
+        op = signs[0] if signs in (["="], ["in"]) else "chain"
+        return Node(op, tuple(sides), " ".join(signs)) if signs else sides[0]
 
     def read_implication(self) -> Node:
-        left = self.read_disjunction()
+        left = self.read_joined(_JOINS)
         sign = self.accept("→", "↔")
         return Node(sign, (left, self.nest(self.read_implication))) if sign else left
 
-    def read_disjunction(self) -> Node:
-        return self.read_joined("∨", self.read_conjunction)
+    def read_joined(self, signs: Sequence[str]) -> Node:
+        """Read parts joined by the first of some signs, each of parts joined by the next."""
+        if not signs:
+            return self.read_sum()
+        sign, *tighter = signs
+        # A negation holds less than ∧ and more than what joins sets.
+        if sign == "∖" and self.accept("¬"):
+            return Node("¬", (self.nest(lambda: self.read_joined(signs)),))
 
-    def read_conjunction(self) -> Node:
-        return self.read_joined("∧", self.read_negation)
-
-    def read_negation(self) -> Node:
-        if self.accept("¬"):
-            return Node("¬", (self.nest(self.read_negation),))
-        return self.read_difference()
-
-    def read_difference(self) -> Node:
-        node = self.read_union()
-        while self.accept("∖"):
-            node = Node("∖", (node, self.read_union()))
-        return node
-
-    def read_union(self) -> Node:
-        return self.read_joined("∪", lambda: self.read_joined("∩", self.read_sum))
-
-    def read_joined(self, sign: str, read_part: Callable[[], Node]) -> Node:
-        parts = [read_part()]
+        parts = [self.read_joined(tighter)]
         while self.accept(sign):
-            parts.append(read_part())
-        return parts[0] if len(parts) == 1 else Node(sign, tuple(parts))
+            parts.append(self.read_joined(tighter))
+            # From the left: A ∖ B ∖ C is (A ∖ B) ∖ C.
+            if sign == "∖":
+                parts = [Node(sign, tuple(parts))]
+        return _join(sign, parts)
 
     def read_sum(self) -> Node:
-        terms = [self.read_signed(self.accept("+", "-", "±", "∓"), self.read_product())]
-        while sign := self.accept("+", "-", "±", "∓"):
-            terms.append(self.read_signed(sign, self.read_product()))
-        return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
+        terms = [self.read_signed(self.read_product)]
+        while self.kind in _SIGNS:
+            terms.append(self.read_signed(self.read_product))
+        return _join("+", terms)
 
-    def read_signed(self, sign: str | None, node: Node) -> Node:
+    def read_signed(self, read: Callable[[], Node]) -> Node:
+        sign = self.accept(*_SIGNS)
+        node = read()
         if sign in (None, "+"):
             return node
         return Node("negative" if sign == "-" else str(sign), (node,))
@@ -297,27 +252,26 @@ class _Parser:
                 factors.append(self.read_factor())
             elif self.accept("/"):
                 factors.append(Node("inverse", (self.read_factor(),)))
-            elif self.kind in _OPENING or self.kind == "[" or self.kind == "set(":
+            elif self.kind in _OPENING:
                 # "H2O" is no product.
                 if self.kind == "number" and factors[-1].op == "name":
                     raise NotReadable(factors[-1].text)
                 factors.append(self.read_power())
             elif self.kind == "unit":
-                product = factors[0] if len(factors) == 1 else Node("*", tuple(factors))
-                return self.read_unit(product)
+                return self.read_unit(_join("*", factors))
             else:
-                return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
+                return _join("*", factors)
 
     def read_unit(self, node: Node) -> Node:
         unit = self.take().text
         if self.accept("^"):
-            exponent = self.read_exponent()
-            unit += f"^{exponent.text}"
+            unit += f"^{self.read_exponent().text}"
         return Node("quantity", (node,), unit)
 
     def read_factor(self) -> Node:
-        sign = self.accept("+", "-", "±", "∓")
-        return self.read_signed(sign, self.nest(self.read_factor) if sign else self.read_power())
+        if self.kind in _SIGNS:
+            return self.read_signed(lambda: self.nest(self.read_factor))
+        return self.read_power()
 
     def read_power(self) -> Node:
         node = self.read_atom()
@@ -329,18 +283,9 @@ class _Parser:
             elif self.accept("°"):
                 node = Node("degrees", (node,))
             elif self.accept("^"):
-                is_degree = self.is_degree()
-                node = Node("degrees", (node,)) if is_degree else Node("^", (node, self.read_exponent()))
+                node = Node("^", (node, self.read_exponent()))
             else:
                 return node
-
-    def is_degree(self) -> bool:
-        """Read the circle of "30^\\circ"."""
-        if self.accept("°"):
-            return True
-        is_group = [token.kind for token in self.tokens[self.place : self.place + 3]] == ["{", "°", "}"]
-        self.place += 3 if is_group else 0
-        return is_group
 
     def read_exponent(self) -> Node:
         if self.kind == "number" and len(self.tokens[self.place].text) == 1:
@@ -372,7 +317,7 @@ class _Parser:
         if token.kind == "function":
             return self.read_call(token.text)
         if token.kind == "begin":
-            return self.read_matrix()
+            return self.read_matrix(token.text)
         return self.read_bracket(token.kind)
 
     def read_mixed(self, whole: Node) -> Node:
@@ -395,14 +340,14 @@ class _Parser:
             return ""
         if not self.accept("{"):
             return "_" + self.take().text
-        texts = []
-        while self.kind != "}":
+
+        index = "_"
+        while not self.accept("}"):
             token = self.take()
             if token.kind == "end of formula":
                 raise NotReadable("no }")
-            texts.append(token.text or token.kind)
-        self.take()
-        return "_" + "".join(texts)
+            index += token.text or token.kind
+        return index
 
     def read_argument(self) -> Node:
         """Read a group in braces, or one digit or letter: both stand after a command."""
@@ -419,6 +364,7 @@ class _Parser:
         if self.accept("["):
             degree = self.nest(self.read_sum)
             self.expect("]")
+        # "\\sqrt12" is the root of 12.
         radicand = Node("number", text=self.take().text) if self.kind == "number" else self.read_argument()
         return Node("^", (radicand, Node("inverse", (degree,))))
 
@@ -441,10 +387,10 @@ class _Parser:
         factors = [self.read_power()]
         while self.kind in ("number", "name", "π", "frac", "sqrt"):
             factors.append(self.read_power())
-        return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
+        return _join("*", factors)
 
     def read_bracket(self, opening: str) -> Node:
-        closing = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "set(": ("set)",), "|": ("|",)}.get(opening)
+        closing = _CLOSINGS.get(opening)
         if closing is None:
             raise NotReadable(opening)
         if opening == "set(" and self.accept("set)"):
@@ -465,12 +411,10 @@ class _Parser:
             raise NotReadable(end)
         return inner
 
-    def read_matrix(self) -> Node:
-        self.expect("{")
-        name = self.take().text
-        self.expect("}")
+    def read_matrix(self, name: str) -> Node:
         rows = [[self.nest(self.read_sum)]]
         while sign := self.accept("&", "break"):
+            # A break may stand behind the last row.
             if self.kind == "end":
                 break
             if sign == "break":
@@ -478,9 +422,6 @@ class _Parser:
             rows[-1].append(self.nest(self.read_sum))
 
         self.expect("end")
-        self.expect("{")
-        self.expect("environment")
-        self.expect("}")
         return Node("matrix", tuple(Node("tuple", tuple(row), "row") for row in rows), name)
 
 
@@ -528,10 +469,7 @@ def find_names(node: Node) -> frozenset[str]:
     """Return the variables of a formula."""
     if node.op == "name":
         return frozenset([node.text])
-    names: frozenset[str] = frozenset()
-    for part in node.args:
-        names |= find_names(part)
-    return names
+    return frozenset().union(*map(find_names, node.args))
 
 
 def count_nodes(node: Node) -> int:
