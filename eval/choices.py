@@ -11,22 +11,18 @@ from eval.numbers import is_same_unit, parse_number, parse_quantity
 
 Choices = Sequence[str] | None
 
-# What a label may be where a problem lists no choices.
-USUAL_LABELS = ("yes", "no", "true", "false", "valid", "invalid", "unknown")
-
-_TRUE = ("true", "yes")
-_FALSE = ("false", "no")
+# For labels these are one value.
+_SYNONYMS = (("true", "yes"), ("false", "no"))
 _SHORT = {"true": "t", "false": "f", "yes": "y", "no": "n"}
 _OPPOSITES = ({"true", "false"}, {"yes", "no"}, {"valid", "invalid"})
 
-_LETTER = r"(?:\(\s?(?P<in>[A-Za-z])\s?\)|(?P<bare>[A-Za-z]))"
 _NAME = r"(?i:(?:the )?(?:correct |right |best )?(?:option|choice|answer|letter) )?"
 
 # A letter alone: "B", "(B)", "option b", "B)".
-_ALONE = re.compile(rf"{_NAME}{_LETTER}[).:,]?", re.ASCII)
+_ALONE = re.compile(rf"{_NAME}(?P<letter>\(\s?[A-Za-z]\s?\)|[A-Za-z])[).:,]?", re.ASCII)
 # A letter with its text: "B. cat", "(B) cat", "B: cat", "B cat".
 _WITH_TEXT = re.compile(
-    rf"{_NAME}(?:\((?P<in>[A-Za-z])\)\s?[:.,-]?|(?P<bare>[A-Za-z])\s?[).:,-]|(?P<capital>[A-Z])\s)\s?(?P<text>.+)",
+    rf"{_NAME}(?P<letter>\([A-Za-z]\)\s?[:.,-]?|[A-Za-z]\s?[).:,-]|[A-Z]\s)\s?(?P<text>.+)",
     re.ASCII,
 )
 _TEXT_FIRST = re.compile(r"(?P<text>.+?)\s?[,:]?\s?\((?:option |choice )?(?P<letter>[A-Za-z])\)", re.ASCII)
@@ -108,20 +104,19 @@ def _squeeze(text: str) -> str:
 
 
 def _add_synonyms(texts: dict[str, int], places: dict[str, int]) -> None:
-    """For labels yes and true are one value, and so are no and false."""
-    for group in (_TRUE, _FALSE):
-        for value in group:
-            if value not in places:
-                continue
-            for synonym in group:
+    for pair in _SYNONYMS:
+        for value, synonym in (pair, pair[::-1]):
+            if value in places:
                 texts.setdefault(synonym, places[value])
 
 
 @functools.cache
 def _make_usual_offer() -> _Offer:
-    texts = {label: place for place, label in enumerate(USUAL_LABELS)}
-    values = ("true", "false", "true", "false", "valid", "invalid", "unknown")
+    """Return what a label may be where a problem lists no choices."""
+    labels = "yes no true false valid invalid unknown"
+    texts = {label: place for place, label in enumerate(labels.split())}
     texts |= {"t": 0, "f": 1, "y": 0, "n": 1}
+    values = ("true", "false", "true", "false", "valid", "invalid", "unknown")
     return _Offer(values, texts, {}, False, {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4})
 
 
@@ -148,13 +143,12 @@ def _find_place(answer: str, offer: _Offer, depth: int) -> int | None:
     cleaned = clean_markup(answer).strip(" .,;:!")
     cleaned = clean_markup(cleaned)
     by_text = _find_text(answer, cleaned, offer)
-    by_letter = _find_letter(cleaned, offer)
+    letter = _ALONE.fullmatch(cleaned)
+    by_letter = _find_letter(letter["letter"], offer) if letter else None
     if by_text is not None and by_letter is not None:
         return by_text if by_text == by_letter else None
-    if by_text is not None:
-        return by_text
-    if by_letter is not None:
-        return by_letter
+    if by_text is not None or by_letter is not None:
+        return by_letter if by_text is None else by_text
 
     both = _find_letter_with_text(cleaned, offer)
     if both is not None:
@@ -180,19 +174,13 @@ def is_choice_text(text: str, offer: _Offer) -> bool:
     return _find_text(text, text, offer) is not None
 
 
-def _find_letter(cleaned: str, offer: _Offer) -> int | None:
-    match = _ALONE.fullmatch(cleaned)
-    if match is None:
-        return None
-    letter = match["in"] or match["bare"]
+def _find_letter(text: str, offer: _Offer) -> int | None:
+    """Return the place that a letter with its marks stands for; where letters stand for none, it may be a text."""
+    letter = text.strip("() .:,-").lower()
     if not offer.has_letters:
-        return offer.texts.get(letter.lower())
-    return _get_letter_place(letter, offer)
-
-
-def _get_letter_place(letter: str, offer: _Offer) -> int | None:
-    place = ord(letter.lower()) - ord("a")
-    return place if offer.has_letters and place < len(offer.values) else None
+        return offer.texts.get(letter)
+    place = ord(letter) - ord("a")
+    return place if place < len(offer.values) else None
 
 
 def list_letters(kind: str, choices: Sequence[str]) -> list[str]:
@@ -203,17 +191,13 @@ def list_letters(kind: str, choices: Sequence[str]) -> list[str]:
 
 
 def _find_letter_with_text(cleaned: str, offer: _Offer) -> int | None:
-    match = _WITH_TEXT.fullmatch(cleaned)
-    if match:
-        letter = match["in"] or match["bare"] or match["capital"]
-        place = _get_letter_place(letter, offer)
-        if place is not None and _find_text(match["text"], match["text"], offer) == place:
-            return place
-
-    match = _TEXT_FIRST.fullmatch(cleaned)
-    if match:
-        place = _get_letter_place(match["letter"], offer)
-        if place is not None and _find_text(match["text"], match["text"], offer) == place:
+    """Read "B. cat" and "cat (B)"."""
+    for pattern in (_WITH_TEXT, _TEXT_FIRST):
+        match = pattern.fullmatch(cleaned) if offer.has_letters else None
+        if match is None:
+            continue
+        place = _find_letter(match["letter"], offer)
+        if place is not None and place == _find_text(match["text"], match["text"], offer):
             return place
     return None
 
@@ -257,9 +241,8 @@ def find_mentions(text: str, offer: _Offer) -> set[int]:
         if len(phrase) > 1 and re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", normalized):
             places.add(place)
 
-    for match in re.finditer(r"(?<![\w'])([A-Z])(?![\w'])|\(([a-z])\)", cleaned, re.ASCII):
-        letter = match[1] or match[2]
-        lettered = _get_letter_place(letter, offer) if offer.has_letters else offer.texts.get(letter.lower())
+    for letter in re.findall(r"(?<![\w'])[A-Z](?![\w'])|\([a-z]\)", cleaned, re.ASCII):
+        lettered = _find_letter(letter, offer)
         if lettered is not None:
             places.add(lettered)
     return places

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from eval.choices import Choices, count_mentions, find_choice, get_offer, is_choice_text, parse_choice
 from eval.equality import compare_answers
 from eval.markup import clean_markup, find_box_spans, find_boxes, normalize_answer
-from eval.numbers import MAX_NUMBER, count_numbers, find_quantity, parse_number
+from eval.numbers import count_numbers, find_quantity, parse_number
 from eval.phrases import (
     begins_with_hedge,
     ends_open,
@@ -35,22 +35,6 @@ from eval.phrases import (
     strip_reason,
     strip_working,
 )
-
-__all__ = [
-    "EXTRACTION_VERSION",
-    "MAX_NUMBER",
-    "Choices",
-    "Extraction",
-    "SplitText",
-    "clean_markup",
-    "extract",
-    "find_boxes",
-    "has_reasoning",
-    "normalize_answer",
-    "parse_number",
-    "parse_value",
-    "split_thought",
-]
 
 EXTRACTION_VERSION = 3
 
@@ -151,46 +135,32 @@ def parse_value(answer: str, kind: str, choices: Choices) -> Value:
     return normalize_answer(answer) or None
 
 
-@dataclass(frozen=True)
 class _Asked:
-    """What kind of answer is looked for."""
+    """What kind of answer is looked for; ``is_free`` where any text can be it."""
 
-    kind: str
-    choices: Choices
-
-    @property
-    def is_free(self) -> bool:
-        """Whether any text can be the answer."""
-        return self.kind == "text" and not self.choices
+    def __init__(self, kind: str, choices: Choices):
+        self.kind = kind
+        self.choices = choices
+        self.offer = get_offer(kind, choices)
+        self.is_free = kind == "text" and not choices
 
     def parses(self, phrase: str) -> bool:
-        if not phrase:
-            return False
-        if self.kind == "label" and not self.choices:
-            offer = get_offer("label", None)
-            assert offer is not None
-            return parse_choice(phrase, offer) is not None
-        return parse_value(phrase, self.kind, self.choices) is not None
+        if self.offer is not None:
+            return bool(phrase) and parse_choice(phrase, self.offer) is not None
+        return bool(phrase) and parse_value(phrase, self.kind, self.choices) is not None
 
     def names_by_text(self, phrase: str) -> bool:
         """Whether a phrase is a choice by its text and not by its letter."""
-        offer = get_offer(self.kind, self.choices)
-        return offer is not None and is_choice_text(strip_reason(phrase), offer)
+        return self.offer is not None and is_choice_text(strip_reason(phrase), self.offer)
 
     def agree(self, one: str, other: str) -> bool:
         return one == other or compare_answers(one, other, self.kind, self.choices) is True
 
-    def names_any(self, text: str) -> bool:
-        """Whether a text names a choice."""
-        offer = get_offer(self.kind, self.choices)
-        return offer is not None and count_mentions(text[:MAX_SENTENCE], offer) > 0
-
-    def names_several(self, text: str) -> bool:
-        """Whether a text that is no answer names several."""
-        offer = get_offer(self.kind, self.choices)
-        if offer is not None:
-            return count_mentions(text[:MAX_SENTENCE], offer) > 1
-        return self.kind == "number" and count_numbers(text) > 1
+    def count_named(self, text: str) -> int:
+        """Return how many choices or numbers a text names."""
+        if self.offer is not None:
+            return count_mentions(text[:MAX_SENTENCE], self.offer)
+        return count_numbers(text) if self.kind == "number" else 0
 
 
 def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None:
@@ -215,7 +185,7 @@ def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None
         return contrast[0]
     # A label that is none of the usual ones.
     is_open = asked.kind == "label" and not asked.choices
-    return bare if is_open and bare and not asked.names_any(bare) else None
+    return bare if is_open and bare and not asked.count_named(bare) else None
 
 
 def _tidy(phrase: str) -> str:
@@ -231,9 +201,8 @@ def _read_sentence(sentence: str, asked: _Asked) -> str | None:
         return written
 
     bare = strip_reason(clean_markup(conclusion))
-    offer = get_offer(asked.kind, asked.choices)
-    if offer is not None:
-        return find_choice(bare, offer)
+    if asked.offer is not None:
+        return find_choice(bare, asked.offer)
     quantity = find_quantity(bare)
     return quantity.written if quantity else None
 
@@ -259,7 +228,7 @@ def _extract_from_boxes(text: str, spans: list[tuple[int, int]], asked: _Asked) 
 
     written = [_read_phrase(box, asked, is_box=True) for box in distinct]
     if None in written:
-        is_several = len(distinct) > 1 or asked.names_several(answer)
+        is_several = len(distinct) > 1 or asked.count_named(answer) > 1
         return several if is_several else Extraction(answer, boxed=True)
 
     last = str(written[distinct.index(answer)])
@@ -307,31 +276,38 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
 
     Of an unfinished text only a sentence that ended counts: "The answer is 12" may have become 120.
     """
-    matches = list(_MARKER.finditer(text))
-    statements: list[tuple[str, str | None, int]] = []
-    for match in matches[-MAX_MARKERS:]:
-        phrase = _cut_phrase(text, match.end(), finished, asked)
-        if not phrase:
+    values: list[str | None] = []
+    phrase = ""
+    place = 0  # where the last phrase begins
+
+    for match in list(_MARKER.finditer(text))[-MAX_MARKERS:]:
+        candidate = _cut_phrase(text, match.end(), finished, asked)
+        if not candidate:
             continue
-        written = _read_phrase(phrase, asked)
-        if written is None and re.match(r"neither\b|not\b", phrase, re.IGNORECASE):
-            written = _read_phrase(split_conclusion(phrase), asked)
+        written = _read_phrase(candidate, asked)
+        if written is None and re.match(r"neither\b|not\b", candidate, re.IGNORECASE):
+            written = _read_phrase(split_conclusion(candidate), asked)
         # "#### Step 1" is a heading.
         if written is None and match.group().endswith("#"):
             continue
-        is_correction = _CORRECTION.search(text[max(match.start() - 60, 0) : match.start()]) is not None
-        if is_correction or "final" in text[max(match.start() - 6, 0) : match.end()].lower():
-            statements.clear()
-        statements.append((phrase, written, match.end()))
 
-    if not statements:
+        # What stood before a correction is taken back.
+        before = text[max(match.start() - 60, 0) : match.start()]
+        is_final = "final" in before[-6:].lower() + match[0].lower()
+        if is_final or _CORRECTION.search(before):
+            values.clear()
+        values.append(written)
+        phrase = candidate
+        place = match.end()
+
+    if not values:
         return None
-    phrase, last, place = statements[-1]
+    last = values[-1]
     if last is None:
-        return Extraction(_tidy(phrase), ambiguous=asked.names_several(phrase))
+        return Extraction(_tidy(phrase), ambiguous=asked.count_named(phrase) > 1)
 
-    values = [written for _, written, _ in statements if written is not None]
-    is_several = not all(asked.agree(value, last) for value in dict.fromkeys(values))
+    guesses = [value for value in dict.fromkeys(values) if value is not None]
+    is_several = not all(asked.agree(guess, last) for guess in guesses)
     following = text[place:].lstrip(" :*_$\n").partition(phrase)[2][:MAX_SENTENCE]
     following = re.sub(r"^(?:[*$.!?\s]|</answer>)*", " ", following)
     return Extraction(last, ambiguous=is_several or begins_with_hedge(following))
@@ -373,23 +349,35 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
     if not sentences:
         return Extraction(None)
     last = sentences[-1][-MAX_SENTENCE:]
-    if asked.choices and len(sentences) > 1 and _LETTER_END.search(sentences[-2]) and asked.names_by_text(last):
-        last = f"{sentences[-2][-MAX_SENTENCE:]}. {last}"
+    before_last = sentences[-2][-MAX_SENTENCE:] if len(sentences) > 1 else ""
+    # "B. cat"
+    if asked.choices and _LETTER_END.search(before_last) and asked.names_by_text(last):
+        last = f"{before_last}. {last}"
+
     is_question = tail.rstrip(" \n*)\"'").endswith("?")
     written = None if is_question else _read_sentence(last, asked)
-
-    # "Yes. There is no other way."
-    first = sentences[0] if len(text) <= MAX_TAIL and asked.kind != "number" and len(sentences) > 1 else ""
-    is_bare = first and len(first) <= MAX_LAST_LINE and not re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE)
-    if is_bare and not text.lstrip()[len(first) :].startswith("?") and asked.parses(first):
-        if written is None and not asked.names_several(last):
-            return Extraction(clean_markup(first))
-        if written is not None and not asked.agree(first, written):
-            return Extraction(last, ambiguous=True)
-
+    first = _find_first_choice(text, sentences, asked)
     if written is None:
-        return Extraction(last, ambiguous=True) if asked.names_several(last) else Extraction(None)
+        if asked.count_named(last) > 1:
+            return Extraction(last, ambiguous=True)
+        return Extraction(clean_markup(first) if first else None)
+
+    if first and not asked.agree(first, written):
+        return Extraction(last, ambiguous=True)
     return Extraction(written)
+
+
+def _find_first_choice(text: str, sentences: list[str], asked: _Asked) -> str | None:
+    """Return a first sentence that is nothing but a choice: "Yes. There is no other way."."""
+    first = sentences[0]
+    is_alone = len(sentences) < 2 or len(text) > MAX_TAIL
+    if is_alone or asked.kind == "number" or len(first) > MAX_LAST_LINE:
+        return None
+    if re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE):
+        return None
+
+    is_question = text.lstrip()[len(first) :].startswith("?")
+    return first if asked.parses(first) and not is_question else None
 
 
 # Base models go on with a question of their own.
@@ -405,7 +393,7 @@ def _drop_run_on(text: str, asked: _Asked) -> str:
     if not _RUN_ON.search(text):
         return text
 
-    ends = [end for start, end in find_box_spans(text)[:MAX_BOXES] if not _is_placeholder(text[start:end])][:1]
+    ends = [end for _, end in _find_answer_boxes(text)[:1]]
     for match in list(_MARKER.finditer(text))[:MAX_MARKERS]:
         phrase = _cut_phrase(text, match.end(), True, asked)
         if phrase and _read_phrase(phrase, asked) is not None:
@@ -416,8 +404,14 @@ def _drop_run_on(text: str, asked: _Asked) -> str:
     return text[: following.start()] if following else text
 
 
-def _is_placeholder(box: str) -> bool:
-    return len(box) < MAX_LAST_LINE and _PLACEHOLDER.fullmatch(clean_markup(box).strip(" <>[]")) is not None
+def _find_answer_boxes(text: str) -> list[tuple[int, int]]:
+    """Return where the content of each box is, those aside that repeat the instruction."""
+    spans = []
+    for start, end in find_box_spans(text):
+        is_short = end - start < MAX_LAST_LINE
+        if not is_short or not _PLACEHOLDER.fullmatch(clean_markup(text[start:end]).strip(" <>[]")):
+            spans.append((start, end))
+    return spans
 
 
 def extract(text: str, kind: str, choices: Choices = None, finished: bool = True) -> Extraction:
@@ -435,7 +429,7 @@ def extract(text: str, kind: str, choices: Choices = None, finished: bool = True
     asked = _Asked(kind, choices)
     text = _drop_run_on(text, asked)
 
-    spans = [(start, end) for start, end in find_box_spans(text) if not _is_placeholder(text[start:end])]
+    spans = _find_answer_boxes(text)
     if spans:
         return _extract_from_boxes(text, spans, asked)
 

@@ -17,8 +17,10 @@ from data.command_line import ArgumentParser, exit_on_user_error
 from data.datasets import Dataset, DatasetSpec, load_spec, parse_spec
 from data.files import UserError
 from data.problem import Completion, Grade, Problem, read_completions, write_records
+from eval.choices import Choices
 from eval.equality import compare_answers
-from eval.extract import Choices, extract, parse_number, parse_value, split_thought
+from eval.extract import extract, parse_value, split_thought
+from eval.numbers import parse_number
 
 
 def is_equal(gold: str, answer: str, kind: str, choices: Choices = None) -> bool:

@@ -4,16 +4,9 @@ from fractions import Fraction
 
 import pytest
 
-from eval.extract import (
-    Extraction,
-    extract,
-    find_boxes,
-    has_reasoning,
-    normalize_answer,
-    parse_number,
-    parse_value,
-    split_thought,
-)
+from eval.extract import Extraction, extract, has_reasoning, parse_value, split_thought
+from eval.markup import find_boxes, normalize_answer
+from eval.numbers import parse_number
 
 TRUTH = ("True", "False")
 ANIMALS = ("wolf", "cat", "grey wolf")
@@ -298,6 +291,13 @@ def test_several_letters_in_a_box_are_several_guesses():
 )
 def test_a_list_before_an_equals_sign_and_a_number_of_something_else_are_no_number(text):
     assert parse_number(text) is None
+
+
+@pytest.mark.parametrize("letters", ["a" * 150, "ab " * 50, "a-" * 75, "a - " * 40])
+def test_long_words_before_an_equals_sign_are_read_once(letters):
+    # Words that can be split in many ways would be tried in each of them, for ages.
+    assert parse_number(f"{letters}! = 3") is None
+    assert extract(f"The answer is {letters}! = 3", "number").answer != "3"
 
 
 def test_what_is_worked_out_in_the_box_is_reasoning():
