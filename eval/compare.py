@@ -6,7 +6,7 @@ from typing import Any
 from data.files import UserError
 from eval import table
 from eval.run_view import RunView
-from eval.stats import holm, mcnemar_p
+from eval.stats import mcnemar_p
 
 HEADINGS = ("benchmark", "stage", "run", "variant", "n", "accuracy", "tokens", "thinking", "p", "p Holm")
 
@@ -48,10 +48,7 @@ def compare_runs(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     for benchmark, stage in places:
         rows += _compare_stage(runs, benchmark, stage)
 
-    tested = [row for row in rows if row["p_vs_first"] is not None]
-    corrected = holm([row["p_vs_first"] for row in tested])
-    for row, p_value in zip(tested, corrected, strict=True):
-        row["p_holm"] = p_value
+    table.correct_p_values(rows, "p_vs_first")
     return rows
 
 

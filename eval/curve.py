@@ -61,7 +61,7 @@ def pool_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def mix_outcomes(never: Outcome, always: Outcome, thinking: np.ndarray | float) -> Outcome:
-    """Return the outcome of thinking on each problem with a probability: an array (problems,), or one for all."""
+    """Return the outcome of thinking on each problem or not, or with a probability: (problems,), or one for all."""
     correct = never.correct + thinking * (always.correct - never.correct)
     tokens = never.tokens + thinking * (always.tokens - never.tokens)
     return Outcome(correct, tokens)
@@ -70,17 +70,17 @@ def mix_outcomes(never: Outcome, always: Outcome, thinking: np.ndarray | float) 
 def toss_coin(never: Outcome, always: Outcome, choice: Outcome) -> Outcome:
     """Return the expected outcome of a coin that costs as many tokens as the choice, as far as a coin can."""
     # The same share of problems, whatever they are: that is what makes it a coin.
-    extra = choice.tokens.mean() - never.tokens.mean()
-    width = always.tokens.mean() - never.tokens.mean()
+    cheapest = never.tokens.mean()
+    extra = choice.tokens.mean() - cheapest
+    width = always.tokens.mean() - cheapest
     share = extra / width if width > 0 else 0.0
-    return mix_outcomes(never, always, min(1.0, max(0.0, share)))
+    return mix_outcomes(never, always, np.clip(share, 0, 1))
 
 
 def ask_oracle(never: Outcome, always: Outcome) -> Outcome:
     """Return the outcome of thinking only where that makes a wrong answer correct."""
     # Not where both are wrong: that would only cost tokens.
-    helps = always.correct > never.correct
-    return mix_outcomes(never, always, helps.astype(float))
+    return mix_outcomes(never, always, always.correct > never.correct)
 
 
 def make_curve(
@@ -110,8 +110,8 @@ def make_curve(
 
     # Below the threshold the direct answer is too unlikely, so the model thinks.
     for threshold in _pick_thresholds(direct_probability):
-        thinking = (direct_probability < threshold).astype(float)
-        points.append(_make_point(SWEEP, mix_outcomes(never, always, thinking), float(threshold)))
+        outcome = mix_outcomes(never, always, direct_probability < threshold)
+        points.append(_make_point(SWEEP, outcome, float(threshold)))
 
     points.append(_make_point(CHOICE, choice))
     points.append(_make_point(COIN, toss_coin(never, always, choice)))

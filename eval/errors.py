@@ -21,7 +21,7 @@ unknown               none of these for sure
 """
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,21 +122,18 @@ def _judge_steps(problem: Problem, steps: Sequence[Step], grade: Grade) -> str:
 
 def format_kinds(columns: Mapping[str, Sequence[GradedCompletion]]) -> str:
     """Return the kinds of error as an aligned table, a column for each file, in percent of all its problems."""
+    counts = []
+    for graded in columns.values():
+        count = Counter(item.kind or "correct" for item in graded)
+        count["  through a wrong step"] = sum(item.is_lucky for item in graded)
+        counts.append(count)
+
     # The first cell of each line is its label.
-    lines = [["", *columns]]
-    lines.append(["n", *(str(len(graded)) for graded in columns.values())])
-
-    counts = {name: Counter(item.kind for item in graded) for name, graded in columns.items()}
-    lucky = {name: sum(item.is_lucky for item in graded) for name, graded in columns.items()}
-
-    rows = {"correct": {name: counts[name][None] for name in columns}}
-    rows["  through a wrong step"] = lucky
-    for kind in KINDS:
-        rows[kind] = {name: counts[name][kind] for name in columns}
-
-    for label, row in rows.items():
-        if any(row.values()):
-            percents = [100 * row[name] / len(graded) for name, graded in columns.items()]
+    sizes = [len(graded) for graded in columns.values()]
+    lines = [["", *columns], ["n", *map(str, sizes)]]
+    for label in ("correct", "  through a wrong step", *KINDS):
+        if any(count[label] for count in counts):
+            percents = [100 * count[label] / size for count, size in zip(counts, sizes, strict=True)]
             lines.append([label, *(f"{percent:.1f}" for percent in percents)])
 
     return _align(lines)
@@ -153,24 +150,24 @@ def _align(lines: Sequence[Sequence[str]]) -> str:
 
 def format_wrong_steps(graded: Sequence[GradedCompletion]) -> str:
     """Return by family and level how often each operation is the first wrong step, in percent of the problems."""
-    operations: dict[str, Counter[str]] = {}
-    counts: Counter[str] = Counter()
-    correct: Counter[str] = Counter()
-
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for item in graded:
         problem = item.problem
-        group = f"{problem.family or 'problems'} {problem.level or ''}".strip()
-        wrong = find_wrong_step(problem, item.completion.text)
-        operations.setdefault(group, Counter())[wrong.operation if wrong else ""] += 1
-        counts[group] += 1
-        correct[group] += item.grade.correct
+        count = counts[f"{problem.family or 'problems'} {problem.level or ''}".strip()]
+        count["n"] += 1
+        count["correct"] += item.grade.correct
 
-    names = sorted({name for group in operations.values() for name in group} - {""})
-    lines = [["first wrong step", "n", "correct", *names]]
-    for group in sorted(operations):
-        cells = [correct[group], *(operations[group][name] for name in names)]
-        percents = [f"{100 * count / counts[group]:.1f}" if count else "" for count in cells]
-        lines.append([group, str(counts[group]), *percents])
+        wrong = find_wrong_step(problem, item.completion.text)
+        if wrong:
+            count[wrong.operation] += 1
+
+    names = set().union(*counts.values()) - {"n", "correct"}
+    headings = ["correct", *sorted(names)]
+    lines = [["first wrong step", "n", *headings]]
+    for group in sorted(counts):
+        count = counts[group]
+        percents = [f"{100 * count[name] / count['n']:.1f}" if count[name] else "" for name in headings]
+        lines.append([group, str(count["n"]), *percents])
     return _align(lines)
 
 

@@ -9,7 +9,7 @@ from data.files import UserError
 from eval import table
 from eval.compare import Correct, check_comparable, collect_correct
 from eval.run_view import RunView
-from eval.stats import holm, paired_interval, sign_flip_p
+from eval.stats import paired_interval, sign_flip_p
 
 NUMBER_HEADINGS = ("n", "seeds", "accuracy", "sd", "tokens", "tokens sd", "gain", "p", "p Holm")
 HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS)
@@ -54,10 +54,7 @@ def summarize_seeds(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     entries = _collect_entries(runs)
     rows = [_make_row(entry, entries) for entry in entries]
 
-    tested = [row for row in rows if row["p_vs_previous"] is not None]
-    corrected = holm([row["p_vs_previous"] for row in tested])
-    for row, p_value in zip(tested, corrected, strict=True):
-        row["p_holm"] = p_value
+    table.correct_p_values(rows, "p_vs_previous")
     return rows
 
 

@@ -52,10 +52,7 @@ def mcnemar_p(a: Sequence[bool], b: Sequence[bool]) -> float:
     n = only_a + only_b
 
     # In whole numbers, so any n is exact.
-    ways = term = 1
-    for i in range(min(only_a, only_b)):
-        term = term * (n - i) // (i + 1)
-        ways += term
+    ways = sum(math.comb(n, fewer) for fewer in range(min(only_a, only_b) + 1))
     return min(1.0, 2 * ways / 2**n)
 
 
@@ -141,16 +138,8 @@ def detectable_difference(n: int, changed: float, alpha: float = 0.05, power: fl
     level = normal.inv_cdf(1 - alpha / 2)
     reach = normal.inv_cdf(power)
 
-    def needed_problems(difference: float) -> float:
-        spread = level * math.sqrt(changed) + reach * math.sqrt(changed - difference**2)
-        return (spread / difference) ** 2
-
-    # The number needed falls as the difference grows.
-    low, high = 0.0, changed
-    for _ in range(40):
-        middle = (low + high) / 2
-        if needed_problems(middle) > n:
-            low = middle
-        else:
-            high = middle
-    return high
+    if n <= level**2:
+        return changed
+    root = math.sqrt(n + reach**2 - level**2)
+    difference = math.sqrt(changed) * (level * math.sqrt(n) + reach * root) / (n + reach**2)
+    return min(changed, difference)

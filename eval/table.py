@@ -100,11 +100,16 @@ def make_rows(stages: Sequence[StageScores]) -> list[dict[str, Any]]:
         rows += [_make_guess_row(name, rivals[0]) for name in BASELINES]
         rows += [_make_row(entry, rivals) for entry in rivals]
 
-    tested = [row for row in rows if row["p_vs_previous"] is not None]
-    corrected = holm([row["p_vs_previous"] for row in tested])
+    correct_p_values(rows, "p_vs_previous")
+    return rows
+
+
+def correct_p_values(rows: Sequence[dict[str, Any]], key: str) -> None:
+    """Set ``p_holm`` of the rows that have a p-value under a key."""
+    tested = [row for row in rows if row[key] is not None]
+    corrected = holm([row[key] for row in tested])
     for row, p_value in zip(tested, corrected, strict=True):
         row["p_holm"] = p_value
-    return rows
 
 
 def _check_rules(stages: Sequence[StageScores]) -> None:
@@ -296,26 +301,19 @@ def describe_comparisons(rows: Sequence[dict[str, Any]]) -> str:
 
 def format_markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return rows of texts as an aligned GitHub Markdown table; only ``TEXT_HEADINGS`` stand on the left."""
-    lines = [list(headings)]
-    for row in rows:
-        lines.append([cell.replace("|", "\\|") for cell in row])
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    columns = []
+    for column in zip(headings, *escaped, strict=True):
+        heading, *cells = column
+        # The rule under the heading needs three dashes and a colon.
+        width = max(4, *map(len, column))
+        if heading in TEXT_HEADINGS:
+            columns.append([cell.ljust(width) for cell in (heading, "-" * width, *cells)])
+        else:
+            columns.append([cell.rjust(width) for cell in (heading, "-" * (width - 1) + ":", *cells)])
 
-    # The rule under the headings needs three dashes and a colon.
-    widths = [max(4, *map(len, column)) for column in zip(*lines, strict=True)]
-    is_text = [heading in TEXT_HEADINGS for heading in headings]
-
-    rule = []
-    for width, left in zip(widths, is_text, strict=True):
-        rule.append("-" * width if left else "-" * (width - 1) + ":")
-    lines.insert(1, rule)
-
-    table = ""
-    for line in lines:
-        cells = []
-        for cell, width, left in zip(line, widths, is_text, strict=True):
-            cells.append(cell.ljust(width) if left else cell.rjust(width))
-        table += f"| {' | '.join(cells)} |\n"
-    return table
+    lines = [" | ".join(line) for line in zip(*columns, strict=True)]
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
