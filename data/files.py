@@ -9,8 +9,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -138,17 +138,17 @@ def write_text(path: Path | str, text: str) -> None:
         raise UserError(f"{path}: cannot be written (it is a folder, or a link to itself); name another place")
     make_folder(path.parent)
 
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Another process may be writing the same file.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         # A lone surrogate, which JSON can smuggle in and UTF-8 cannot write, is written as its escape.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with open(aside, "x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_get_umask())
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 
@@ -179,13 +179,6 @@ def _is_open_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except OSError:
         return False
-
-
-def _get_umask() -> int:
-    # The only way to read it is to set it.
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def write_json(path: Path | str, value: object) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from data.files import UserError
 
 # "(A) wolf" and "A) wolf", and "- wolf" in a question.
-_MARKED = re.compile(r"(?:\((?P<in>[A-Z])\)|(?P<bare>[A-Z])\))\s*(?P<text>\S.*)", re.DOTALL)
+_MARKED = re.compile(r"(?P<mark>\(?[A-Z]\))\s*(?P<text>\S.*)", re.DOTALL)
 _OPTION = re.compile(r"^\s*(?:- +)?(\S.*?)\s*$", re.MULTILINE)
 
 
@@ -32,27 +32,31 @@ def parse_choices(value: Any, where: str) -> tuple[tuple[str, ...], tuple[str, .
     Raises:
         UserError: they are none of these; the line names ``where``.
     """
-    if isinstance(value, str):
-        value = _OPTION.findall(value.rpartition("\nOptions:")[2]) if "\nOptions:" in value else None
+    if isinstance(value, str) and "\nOptions:" in value:
+        value = _OPTION.findall(value.rpartition("\nOptions:")[2])
 
     labels = None
     if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
         value = {key: [each.get(key) for each in value] for key in ("text", "label")}
     if isinstance(value, Mapping):
         value, labels = value.get("text"), value.get("label")
-        if not isinstance(labels, list) or not isinstance(value, list) or len(labels) < len(value):
+        are_lists = isinstance(value, list) and isinstance(labels, list)
+        if not are_lists or len(labels) < len(value):
             raise UserError(f"{where}: 'choices' must have a text and a label each, or be a list of texts")
 
-    if not isinstance(value, list) or not value or not all(isinstance(each, str) and each.strip() for each in value):
+    texts = value if isinstance(value, list) else []
+    are_filled = [isinstance(text, str) and bool(text.strip()) for text in texts]
+    if not texts or not all(are_filled):
         raise UserError(f"{where}: 'choices' must be a list of texts, or be left out")
     if labels is not None:
-        return tuple(value), tuple(str(label) for label in labels[: len(value)])
+        return tuple(texts), tuple(map(str, labels[: len(texts)]))
 
-    marked = [_MARKED.fullmatch(each.strip()) for each in value]
-    marks = [match["in"] or match["bare"] for match in marked if match]
-    if marks == [chr(ord("A") + place) for place in range(len(value))]:
-        return tuple(match["text"] for match in marked if match), tuple(marks)
-    return tuple(value), ()
+    # The marks are labels only where all choices have theirs, in order.
+    marked = [match for text in texts if (match := _MARKED.fullmatch(text.strip()))]
+    marks = [match["mark"].strip("()") for match in marked]
+    if marks == [chr(ord("A") + place) for place in range(len(texts))]:
+        return tuple(match["text"] for match in marked), tuple(marks)
+    return tuple(texts), ()
 
 
 def resolve_gold(answer: str | int | float, choices: Sequence[str], where: str, labels: Sequence[str] = ()) -> str:
@@ -85,19 +89,20 @@ def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[st
     names = {text}
     if isinstance(answer, bool):
         names = {"true", "yes"} if answer else {"false", "no"}
-
     places = [place for place, choice in enumerate(texts) if choice in names]
     # Two choices with one text are told apart by the letter only.
     if len(places) == 1:
         meanings["text"] = places[0]
 
-    are_letters = all(re.fullmatch("[a-z]", choice) for choice in texts)
-    if re.fullmatch("[a-z]", text) and not are_letters:
+    letter = re.compile("[a-z]")
+    are_letters = all(map(letter.fullmatch, texts))
+    if letter.fullmatch(text) and not are_letters:
         meanings["letter"] = ord(text) - ord("a")
-    if isinstance(answer, int) and not isinstance(answer, bool):
+    elif type(answer) is int:
         meanings["index"] = answer
-    elif isinstance(answer, str) and re.fullmatch(r"[0-9]{1,2}", text):
+    elif isinstance(answer, str) and re.fullmatch("[0-9]{1,2}", text):
         meanings["key"] = int(text) - 1
+
     return {reading: place for reading, place in meanings.items() if 0 <= place < len(choices)}
 
 

@@ -89,19 +89,15 @@ def _evaluate(tree: Tree, lines: list[str]) -> bool:
         return tree == "True"
 
     if isinstance(tree, str):
-        a, sign, b = tree.strip("()").split()
-        value = int(a) < int(b) if sign == "<" else int(a) > int(b)
         text = tree
     elif len(tree) == 2:
-        inner = _evaluate(tree[1], lines)
-        value = not inner
-        text = f"not {inner}"
+        text = f"not {_evaluate(tree[1], lines)}"
     else:
         left = _evaluate(tree[1], lines)
         right = _evaluate(tree[2], lines)
-        value = (left and right) if tree[0] == "and" else (left or right)
         text = f"{left} {tree[0]} {right}"
 
+    value = _compute(text)
     lines.append(f"{text} = {value}")
     return value
 
