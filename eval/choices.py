@@ -176,7 +176,7 @@ def is_choice_text(text: str, offer: _Offer) -> bool:
 
 def _find_letter(text: str, offer: _Offer) -> int | None:
     """Return the place that a letter with its marks stands for; where letters stand for none, it may be a text."""
-    letter = text.strip("() .:,-").lower()
+    letter = "".join(filter(str.isalpha, text)).lower()
     if not offer.has_letters:
         return offer.texts.get(letter)
     place = ord(letter) - ord("a")

@@ -300,6 +300,11 @@ def test_long_words_before_an_equals_sign_are_read_once(letters):
     assert extract(f"The answer is {letters}! = 3", "number").answer != "3"
 
 
+def test_a_letter_on_a_line_of_its_own_stands_for_its_choice():
+    assert parse_value("B\nwolf", "text", ("cat", "wolf")) == "wolf"
+    assert parse_value("B\nit is true", "label", ("valid", "invalid")) is None
+
+
 def test_what_is_worked_out_in_the_box_is_reasoning():
     assert has_reasoning("<think></think>\n\\boxed{25 * 4 = 100, 100 + 8 = 108}")
     assert has_reasoning("<think></think>\n\\boxed{first take four of the apples}")
