@@ -67,7 +67,8 @@ class AdaptiveTraining:
 
         dev = self.measure(chosen.adapter, self.dev, "dev after training")
         points = choice.sweep_thresholds(dev)
-        target = choice.choose_point(points, self.least_accuracy)
+        # Half of the margin is left to the training that moves there.
+        target = choice.choose_point(points, self.least_accuracy + self.settings.accuracy_margin / 2)
         if target.direct_rate != choice.measure_point(dev, GREEDY).direct_rate:
             candidates.append(self.move_to(target.threshold, chosen.adapter, outcomes))
 
@@ -110,11 +111,16 @@ class AdaptiveTraining:
         return [replace(outcome, probability=p) for outcome, p in zip(outcomes, probabilities, strict=True)]
 
     def move_to(self, threshold: float, adapter: Path, outcomes: Sequence[Outcome]) -> Candidate:
-        """Train one more pass, on the choices that a threshold makes; the best on dev of it is kept."""
+        """Train half a pass more, on the choices that a threshold makes; the best on dev of it is kept."""
         # The model's own order of the problems stays as it is; only the place where it is divided moves.
         labels = [1.0 if outcome.probability > threshold else -1.0 for outcome in self.update(adapter, outcomes)]
+
+        # These labels are easily learnt, and the choice runs past the point: so dev is looked at more often.
+        steps = max(1, self.settings.trainer["eval_steps"] // 4)
         overrides = {
-            "num_train_epochs": 1,
+            "num_train_epochs": 0.5,
+            "eval_steps": steps,
+            "save_steps": steps,
             "load_best_model_at_end": True,
             "metric_for_best_model": "eval_cost",
             "greater_is_better": False,
