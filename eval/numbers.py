@@ -199,7 +199,7 @@ def _is_unit_word(text: str, part: re.Match[str], is_first: bool) -> bool:
         return len(word) > 1 and word in _ABBREVIATIONS
     if word in _ORDINALS:
         following = _UNIT_PART.match(text, part.end())
-        return bool(following and following["word"]) and following["word"] not in _NO_UNIT
+        return following is not None and following["word"] not in (None, *_NO_UNIT)
     if word in _NO_UNIT:
         return False
     return len(word) > 1 or word in _ABBREVIATIONS or (word == "a" and not is_first)
@@ -259,7 +259,7 @@ def _parse_quantity(text: str) -> Quantity | None:
 def parse_number(text: str) -> Fraction | None:
     """Return the exact value of a whole text that :func:`parse_quantity` reads, or None."""
     quantity = parse_quantity(text)
-    return quantity and quantity.value
+    return quantity.value if quantity else None
 
 
 def find_quantity(sentence: str) -> Quantity | None:
@@ -270,7 +270,8 @@ def find_quantity(sentence: str) -> Quantity | None:
         return quantity
 
     # The first side may begin with words.
-    lead, first = re.fullmatch(r"(\D*)(.*)", working[0], re.DOTALL).groups()
+    lead = re.split(r"\d", working[0], maxsplit=1)[0]
+    first = working[0].removeprefix(lead)
     is_plain = _is_plain_lead(re.findall(r"[a-z']+", lead.lower()))
     return quantity if is_plain and _is_working([first.strip() or "x", *working[1:]], quantity.value) else None
 
@@ -309,7 +310,7 @@ def _is_working(sides: list[str], value: Fraction) -> bool:
 
 def _skip_lead(text: str) -> int:
     """Return where the number starts after the words before it; 0 where they are no plain words."""
-    words = []
+    words: list[str] = []
     for token in itertools.islice(_TOKEN.finditer(text.lower()), MAX_LEAD):
         if token["number"] or token[0] in "-+" or token[0] in _CURRENCIES:
             return token.start() if _is_plain_lead(words) else 0
