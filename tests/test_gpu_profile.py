@@ -21,11 +21,13 @@ SMALLER = [
     "cot.shots=[0]",
     "sft.trainer.per_device_train_batch_size=16",
     "sft.trainer.warmup_steps=2",
-    "sft.trainer.save_steps=2",
+    # What takes longest at this size are the points on dev.
+    "sft.trainer.eval_steps=32",
     f"rl.problems={PROBLEMS.format(24, 72)}",
     "rl.expert_iteration.samples=3",
     "rl.expert_iteration.trainer.per_device_train_batch_size=16",
     "rl.expert_iteration.trainer.warmup_steps=2",
+    "rl.expert_iteration.trainer.eval_steps=32",
     "adaptive.trainer.per_device_train_batch_size=16",
     f"adaptive.problems={PROBLEMS.format(16, 16)}",
 ]
