@@ -63,6 +63,8 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     """Ask a model a benchmark, grade and score it; write everything into ``options.out`` and return the scores."""
     if not 0 < options.temperature < math.inf:
         raise UserError(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
+    if options.url and (options.budget is not None or options.min_thinking):
+        raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
 
     from pipeline.evaluate import evaluate
 
@@ -140,9 +142,6 @@ def load_scored_model(options: argparse.Namespace) -> ScoredModel:
         UserError: Where a stage's adapter is damaged, or a stage is to be served.
     """
     from pipeline.models.load import load_model, resolve
-
-    if options.url and (options.budget is not None or options.min_thinking):
-        raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
 
     stage = StageDir(Path(options.model))
     part = stage.read_part("training") or stage.read_part("scoring")

@@ -13,6 +13,8 @@ from pipeline.config import load_recipe
 
 BASE = "nano-tiny"
 PROBLEMS = "[{{set: sums_v1, split: train, take: {}}}, {{set: booleans_v1, split: train, take: {}}}]"
+# Of these so small a model solves some with steps that check.
+EASY_PROBLEMS = '[{set: booleans_v1, split: train, take: 96, levels: "1"}]'
 
 # Values alone: what is counted is smaller, and every key that the profile has is there.
 SMALLER = [
@@ -23,7 +25,7 @@ SMALLER = [
     "sft.trainer.warmup_steps=2",
     # What takes longest at this size are the points on dev.
     "sft.trainer.eval_steps=32",
-    f"rl.problems={PROBLEMS.format(24, 72)}",
+    f"rl.problems={EASY_PROBLEMS}",
     "rl.expert_iteration.samples=3",
     "rl.expert_iteration.trainer.per_device_train_batch_size=16",
     "rl.expert_iteration.trainer.warmup_steps=2",
