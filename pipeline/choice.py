@@ -132,7 +132,8 @@ def build_choice_rows(
     for outcome, advantage in zip(outcomes, advantages, strict=True):
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
         thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
-        if find_wrong_step(outcome.problem, outcome.thinking.completion.text):
+        has_content = len(thinking) > 1
+        if has_content and find_wrong_step(outcome.problem, outcome.thinking.completion.text):
             # Right by luck: there is nothing in it to keep.
             thinking = thinking[:1]
         direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)

@@ -470,11 +470,9 @@ def token_logprobs(
 ) -> torch.Tensor:
     """Return the log-probabilities (nats, (len(ids),), on the CPU) that a model gives ``ids`` after ``prompt``."""
     whole = torch.tensor([[*prompt, *ids]], device=model.device)
-    logits = model(whole).logits[0].float().cpu()
-
     # The logits at a token say what comes after it.
-    before = logits[len(prompt) - 1 : -1]
-    logprobs = torch.log_softmax(before / temperature, -1)
+    logits = model(whole).logits[0, len(prompt) - 1 : -1].float().cpu()
+    logprobs = torch.log_softmax(logits / temperature, -1)
     return logprobs.gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 

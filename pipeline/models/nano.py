@@ -2,7 +2,7 @@
 
 Its texts are sums_v1 and booleans_v1 problems of levels 1 to 3, drawn from the train split: some answered directly
 under the ``plain`` prompt, some with steps under the ``cot`` prompt. It never saw a longer problem, so the later stages
-have something to add. Their think tags it saw around single operations only. The texts lie beside its weights in
+have something to add. It saw think tags around single operations only. The texts lie beside its weights in
 ``pretraining.jsonl``, for the leakage gate.
 
 ``nano-tiny`` is the same recipe in less than a minute, for tests that need a model that runs, not one that can do much.
@@ -62,14 +62,16 @@ TRAINER: dict[str, Any] = {
     "save_strategy": "no",
 }
 
+LEVELS = (1, 2, 3)
+
 # Sums with steps are half of these: their five hundred facts take longest to learn.
 UNTAGGED_KINDS = (
-    ("sums_v1", "cot", (1, 2, 3)),
-    ("sums_v1", "plain", (1, 2, 3)),
-    ("sums_v1", "cot", (1, 2, 3)),
-    ("booleans_v1", "plain", (1, 2, 3)),
-    ("sums_v1", "cot", (1, 2, 3)),
-    ("booleans_v1", "cot", (1, 2, 3)),
+    ("sums_v1", "cot", LEVELS),
+    ("sums_v1", "plain", LEVELS),
+    ("sums_v1", "cot", LEVELS),
+    ("booleans_v1", "plain", LEVELS),
+    ("sums_v1", "cot", LEVELS),
+    ("booleans_v1", "cot", LEVELS),
 )
 
 # What each text is, in turn: a benchmark, a prompt and levels. An adapter does not train embeddings, so those of the

@@ -212,7 +212,7 @@ class ExpertIteration:
         elif self.settings.keep == "first":
             # The other control trains for as long, on nothing new.
             solutions = repeat_solutions(self.choose_first_solutions(), len(solutions))
-            dropped = {"a control's": len(candidates)}
+            dropped = {"not trained on": len(candidates)}
 
         row = {"round": number, "problems": asked, "dropped": dropped, **describe_samples(candidates, solutions)}
         self.rounds.append(row)
