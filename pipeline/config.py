@@ -148,6 +148,8 @@ class ExpertIterationSettings(Settings):
     keep_at: float
     max_per_problem: Count
     require_checked_steps: bool
+    anew: bool
+    replay: Share
     generation: Sampled
     trainer: SftTrainer
 

@@ -1,10 +1,10 @@
-"""Stage 4 by expert iteration: sample, keep the solutions that are verified, train a new adapter on them.
+"""Stage 4 by expert iteration: sample, keep the solutions that are verified, train on them.
 
-Each round asks problems of which it has too few solutions, with the adapter of the round before. A new adapter is then
-trained from the base, on sft's first solutions and all that were kept. Of all adapters, sft's included, the best on dev
-is returned.
+Each round asks problems of which it has too few solutions, with the adapter of the round before. That adapter is then
+trained further, or a new one from the base, on all that were kept and a share of sft's first solutions. Of all
+adapters, sft's included, the best on dev is returned.
 
-Source: STaR, arXiv 2203.14465, section 3.1; ReST-EM, arXiv 2312.06585, section 3 (anew from the base in each round).
+Source: STaR, arXiv 2203.14465, section 3.1; ReST-EM, arXiv 2312.06585, section 3 (both anew from the base).
 """
 
 import itertools
@@ -222,18 +222,20 @@ class ExpertIteration:
         return solutions
 
     def train_round(self, solutions: Sequence[Problem], number: int) -> None:
-        """Train a new adapter from the base, on sft's solutions and the kept ones, unless that is done already."""
+        """Train on the kept solutions and a share of sft's, unless that is done already."""
         adapter = self.find_adapter(number)
         if on_main_process(adapter.is_dir):
             return
 
-        # Anew from the base: on from the adapter before, errors of earlier rounds would stay.
-        sft = self.recipe.stages["sft"]
+        # On the kept ones alone it would forget what it was not asked again: the easier problems.
         first = self.choose_first_solutions()
-        rows = build_training_rows(self.tokenizer, [*first, *solutions], sft, self.context.seed)
+        replayed = random.Random(self.context.seed).sample(first, round(self.settings.replay * len(first)))
+        sft = self.recipe.stages["sft"]
+        rows = build_training_rows(self.tokenizer, [*replayed, *solutions], sft, self.context.seed)
 
         training = self.work / f"training-{number}"
-        trained = train_adapter(self.context, rows, self.settings.trainer, training)
+        start = None if self.settings.anew else self.find_adapter(number - 1)
+        trained = train_adapter(self.context, rows, self.settings.trainer, training, start)
         on_main_process(lambda: self.finish_training(trained, adapter))
 
     def choose_first_solutions(self) -> list[Problem]:

@@ -101,7 +101,7 @@ class Plan:
         parts = [(asked * iteration.samples * tokens, 0.0), self.count_dev(settings)]
         for number in range(1, iteration.rounds + 1):
             # About one solution of each problem that was asked by then.
-            rows = self.sft_rows + problems * number / iteration.rounds
+            rows = iteration.replay * self.sft_rows + problems * number / iteration.rounds
             parts += [self.count_training(settings, iteration.trainer, rows), self.count_dev(settings)]
         return parts
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import types
 
 import pytest
@@ -36,6 +37,8 @@ SETTINGS = {
     "keep_at": 1.0,
     "max_per_problem": 1,
     "require_checked_steps": False,
+    "anew": True,
+    "replay": 1.0,
     "generation": {"max_new_tokens": 12, "temperature": 0.8},
     "trainer": TRAINER,
 }
@@ -74,10 +77,10 @@ def sampler(monkeypatch):
 
 @pytest.fixture
 def trained_rows(monkeypatch):
-    """Replaces training by writing down how many rows there were; a list a training."""
+    """Replaces training by writing down its rows; a list a training."""
     trainings = []
 
-    def train_adapter(context, rows, trainer, work):
+    def train_adapter(context, rows, trainer, work, adapter):
         trainings.append(rows)
         (work / "final").mkdir(parents=True)
         (work / "train.jsonl").write_text('{"step": 1}\n')
@@ -190,6 +193,19 @@ def test_an_adapter_is_trained_on_sfts_solutions_and_the_kept_ones(make_context,
     assert row["dev_accuracy"] == 0.5
 
 
+@pytest.mark.parametrize(("replay", "count"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_a_share_of_sfts_solutions_is_trained_on_again(
+    make_context, sampler, trained_rows, dev_accuracy, replay, count
+):
+    dev_accuracy(1, 2)
+    context = make_context(replay=replay)
+    train_expert_iteration(context)
+
+    [row] = read_rounds(context)
+    [rows] = trained_rows
+    assert len(rows) == count + row["kept"]
+
+
 def test_what_is_left_behind_trains_with_trl_and_is_a_data_set(make_context, sampler, trained_rows, dev_accuracy):
     dev_accuracy(1, 2)
     context = make_context()
@@ -224,6 +240,24 @@ def test_each_round_asks_new_problems_and_trains_on_all_that_was_kept(
     assert [row["samples"] for row in read_rounds(context)] == [8, 16]
     assert len(trained_rows[0]) == len(trained_rows[1])
     assert best == context.work / "adapter-1"
+
+
+def test_each_round_begins_anew_or_goes_on_from_the_adapter_before(make_context, sampler, monkeypatch, dev_accuracy):
+    starts = []
+
+    def train_adapter(context, rows, trainer, work, adapter):
+        starts.append(adapter)
+        (work / "final").mkdir(parents=True)
+        return work / "final"
+
+    monkeypatch.setattr(expert_iteration, "train_adapter", train_adapter)
+    for anew in (True, False):
+        dev_accuracy(1, 2, 3)
+        context = make_context(rounds=2, anew=anew)
+        train_expert_iteration(context)
+        shutil.rmtree(context.work)
+
+    assert starts == [None, None, context.parent_adapter, context.work / "adapter-1"]
 
 
 def test_a_round_asks_again_what_the_one_before_did_not_solve(make_context, sampler, trained_rows, dev_accuracy):
