@@ -2,9 +2,10 @@
 
 Offline everything about the choice is known: each training problem is answered greedily twice, with a thought and
 directly. Then the one token in which the two beginnings differ is trained by a weighted cross-entropy. With the
-advantage A = right(direct) + price - right(thinking), its label is the direct beginning where A > 0, else the thinking
-one, and its weight is |A|: cost-sensitive classification, whose optimum answers directly exactly where the expected A
-is above 0. A policy gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p)
+advantage A = right(direct) - right(thinking) + price x (hundreds of tokens that the thought takes more), its label is
+the direct beginning where A > 0, else the thinking one, and its weight is |A|: cost-sensitive classification, whose
+optimum answers directly exactly where the expected A is above 0. With a price on tokens long thoughts that seldom help
+go first, which spends the tokens that are left where they bring most. A policy gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p)
 (measured). Some cross-entropy on the model's own right answers, of thoughts those without a wrong step, keeps their
 content where it is.
 
@@ -64,8 +65,9 @@ class Outcome:
     probability: float
 
     def compute_advantage(self, price: float) -> float:
-        """Return what a direct answer is worth over a thought, in right answers."""
-        return self.direct.is_right + price - self.thinking.is_right
+        """Return what a direct answer is worth over a thought, in right answers, at a price of 100 tokens."""
+        saved = (self.thinking.tokens - self.direct.tokens) / 100
+        return self.direct.is_right - self.thinking.is_right + price * saved
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ def make_answer(problem, is_right, text, tokens, finish="stop"):
     return Answer(completion, "correct" if is_right else "wrong")
 
 
-def make_outcome(thinking, direct, probability=0.3, number=6, finish="stop", thinking_tokens=40, direct_tokens=8):
-    """The outcome of a sum: whether the thought and the direct answer are right."""
+def make_outcome(thinking, direct, probability=0.3, number=6, finish="stop", thinking_tokens=108, direct_tokens=8):
+    """The outcome of a sum: whether the thought and the direct answer are right; it takes 100 tokens more to think."""
     problem = Problem(f"p{number}", f"What is {number} + {number}?", str(2 * number), "number", family="sums", level=1)
     long = prompts.format_thinking_answer("a step", problem.answer)
     short = prompts.format_direct_answer(problem.answer)
@@ -66,6 +66,12 @@ def test_the_choice_is_weighted_by_what_it_pays(tiny, thinking, direct, advantag
     assert weights[beginnings.thinking[0]] == pytest.approx(max(-advantage, 0))
 
 
+def test_a_longer_thought_must_bring_more():
+    short = make_outcome(True, True, thinking_tokens=28, direct_tokens=8)
+    long = make_outcome(True, True, thinking_tokens=88, direct_tokens=8)
+    assert (short.compute_advantage(0.5), long.compute_advantage(0.5)) == pytest.approx((0.1, 0.4))
+
+
 def test_the_beginnings_differ_in_one_token(tiny):
     _, tokenizer = tiny
     beginnings = choice.encode_beginnings(tokenizer)
@@ -96,7 +102,7 @@ def test_the_content_of_a_thought_with_a_wrong_step_is_not_trained(tiny):
     _, tokenizer = tiny
     outcome = make_outcome(True, False)
     lucky = prompts.format_thinking_answer("6 + 5 = 12", outcome.problem.answer)
-    outcome = replace(outcome, thinking=make_answer(outcome.problem, True, lucky, 40))
+    outcome = replace(outcome, thinking=make_answer(outcome.problem, True, lucky, 108))
 
     [row] = build_rows(tokenizer, outcome)
     assert sum(row["completion_mask"]) == 1
@@ -199,8 +205,8 @@ def make_dev():
 
 
 def test_a_point_is_what_its_threshold_comes_to():
-    assert choice.measure_point(make_dev(), 0.5) == Point(0.5, 0.75, 32.0, 0.25)
-    assert choice.measure_point(make_dev(), 1.0) == Point(1.0, 0.75, 40.0, 0.0)
+    assert choice.measure_point(make_dev(), 0.5) == Point(0.5, 0.75, 83.0, 0.25)
+    assert choice.measure_point(make_dev(), 1.0) == Point(1.0, 0.75, 108.0, 0.0)
     assert choice.measure_point(make_dev(), -1.0) == Point(-1.0, 0.5, 8.0, 1.0)
 
 
