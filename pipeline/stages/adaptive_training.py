@@ -3,17 +3,17 @@
 After the training of the choice, greedy decoding must be the operating point: on dev the fewest tokens whose accuracy
 is within ``accuracy_margin`` of always thinking. Where it is another point of the sweep over the probability, a short
 last training on labels by the threshold of that point moves it to 0.5, so an exported adapter behaves like that
-anywhere. Of all adapters on the way, the parent's included, the best on dev is kept.
+anywhere. Of the parent and the adapters of both trainings the best on dev is kept.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data.files import read_json, write_json, write_jsonl
+from data.files import UserError, read_json, write_json, write_jsonl
 from data.problem import Problem
 from eval.grade import grade_all
 from pipeline import choice
@@ -62,7 +62,13 @@ class AdaptiveTraining:
 
         outcomes = self.measure(parent, self.problems, "train")
         advantages = [outcome.compute_advantage(self.settings.price) for outcome in outcomes]
-        chosen = self.train_on(parent, outcomes, advantages, "choice", {"load_best_model_at_end": False})
+        if not any(advantages):
+            raise UserError(
+                f"{self.context.stage.name}: with and without a thought, all {len(outcomes)} answers are as right and "
+                "as long, so there is nothing to choose; train sft longer, or raise adaptive.generation.max_new_tokens"
+            )
+
+        chosen = self.train_on(parent, outcomes, advantages, "choice")
         candidates = [Candidate("parent", parent, self.curve[0]["cost"]), chosen]
 
         dev = self.measure(chosen.adapter, self.dev, "dev after training")
@@ -111,21 +117,11 @@ class AdaptiveTraining:
         return [replace(outcome, probability=p) for outcome, p in zip(outcomes, probabilities, strict=True)]
 
     def move_to(self, threshold: float, adapter: Path, outcomes: Sequence[Outcome]) -> Candidate:
-        """Train half a pass more, on the choices that a threshold makes; the best on dev of it is kept."""
+        """Train half a pass more, on the choices that a threshold makes."""
         # The model's own order of the problems stays as it is; only the place where it is divided moves.
         labels = [1.0 if outcome.probability > threshold else -1.0 for outcome in self.update(adapter, outcomes)]
-
-        # These labels are easily learnt, and the choice runs past the point: so dev is looked at more often.
-        steps = max(1, self.settings.trainer["eval_steps"] // 4)
-        overrides = {
-            "num_train_epochs": 0.5,
-            "eval_steps": steps,
-            "save_steps": steps,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_cost",
-            "greater_is_better": False,
-        }
-        return self.train_on(adapter, outcomes, labels, "threshold", overrides)
+        # These labels are easily learnt; in a whole pass the choice runs past the point.
+        return self.train_on(adapter, outcomes, labels, "threshold", num_train_epochs=0.5)
 
     def train_on(
         self,
@@ -133,14 +129,19 @@ class AdaptiveTraining:
         outcomes: Sequence[Outcome],
         advantages: Sequence[float],
         name: str,
-        overrides: Mapping[str, Any],
+        **overrides: Any,
     ) -> Candidate:
-        """Train an adapter further, and note its points on dev."""
+        """Train an adapter further, and note its points on dev.
+
+        The last weights are kept: of many points on dev, the one with the fewest tokens that is just accurate enough
+        would be the luckiest one.
+        """
         work = self.context.work / name
         trainer = {
             **self.settings.trainer,
             "eval_strategy": "steps",
             "eval_on_start": True,
+            "load_best_model_at_end": False,
             # The weights are a column that transformers does not know.
             "remove_unused_columns": False,
             **overrides,
@@ -157,10 +158,9 @@ class AdaptiveTraining:
         )
 
         points = read_json(work / "curve.json")
-        costs = [point["cost"] for point in points]
         offset = self.curve[-1]["step"] if self.curve else 0
         self.curve += [point | {"step": point["step"] + offset} for point in points]
-        return Candidate(name, trained, min(costs[1:]) if overrides["load_best_model_at_end"] else costs[-1])
+        return Candidate(name, trained, points[-1]["cost"])
 
     def score_dev(self, model) -> dict[str, float]:
         """Score greedy answers to the dev problems, with the cost that adapters are compared by."""

@@ -3,13 +3,17 @@
 import copy
 import json
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from data.files import UserError
 from data.problem import Completion, Problem
 from pipeline.choice import Answer, Outcome
+from pipeline.evaluate import evaluate
+from pipeline.prompts import DIRECT
 from pipeline.stages import adaptive, adaptive_training
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -25,6 +29,16 @@ PROBLEMS = [
 ]
 
 
+def evaluate_with_short_answers(*arguments, **options):
+    """The untrained model never ends, so that its direct answers would be as long as its thoughts."""
+    answers = evaluate(*arguments, **options)
+    if options.get("prefix") != DIRECT:
+        return answers
+
+    short = [replace(completion, thinking_tokens=0, answer_tokens=4) for completion in answers.completions]
+    return replace(answers, completions=short)
+
+
 @pytest.fixture
 def make_context(tiny, tmp_path, monkeypatch):
     """The function that gives the context of a training in one folder, as a run would."""
@@ -33,6 +47,7 @@ def make_context(tiny, tmp_path, monkeypatch):
     parent = get_peft_model(copy.deepcopy(model), LoraConfig(task_type="CAUSAL_LM", **LORA))
     parent.save_pretrained(tmp_path / "parent")
     monkeypatch.setattr(adaptive_training, "load_tokenizer", lambda folder: tokenizer)
+    monkeypatch.setattr(adaptive_training, "evaluate", evaluate_with_short_answers)
 
     def load_model(adapter, trainable=False):
         return PeftModel.from_pretrained(copy.deepcopy(model), adapter, is_trainable=trainable), tokenizer
@@ -80,6 +95,13 @@ def test_a_training_leaves_an_adapter_and_what_was_known(make_context, tmp_path)
     assert [point["step"] for point in curve] == sorted(point["step"] for point in curve)
     assert curve[0]["step"] == 0
     assert {"accuracy", "tokens", "cost", "n"} <= curve[0].keys()
+
+
+def test_where_both_ways_come_to_the_same_it_says_so(make_context, monkeypatch):
+    monkeypatch.setattr(adaptive_training, "evaluate", evaluate)
+
+    with pytest.raises(UserError, match="all 8 answers are as right and as long, so there is nothing to choose"):
+        adaptive.train(make_context())
 
 
 def test_greedy_decoding_is_moved_to_the_operating_point_where_it_is_another(make_context, monkeypatch, tmp_path):
