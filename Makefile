@@ -11,6 +11,7 @@ SET       ?=
 ALLOW_OVERLAP ?=
 BASES     ?=
 Q         ?=
+ANSWER    ?=
 STAGES    ?=
 BUDGET    ?=
 SOURCE    ?= own
@@ -74,8 +75,9 @@ plan: $(READY)      ## how long each stage will take here, by a short measuremen
 status: $(READY)    ## which stages are up to date, and why the others are not
 	@$(LADDER) status $(OPTIONS)
 
-ask: $(READY)       ## chat with all STAGES, or ask them Q="…"; BUDGET=N bounds the thought
-	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$(Q)") $(if $(STAGES),--stages $(STAGES))
+ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdicts, BUDGET=N limits the thought
+	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$(Q)") $(if $(ANSWER),--answer "$(ANSWER)") \
+		$(if $(STAGES),--stages $(STAGES))
 
 controls: $(READY)  ## what must not help: random rewards, shuffled or no steps; in the table
 	@$(SHARED) controls $(OPTIONS)

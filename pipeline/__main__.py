@@ -122,7 +122,8 @@ def ask_stages(options: argparse.Namespace) -> None:
     """Ask every stage one question, or chat with them."""
     from pipeline.tools.ask import ask
 
-    ask(open_run(options, for_training=False), options.question, options.stages, options.budget)
+    run = open_run(options, for_training=False)
+    ask(run, options.question, options.answer, options.stages, options.budget)
 
 
 def write_traces(options: argparse.Namespace) -> None:
@@ -214,7 +215,8 @@ def add_tools(add: Callable) -> None:
     option("--to", required=True, type=Path, metavar="FOLDER")
 
     option = add("ask", ask_stages, "ask every stage one question, or chat with them")
-    option("question", nargs="?", help="without one: a chat")
+    option("question", nargs="?", help="a question, or the id of a problem; without one: a chat")
+    option("--answer", metavar="TEXT", help="the right answer; each stage's verdict is shown (benchmarks have theirs)")
     option("--stages", nargs="+", default=[], metavar="STAGE", help="default: all that have been run")
     option("--budget", type=at_least(0), metavar="N", help="the most tokens a thought may have")
 

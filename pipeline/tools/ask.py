@@ -1,4 +1,8 @@
-"""``make ask``: a question to every stage that has been run, side by side; without a question, a chat."""
+"""``make ask``: a question to every stage that has been run, side by side; without a question, a chat.
+
+Where the right answer is known, each stage's answer has its verdict: of a problem of the run's benchmarks, which may be
+named by its id, or where the user gives it.
+"""
 
 import contextlib
 import readline  # noqa: F401 - gives input() arrow keys and a history
@@ -11,13 +15,14 @@ from rich.panel import Panel
 from rich.text import Text
 
 from data.files import UserError, suggest
-from data.problem import Completion, Problem
+from data.problem import Completion, Problem, parse_problem
+from data.splits import normalize_text
 from eval.extract import split_thought
 from eval.grade import grade
 from pipeline.evaluate import evaluate
 from pipeline.models.load import load_model
 from pipeline.progress import printable
-from pipeline.prompts import END_THINK, THINK
+from pipeline.prompts import END_THINK, THINK, format_question
 from pipeline.run import Run
 from pipeline.stages import STAGES
 from pipeline.stages.run import list_rows
@@ -59,14 +64,14 @@ class StageModels:
             return self.model.disable_adapter()
         return contextlib.nullcontext()
 
-    def answer(self, stage: Stage, question: str, budget: int | None) -> Completion:
+    def answer(self, stage: Stage, problem: Problem, budget: int | None) -> Completion:
         """Return a stage's completion, after the most worked examples that it was scored with."""
         row = max(list_rows(self.run, stage), key=lambda row: row.shots)
         with self.use_adapter(stage):
             evaluation = evaluate(
                 self.model,
                 self.tokenizer,
-                [make_problem(question)],
+                [problem],
                 stage.prompt,
                 examples=row.examples,
                 max_new_tokens=self.run.recipe.eval.generation["max_new_tokens"],
@@ -77,9 +82,22 @@ class StageModels:
         return evaluation.completions[0]
 
 
-def make_problem(question: str) -> Problem:
-    """Return a question as a problem, whose answer nobody knows."""
-    return Problem("ask", question, answer="0", kind="number")
+def find_problem(run: Run, question: str, answer: str | None = None) -> Problem:
+    """Return a question as a problem: with the answer given, or that of the benchmarks, or none where nobody knows it.
+
+    Args:
+        run: Whose benchmarks are looked through.
+        question: Its text, or the id of a problem.
+        answer: The right answer.
+    """
+    if answer is not None:
+        return parse_problem({"id": "ask", "question": question, "answer": answer}, "--answer")
+
+    for benchmark in run.benchmarks:
+        for problem in benchmark.problems:
+            if question == problem.id or normalize_text(question) == normalize_text(problem.question):
+                return problem
+    return Problem("ask", question, answer="", kind="number")
 
 
 def select_stages(run: Run, names: Sequence[str]) -> list[Stage]:
@@ -98,34 +116,43 @@ def select_stages(run: Run, names: Sequence[str]) -> list[Stage]:
     return [stage for stage in scored.values() if not names or stage.name in names]
 
 
-def ask(run: Run, question: str | None, names: Sequence[str], budget: int | None) -> None:
+def ask(run: Run, question: str | None, answer: str | None, names: Sequence[str], budget: int | None) -> None:
     """Print what each stage answers to a question, or to each line of the standard input."""
-    models = StageModels(run, select_stages(run, names))
-    if question:
-        print_answers(models, question, budget)
+    if answer is not None and not question:
+        raise UserError("--answer (ANSWER=): it is that of one question; give the question, too (Q=)")
+    stages = select_stages(run, names)
+    problem = find_problem(run, question, answer) if question else None
+
+    models = StageModels(run, stages)
+    if problem:
+        print_answers(models, problem, budget)
         return
 
     with contextlib.suppress(EOFError):
-        print("A question a line; Ctrl-D ends.")
+        print("A question a line, or the id of a problem; Ctrl-D ends.")
         while True:
             line = input("> ").strip()
             if line:
-                print_answers(models, line, budget)
+                print_answers(models, find_problem(run, line), budget)
 
 
-def print_answers(models: StageModels, question: str, budget: int | None) -> None:
-    """Print the answers of all stages side by side."""
-    panels = [make_panel(stage.name, models.answer(stage, question, budget)) for stage in models.stages]
+def print_answers(models: StageModels, problem: Problem, budget: int | None) -> None:
+    """Print the question and the answers of all stages side by side."""
+    panels = []
+    for stage in models.stages:
+        panels.append(make_panel(stage.name, problem, models.answer(stage, problem, budget)))
 
     console = Console()
     # rich takes a file for a terminal of 80 columns.
     if not console.is_terminal:
         console.width = FILE_WIDTH
     width = max(PANEL_WIDTH, console.width // len(panels) - 1)
+    known = f"\nThe right answer is {problem.answer}." if problem.answer else ""
+    console.print(Text(printable(f"{format_question(problem)}{known}\n")), soft_wrap=True)
     console.print(Columns(panels, equal=True, expand=True, width=width))
 
 
-def make_panel(title: str, completion: Completion) -> Panel:
+def make_panel(title: str, problem: Problem, completion: Completion) -> Panel:
     """Return a completion as a panel, its thought dimmed; it is shown as text, never as markup."""
     # The same split as the grader's, so what is dim is what does not count.
     thought, rest, is_closed = split_thought(completion.text)
@@ -135,15 +162,15 @@ def make_panel(title: str, completion: Completion) -> Panel:
         body.append(printable(f"{THINK}{thought}{end}\n"), style="dim")
 
     body.append(f"{printable(rest.strip())}\n\n")
-    body.append(describe_outcome(completion), style="bold")
+    body.append(describe_outcome(problem, completion), style="bold")
     return Panel(body, title=title)
 
 
-def describe_outcome(completion: Completion) -> str:
-    """Return the answer that would be graded, and the tokens that it took."""
-    extracted = grade(make_problem(""), completion).extracted
+def describe_outcome(problem: Problem, completion: Completion) -> str:
+    """Return the answer that is graded, its verdict where the right one is known, and the tokens that it took."""
+    graded = grade(problem, completion)
+    answer = "none" if graded.extracted is None else printable(graded.extracted)
+    verdict = f" ({graded.verdict})" if problem.answer else ""
     total = completion.thinking_tokens + completion.answer_tokens
     truncated = ", truncated by the limit" if completion.finish == "length" else ""
-    return (
-        f"answer: {printable(str(extracted))}\n{total} tokens, {completion.thinking_tokens} of them thinking{truncated}"
-    )
+    return f"answer: {answer}{verdict}\n{total} tokens, {completion.thinking_tokens} of them thinking{truncated}"
