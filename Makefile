@@ -63,7 +63,7 @@ adaptive: $(READY)  ## 5: it learns when to think (after rl)
 table: $(READY)     ## print the table of what has been run
 	@$(LADDER) table $(OPTIONS)
 
-seeds: $(READY)     ## mean and spread of all seeds that have been run (make SEED=2), and tests over them
+seeds: $(READY)     ## mean and spread over all seeds that have been run (by make SEED=2), and tests over them
 	@$(LADDER) seeds $(OPTIONS)
 
 report: $(READY)    ## one HTML page: table, levels, curves, errors, every answer; BASES="…" for several runs
@@ -72,14 +72,14 @@ report: $(READY)    ## one HTML page: table, levels, curves, errors, every answe
 plan: $(READY)      ## how long each stage will take here, by a short measurement
 	@$(LADDER) plan $(OPTIONS)
 
-status: $(READY)    ## which stages are up to date, and why the others are not
+status: $(READY)    ## which stages are up to date, and why the others are not; runs nothing
 	@$(LADDER) status $(OPTIONS)
 
 ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdicts, BUDGET=N limits the thought
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$(Q)") $(if $(ANSWER),--answer "$(ANSWER)") \
 		$(if $(STAGES),--stages $(STAGES))
 
-controls: $(READY)  ## what must not help: random rewards, shuffled or no steps; in the table
+controls: $(READY)  ## trainings that must not help, such as on shuffled steps; their rows in the table
 	@$(SHARED) controls $(OPTIONS)
 
 tradeoff: $(READY)  ## accuracy against tokens, of all ways to decide how long to think; table and plot
@@ -90,7 +90,7 @@ compare: $(READY)   ## all stages of BASES="smollm2-135m nano", or of RUNS="runs
 
 # What goes in and out
 
-traces: $(READY)    ## write verified solutions of SOURCE: a style, own (of STAGE), teacher, a data set or a file
+traces: $(READY)    ## solutions to train on, verified, of SOURCE: a style, own (of STAGE), teacher, a data set, a file
 	@$(LADDER) traces $(OPTIONS) --source "$(SOURCE)" $(if $(STAGE),--stage "$(STAGE)")
 
 export: $(READY)    ## STAGE as one merged model, with a model card, in the folder TO
@@ -124,17 +124,19 @@ clean:              ## remove RUNS and .venv; the cached base models stay
 help:               ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'BASE=$(BASE)    a name, a hub id, a folder or a GGUF file'
-	@echo 'PROFILE=             cpu, gpu, quick or long; cpu or gpu by what is there'
-	@echo 'PROCESSES=N          the stages by N processes, one for each GPU (docs/machines.md)'
+	@echo 'BASE=$(BASE)    the model to start from: a name, a hub id, a folder or a GGUF file'
+	@echo 'PROFILE=             the size of the run: cpu, gpu, quick or long; where empty, cpu or gpu by what is there'
+	@echo 'PROCESSES=N          runs the stages in N processes, one for each GPU (docs/machines.md)'
 	@echo 'RUNS=$(RUNS)            where results go'
 	@echo 'SEED=N               of training and sampling (1); another seed has a folder of its own'
-	@echo 'LIMIT=N              problems of each benchmark, stratified by level'
-	@echo 'BENCHMARK=           files, names or hub sets in place of ours: "gsm8k mine.jsonl?split=test"'
+	@echo 'LIMIT=N              problems of each benchmark that are scored, spread evenly over the levels'
+	@echo 'BENCHMARK=           what is scored: files, names or hub sets in place of ours: "gsm8k mine.jsonl?split=test"'
 	@echo 'ALLOW_OVERLAP=1      score problems that are trained on, and say so in the table'
-	@echo 'SET=                 "sft.trainer.learning_rate=1e-4 rl.grpo.trainer.max_steps=20" (recipes/README.md)'
+	@echo 'SET=                 values of the recipes: "sft.trainer.learning_rate=1e-4 sft.lora.r=16" (recipes/README.md)'
 	@echo 'TORCH=               what pip is given for torch where there is no GPU (README)'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
+	@echo
+	@echo 'Begin with make smoke, then make plan, make and make report. An hour step by step: docs/tutorial.md'
 
 .venv/ready: constraints.txt pyproject.toml
 	python3 -m venv .venv

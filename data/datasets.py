@@ -478,7 +478,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", metavar="SET", help="what to read")
     parser.add_argument("--split", help="train, dev, test, or another that the set has")
     parser.add_argument("--out", metavar="FILE", help="the JSONL file to write")
-    parser.add_argument("--committed", metavar="FOLDER", nargs="?", const=generated.FOLDER, type=Path)
+    text = "build our own benchmarks again, into data/benchmarks or a folder"
+    parser.add_argument("--committed", metavar="FOLDER", nargs="?", const=generated.FOLDER, type=Path, help=text)
     options = parser.parse_args(arguments)
 
     if options.committed:

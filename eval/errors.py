@@ -210,9 +210,11 @@ def _column_name(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = ArgumentParser(prog="python -m eval.errors", description="Count the kinds of error in completions.")
-    parser.add_argument("--benchmark", required=True, metavar="FILE|NAME")
-    parser.add_argument("--completions", required=True, type=Path, metavar="FILE", action="extend", nargs="+")
-    parser.add_argument("--examples", type=int, default=0, metavar="N", help="texts to show of each kind, a file")
+    add = parser.add_argument
+    add("--benchmark", required=True, metavar="FILE|NAME", help="the problems")
+    text = "what models wrote; a column for each file"
+    add("--completions", required=True, type=Path, metavar="FILE", action="extend", nargs="+", help=text)
+    add("--examples", type=int, default=0, metavar="N", help="texts to show of each kind of error, for each file")
     options = parser.parse_args(arguments)
 
     problems = {problem.id: problem for problem in load_benchmark(options.benchmark).problems}

@@ -115,9 +115,9 @@ def _refuse(ids: set[str], fault: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 on bad input."""
     parser = ArgumentParser(prog="python -m eval.grade", description="Grade the completions of one benchmark.")
-    parser.add_argument("--benchmark", required=True, metavar="FILE|NAME")
-    parser.add_argument("--completions", required=True, metavar="FILE")
-    parser.add_argument("--out", required=True, metavar="FILE")
+    parser.add_argument("--benchmark", required=True, metavar="FILE|NAME", help="the problems")
+    parser.add_argument("--completions", required=True, metavar="FILE", help="what a model wrote, a line a problem")
+    parser.add_argument("--out", required=True, metavar="FILE", help="for the grades")
     options = parser.parse_args(arguments)
 
     problems = load_benchmark(options.benchmark).problems

@@ -23,7 +23,7 @@ from pipeline.run import open_results, open_run, read_recipe
 from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, get_stage
-from pipeline.stages.run import run_stage, stage_status
+from pipeline.stages.run import UP_TO_DATE, run_stage, stage_status
 from pipeline.tools.compare import compare
 from pipeline.tools.plan import make_plan
 from pipeline.traces.sources import make_traces
@@ -46,15 +46,22 @@ def run_stages(options: argparse.Namespace) -> None:
             run_stage(run, stage)
         if processes.is_main():
             show_table(run.dir, controls=options.command == "controls")
-            if options.command == "all":
-                print(NEXT_STEPS.format(root=run.dir.root))
+            print(CLOSING_LINES.get(options.command, STAGE_LINES).format(root=run.dir.root))
     processes.disconnect()
 
 
-NEXT_STEPS = """
+CLOSING_LINES = {
+    "all": """
 Results are in {root}: table.md; of each stage scores.json, completions/, grades/ and log.txt.
-Next, with the same BASE: make report (every answer on one page), make ask (a chat with all stages),
-make controls (is a gain real?) and make tradeoff (what thinking costs)."""
+Next, with the same BASE: make report (every answer on one page), make ask (all stages, side by side),
+make controls (is a gain real?) and make tradeoff (what thinking costs).""",
+    "controls": """
+Results are in {root}. Where a control gains as much as the stage that it imitates, the gain is not real.
+Next, with the same BASE: make report.""",
+}
+
+STAGE_LINES = """
+Results are in {root}. Next, with the same BASE: make (the stages that are left), make ask or make report."""
 
 
 # Results
@@ -89,17 +96,26 @@ def write_report(options: argparse.Namespace) -> None:
     out = options.out or folder / "report.html"
     write_text(out, render_report([run_dir.read_view() for run_dir in run_dirs]))
     print(out)
+    say("Open it in a browser.")
 
 
 def print_status(options: argparse.Namespace) -> None:
     """Print which stages are up to date, and why the others are not."""
-    for stage, state in stage_status(open_run(options, for_training=False)).items():
+    states = stage_status(open_run(options, for_training=False))
+    for stage, state in states.items():
         print(f"{stage:8}  {state}")
+
+    # On standard error: what reads the lines above need not know it.
+    if set(states.values()) == {UP_TO_DATE}:
+        say("Next: make table, make report or make ask, with the same variables.")
+    else:
+        say("Next: make, with the same variables, runs what is not up to date and nothing else.")
 
 
 def print_plan(options: argparse.Namespace) -> None:
     """Print how long each stage will take here."""
     print("\n".join(make_plan(open_run(options, for_training=False))))
+    say("Next: make, with the same variables. You may stop it at any time; the same command goes on.")
 
 
 # Tools
@@ -147,7 +163,11 @@ def measure_tradeoff(options: argparse.Namespace) -> None:
 
 def build_parser() -> tuple[ArgumentParser, list[str]]:
     """Return the parser, and the names of all commands."""
-    parser = ArgumentParser(prog=PROGRAM, description="Five stages of reasoning training on one small model.")
+    parser = ArgumentParser(
+        prog=PROGRAM,
+        description="Five stages of reasoning training on one small model.",
+        epilog=f"Begin with: {PROGRAM} all --base nano. The options of a command: {PROGRAM} COMMAND --help.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     # After the command, where users write them.
@@ -167,7 +187,7 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
     controls = []
     for control in CONTROLS:
         controls += [get_stage(control.section), control]
-    add("controls", run_stages, "run what must not help, and print the table with it", controls)
+    add("controls", run_stages, "train what must not help, such as on shuffled steps; the table with it", controls)
     add_tools(add)
 
     # It knows no run, so it has none of the common options.
@@ -180,25 +200,26 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
 
 def add_common_options(add: Callable) -> None:
     """Add the options of every command but ``score``."""
-    add("--base", default="smollm2-135m", help="a name, a hub id, a folder or a GGUF file")
+    add("--base", default="smollm2-135m", help="a name, a hub id, a folder or a GGUF file (default: smollm2-135m)")
     add("--profile", help="cpu, gpu, quick or long (default: cpu or gpu, by what is there)")
-    add("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go")
-    add("--limit", type=int, metavar="N", help="problems of each benchmark, stratified by level")
-    add("--seed", type=int, metavar="N", help="of training and sampling; other seeds than 1 lie in seed-N")
-    add("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="sft.trainer.max_steps=9")
-    add("--benchmark", action="append", default=[], metavar="FILE|NAME", help="in place of ours; repeatable")
+    add("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go (default: runs)")
+    add("--limit", type=int, metavar="N", help="problems of each benchmark, spread evenly over the levels")
+    add("--seed", type=int, metavar="N", help="of training and sampling (default: 1); another has a folder seed-N")
+    text = "a value of a recipe, such as sft.trainer.max_steps=9; repeatable"
+    add("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help=text)
+    add("--benchmark", action="append", default=[], metavar="FILE|NAME", help="scored in place of ours; repeatable")
     add("--allow-overlap", action="store_true", help="score problems that are trained on, and say so in the table")
 
 
 def add_tools(add: Callable) -> None:
     """Add the commands that run no stage; ``add`` adds a command and returns what adds its options."""
-    add("status", print_status, "which stages are up to date, and why the others are not")
+    add("status", print_status, "which stages are up to date, and why the others are not; runs nothing")
     add("plan", print_plan, "how long each stage will take here, by a short measurement")
     add("check", print_check, "whether a base will do, before its weights are fetched")
     add("tradeoff", measure_tradeoff, "accuracy against tokens, of all ways to decide how long to think")
 
     option = add("table", print_results, "print the table of what has been run")
-    option("--controls", action="store_true", help="with the rows of the controls")
+    option("--controls", action="store_true", help="with the rows of the controls (make controls)")
 
     add("seeds", print_seeds, "mean and spread of all seeds that have been run, and tests over them")
 
@@ -206,13 +227,13 @@ def add_tools(add: Callable) -> None:
     option("--bases", nargs="+", metavar="BASE", help="several on one page, compared with the first")
     option("--out", type=Path, metavar="FILE", help="default: report.html beside the results")
 
-    option = add("compare", compare, "bases, recipes or rewards in one table, paired by problem")
+    option = add("compare", compare, "several bases or finished runs in one table, tested problem by problem")
     option("--bases", nargs="+", metavar="BASE", help="run all stages on each of them")
     option("--folders", nargs="+", type=Path, metavar="RUN", help="finished runs, such as runs/nano")
 
     option = add("export", export_stage, "write a stage as one merged model")
-    option("--stage", default="adaptive", choices=[stage.name for stage in STAGES])
-    option("--to", required=True, type=Path, metavar="FOLDER")
+    option("--stage", default="adaptive", choices=[stage.name for stage in STAGES], help="default: adaptive")
+    option("--to", required=True, type=Path, metavar="FOLDER", help="a new folder for the model")
 
     option = add("ask", ask_stages, "ask every stage one question, or chat with them")
     option("question", nargs="?", help="a question, or the id of a problem; without one: a chat")
@@ -220,9 +241,9 @@ def add_tools(add: Callable) -> None:
     option("--stages", nargs="+", default=[], metavar="STAGE", help="default: all that have been run")
     option("--budget", type=at_least(0), metavar="N", help="the most tokens a thought may have")
 
-    option = add("traces", write_traces, "write verified solutions of one source")
-    option("--source", required=True, metavar="SOURCE", help="a style, own, teacher, a data set or file")
-    option("--stage", default="sft", metavar="STAGE", help="whose samples are own")
+    option = add("traces", write_traces, "write solutions of one source to train on, verified")
+    option("--source", required=True, metavar="SOURCE", help="a style, own, teacher, a data set or a file")
+    option("--stage", default="sft", metavar="STAGE", help="whose samples own stands for (default: sft)")
 
 
 # Before the libraries

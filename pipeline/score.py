@@ -50,13 +50,13 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", required=True, metavar="plain|cot|think|FILE.yaml", help="what it is asked with")
     add("--shots", type=at_least(0), default=0, metavar="N", help="worked examples before the question")
     add("--budget", type=at_least(0), metavar="N", help="the most tokens a thought may have")
-    add("--min-thinking", type=at_least(0), default=0, metavar="N", help="the fewest it may end with")
+    add("--min-thinking", type=at_least(0), default=0, metavar="N", help="the fewest tokens a thought may have")
     add("--samples", type=at_least(1), metavar="N", help="samples of each problem: pass@k and maj@N")
     add("--temperature", type=float, default=1.0, metavar="T", help="of --samples (default: 1.0)")
-    add("--seed", type=int, default=0, help="of --samples")
+    add("--seed", type=int, default=0, metavar="N", help="of --samples (default: 0)")
     add("--limit", type=at_least(1), metavar="N", help="problems, stratified by level")
     add("--url", metavar="URL", help="where a server has the model (vLLM's /v1; docs/machines.md)")
-    add("--out", required=True, type=Path, metavar="FOLDER")
+    add("--out", required=True, type=Path, metavar="FOLDER", help="for completions, grades and scores")
 
 
 def score_model(options: argparse.Namespace) -> dict[str, Any]:
@@ -119,6 +119,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
 
     write_json(options.out / "scores.json", scores)
     print_scores(scores)
+    print(f"{options.out}: scores.json, and each answer and its grade in completions/ and grades/")
     return scores
 
 

@@ -152,7 +152,7 @@ def make_traces(run: Run, source: str, stage: str) -> str:
         stage: Whose samples are "own".
 
     Returns:
-        The account in one sentence, and where the solutions are.
+        The account in one sentence, where the solutions are, and how to train on them.
 
     Raises:
         UserError: the source is unknown, or a stage or a teacher is not there.
@@ -178,7 +178,8 @@ def make_traces(run: Run, source: str, stage: str) -> str:
 
     write_jsonl(file, [to_conversation(solution) for solution in selection.solutions])
     write_json(file.with_suffix(".json"), selection.account)
-    return f"{describe_account(selection.account)}\nwritten to {file}"
+    written = f'written to {file}; to train on it: make sft SET="sft.solutions=[{file}]"'
+    return f"{describe_account(selection.account)}\n{written}"
 
 
 def name_file(source: str, stage: str) -> str:

@@ -132,7 +132,7 @@ def test_every_generated_solution_is_kept_in_every_style(run, style):
     assert set(account["dropped"]) <= {"no steps", "more than 160 tokens"}
     assert account["kept"] >= 80
     assert sentence.startswith(f"{style}: 100 candidates, {account['kept']} kept")
-    assert sentence.endswith(f"written to {file}")
+    assert f'written to {file}; to train on it: make sft SET="sft.solutions=[{file}]"' in sentence
 
 
 def test_what_is_written_trains_sft_and_can_be_verified_again(run, problems):
