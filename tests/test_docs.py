@@ -28,8 +28,9 @@ pytestmark = pytest.mark.timeout(1200)
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+GUIDE = ROOT / "docs" / "guide.md"
 EXTENDING = ROOT / "docs" / "extending.md"
-WALKED = (TUTORIAL, EXTENDING)  # in this order
+WALKED = (TUTORIAL, GUIDE, EXTENDING)  # in this order
 DOCUMENTS = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("recipes/**/*.md")))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -286,7 +287,7 @@ def walk(run, tmp_path_factory) -> Walk:
 
 def shrink_block(block: str) -> str:
     """The block on nano-tiny, with one control in place of all."""
-    block = re.sub(r"(BASE=|--base |/)nano\b(?!-)", r"\1nano-tiny", block)
+    block = re.sub(r"(BASE=|--base |/|resolve\(\")nano\b(?!-)", r"\1nano-tiny", block)
     return block.replace(ALL_CONTROLS, ONE_CONTROL)
 
 
@@ -313,6 +314,13 @@ def test_the_tutorial_leaves_what_it_says(walk):
     assert "sft" in read_scored_stages(runs / "runs-rank8/nano-tiny")
     assert read_scored_stages(runs / "runs-gsm8k/nano-tiny") == {"plain", "cot", "sft", "rl", "adaptive"}
     assert "brief.py:brief" in (runs / "runs-brief/nano-tiny/rl/recipe.yaml").read_text()
+
+
+def test_the_library_scores_grades_and_makes_traces(walk):
+    printed = walk.printed[len(read_blocks(TUTORIAL, "sh"))]
+    assert re.fullmatch(r"correct: [0-3] of 3\nverdict: correct\n", printed)
+    assert (walk.folder / "samples.jsonl").read_text().count("\n") == 12
+    assert (walk.folder / "traces.jsonl").is_file()
 
 
 def test_what_extends_the_project_was_run(walk):
