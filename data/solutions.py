@@ -5,7 +5,7 @@ is its operations as (op, left, right, result).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from data import logic
 from data.problem import Problem
@@ -23,9 +23,10 @@ def render_solution(problem: Problem, style: str) -> str:
     """A generated problem's solution in one of four styles.
 
     ``procedure`` is the same whatever the answer, with one operation in each line: of logic it is what
-    :data:`data.logic.PROCEDURES` allows, of arithmetic it is ``long``. ``short`` is as it is stored, one step a line.
-    ``long`` says first what is to be worked out, then the steps that it takes, place by place for products and for
-    differences of several digits. ``prose`` is one paragraph of sentences. Of logic, ``short`` and ``long`` are alike.
+    :data:`data.logic.PROCEDURES` allows, of arithmetic it is like ``long``, but sums and differences are worked out
+    place by place exactly where they carry or borrow. ``short`` is as it is stored, one step a line. ``long`` says
+    first what is to be worked out, then the steps that it takes, place by place for products and for differences of
+    several digits. ``prose`` is one paragraph of sentences. Of logic, ``short`` and ``long`` are alike.
     """
     rationale = problem.rationale or ""
     lines = rationale.split("\n")
@@ -40,7 +41,7 @@ def render_solution(problem: Problem, style: str) -> str:
     if style in ("procedure", "long") and "program" in problem.extra:
         operations = [(op, left, right, result) for op, left, right, result in problem.extra["program"]]
         labels = [line.rpartition(": ")[0] for line in lines if ": " in line]
-        return write_long(operations, labels)
+        return write_long(operations, labels, splits_carries=style == "procedure")
     return rationale
 
 
@@ -58,20 +59,31 @@ def write_short(program: Sequence[Operation], labels: Sequence[str] = ()) -> str
     """A program, one equation a line; a label names the result of its operation."""
     lines: list[str] = []
     for index, (op, left, right, result) in enumerate(program):
-        lines += split_product(left, right) if op == "*" else [f"{left} {op} {right} = {result}"]
+        lines += split_product(left, right, write_sum) if op == "*" else [f"{left} {op} {right} = {result}"]
         if labels:
             lines[-1] = f"{labels[index]}: {lines[-1]}"
     return "\n".join(lines)
 
 
-def write_long(program: Sequence[Operation], labels: Sequence[str] = ()) -> str:
-    """A program with each operation named before it is worked out."""
+def write_long(program: Sequence[Operation], labels: Sequence[str] = (), splits_carries: bool = False) -> str:
+    """A program with each operation that takes several steps named before it is worked out.
+
+    Args:
+        program: The operations.
+        labels: What the result of each is, or nothing.
+        splits_carries: Whether sums and differences are split where they carry or borrow, and only there; else every
+            difference is split and no sum.
+    """
+    add = split_sum if splits_carries else write_sum
     lines = []
     for index, (op, left, right, result) in enumerate(program):
         steps = [f"{left} {op} {right} = {result}"]
         if op == "*":
-            steps = split_product(left, right)
-        elif op == "-":
+            steps = split_product(left, right, add)
+        elif op == "+":
+            steps = add(left, right)
+        # A difference borrows where the way back carries.
+        elif op == "-" and (not splits_carries or carries(result, right)):
             steps = split_difference(left, right)
 
         # A label before the last of several steps, as in the short style, makes a model write the whole result there.
@@ -83,8 +95,14 @@ def write_long(program: Sequence[Operation], labels: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def split_product(a: int, b: int) -> list[str]:
-    """The equations of a product: one where the times table does, else place by place with a running sum."""
+def split_product(a: int, b: int, add: Callable[[int, int], list[str]]) -> list[str]:
+    """The equations of a product: one where the times table does, else place by place with a running sum.
+
+    Args:
+        a: A factor.
+        b: The other one.
+        add: Gives the equations of a sum.
+    """
     small, large = sorted((_strip_zeros(a), _strip_zeros(b)))
     if large < 10 or small <= 1 or (small == 2 and large < 100):
         return [f"{a} * {b} = {a * b}"]
@@ -98,11 +116,37 @@ def split_product(a: int, b: int) -> list[str]:
     lines: list[str] = []
     total = 0
     for part in list_places(factor):
-        lines += split_product(other, part) if factor == small else split_product(part, other)
+        lines += split_product(other, part, add) if factor == small else split_product(part, other, add)
         if total:
-            lines.append(f"{total} + {part * other} = {total + part * other}")
+            lines += add(total, part * other)
         total += part * other
     return lines
+
+
+def write_sum(a: int, b: int) -> list[str]:
+    """The one equation of a sum."""
+    return [f"{a} + {b} = {a + b}"]
+
+
+def split_sum(a: int, b: int) -> list[str]:
+    """The equations of a sum: one, or where it carries one for each place of what is added.
+
+    Who writes a sum at once must know of a carry before coming to the place that it comes from.
+    """
+    if not carries(a, b):
+        return write_sum(a, b)
+
+    lines = []
+    for part in list_places(b):
+        lines += write_sum(a, part)
+        a += part
+    return lines
+
+
+def carries(a: int, b: int) -> bool:
+    """Whether two digits of one place come to ten or more."""
+    places = zip(reversed(str(a)), reversed(str(b)), strict=False)
+    return any(int(digit) + int(other) >= 10 for digit, other in places)
 
 
 def split_difference(a: int, b: int) -> list[str]:

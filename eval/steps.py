@@ -58,7 +58,12 @@ FORMS = {
         "look-up": r"\w+ [<>] \w+",
         "conclusion": r"\w+ is (?:not )?found.*|So .+: \w+",
     },
-    "rules": {"fact": r"\w+ is an? \w+", "rule": r"(?:All|Every|No) \w+ (?:is|are) .+", "conclusion": r"So \w+ is .+"},
+    "rules": {
+        "fact": r"\w+ is an? \w+",
+        "rule": r"(?:All|Every|No) \w+ (?:is|are) .+",
+        "conclusion": r"So \w+ is .+",
+        "answer": r"Asked .+: \w+",
+    },
     "syllogism": {
         "denial": r"Suppose not: .+",
         "statement": r"Some .+: .+",

@@ -69,22 +69,30 @@ def _write_last_rule(noun: str, adjective: str, positive: bool, plural: bool) ->
     return f"{'Every' if positive else 'No'} {noun} is {adjective}."
 
 
-# The procedure: from the fact on, the rule that begins where the last sentence ended.
+# The procedure: from the fact on, the rule that begins where the last sentence ended. What was found is then compared
+# with what is asked: of models that had to write the answer in one go, most wrote "no" wherever they had found a "not".
 
 _FACT = re.compile(r"(\w+) is an? (\w+)\.")
 _RULE = re.compile(r"(All|Every|No) (\w+) (?:is|are) (?:an? )?(\w+)\.")
-_CONCLUSION = re.compile(r"So \w+ is (not )?(\w+)\.")
+_CONCLUSION = re.compile(r"So \w+ is ((?:not )?\w+)\.")
+_CLAIM = re.compile(r"\w+ is ((?:not )?\w+)\?$")
 
 
 def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
     fact = _FACT.match(question)
-    if fact is None:
+    claim = _CLAIM.search(question)
+    if fact is None or claim is None:
         return []
     if not lines:
         return [fact[0]]
-    if _CONCLUSION.fullmatch(lines[-1]):
+    if lines[-1].startswith("Asked "):
         return []
+
+    conclusion = _CONCLUSION.fullmatch(lines[-1])
+    if conclusion:
+        answer = "yes" if conclusion[1] == claim[1] else "no"
+        return [f"Asked {claim[1]}, found {conclusion[1]}: {answer}."]
 
     last = _RULE.fullmatch(lines[-1])
     reached = last[3] if last else fact[2]

@@ -109,13 +109,13 @@ class Plan:
         """Return the parts of stage 5's training: answers both ways, the training, and the last one."""
         settings = self.run.recipe.stages["adaptive"]
         problems = count_problems(settings.problems)
-        asked = problems + 2 * settings.dev * len(settings.problems)
+        asked = problems + 2 * count_dev_problems(settings)
         training = self.count_training(settings, settings.trainer, problems * CHOICE_ROWS)
         return [(asked * (self.get_tokens("rl zero-shot") + DIRECT_TOKENS), 0.0), training, training]
 
     def count_dev(self, settings: Any) -> Work:
         """Return the work of scoring on a stage's dev problems once."""
-        return settings.dev * len(settings.problems) * self.get_tokens("sft zero-shot"), 0.0
+        return count_dev_problems(settings) * self.get_tokens("sft zero-shot"), 0.0
 
     def count_training(self, settings: Any, trainer: Mapping[str, Any], rows: float) -> Work:
         """Return the work of training on so many rows, with the points on dev."""
@@ -128,6 +128,11 @@ class Plan:
 def count_problems(specs: Sequence[DatasetSpec]) -> int:
     """Return how many problems are taken of data sets."""
     return sum(spec.take or len(load_train(spec)) for spec in specs)
+
+
+def count_dev_problems(settings: Any) -> int:
+    """Return how many dev problems a stage has: so many of each data set, however often it is named."""
+    return settings.dev * len({spec.set for spec in settings.problems})
 
 
 def read_answer_tokens(run: Run) -> dict[str, float]:

@@ -5,7 +5,14 @@ import re
 import pytest
 
 from data.problem import Problem
-from data.solutions import STYLES, render_solution, solution_from_marks, split_difference, split_product
+from data.solutions import (
+    STYLES,
+    render_solution,
+    solution_from_marks,
+    split_difference,
+    split_product,
+    write_sum,
+)
 
 PROGRAM = [["*", 7, 17, 119], ["-", 166, 119, 47], ["+", 47, 3, 50]]
 SHORT = "10 * 7 = 70\n7 * 7 = 49\nDollars: 70 + 49 = 119\nNeeded: 166 - 119 = 47\nIn all: 47 + 3 = 50"
@@ -32,6 +39,19 @@ def test_the_long_style_names_an_operation_then_works_it_place_by_place():
         "56 - 9 = 47",
         "In all: 47 + 3 = 50",
     ]
+
+
+def test_a_procedure_goes_place_by_place_where_sums_carry_and_differences_borrow():
+    def work_out(op, left, right, result):
+        return render_solution(make("…", [[op, left, right, result]]), "procedure").split("\n")
+
+    assert work_out("+", 37, 55, 92) == ["37 + 55", "37 + 50 = 87", "87 + 5 = 92"]
+    assert work_out("+", 37, 52, 89) == ["37 + 52 = 89"]
+    assert work_out("+", 95, 20, 115) == ["95 + 20 = 115"]
+    assert work_out("-", 53, 37, 16) == ["53 - 37", "53 - 30 = 23", "23 - 7 = 16"]
+    assert work_out("-", 57, 33, 24) == ["57 - 33 = 24"]
+    # The running sum of a product is a sum like any other.
+    assert work_out("*", 94, 23, 2162)[-3:] == ["1880 + 200 = 2080", "2080 + 80 = 2160", "2160 + 2 = 2162"]
 
 
 def test_the_long_style_without_labels_or_operations():
@@ -65,7 +85,7 @@ def test_every_equation_of_every_style_is_true(committed, style):
     ],
 )
 def test_products(a, b, lines):
-    assert split_product(a, b) == lines
+    assert split_product(a, b, write_sum) == lines
 
 
 def test_differences():

@@ -49,7 +49,11 @@ def write_answer(steps: str, answer: str) -> str:
         (RULES, write_answer("Tom is a dog.\nEvery cat is red.\nSo Tom is not red.", "no"), "unfounded"),
         (RULES, write_answer("Tom is a cat.\nEvery cat is red.\nSo Tom is not red.", "no"), "unfounded"),
         (RULES, write_answer("Tom is a cat.\nNo dogs are red.\nSo Tom is not red.", "no"), "unfounded"),
-        (RULES, write_answer("Tom is a cat.\nEvery cat is red.\nSo Tom is red.", "no"), "contradiction"),
+        (
+            RULES,
+            write_answer("Tom is a cat.\nEvery cat is red.\nSo Tom is red.\nAsked red, found red: yes.", "no"),
+            "contradiction",
+        ),
         (ORDER, write_answer("Who is the oldest: up.\nAnn is older than Bob: Bob > Ann", "Bob"), "unfounded"),
         (ORDER, write_answer("Oldest to youngest: Eve > Ann > Bob", "Ann"), "unknown"),
         (BOOLEAN, write_answer("True and False = True\nnot True = False", "False"), "slip"),

@@ -71,6 +71,12 @@ def test_a_step_is_reported_as_it_was_written():
         (RULES, "Tom is a dog.\nEvery cat is red.", "Tom is a dog.", "fact"),  # not in the question
         (RULES, "Tom is a cat.\nNo dogs are red.", "No dogs are red.", "rule"),  # not about cats
         (RULES, "Tom is a cat.\nEvery cat is red.\nSo Tom is not red.", "So Tom is not red.", "conclusion"),
+        (
+            RULES,
+            "Tom is a cat.\nEvery cat is red.\nSo Tom is red.\nAsked not red, found red: no.",
+            "Asked not red, found red: no.",
+            "answer",
+        ),
         (RULES, "Hm, cats.\nTom is a cat.", None, None),  # the first line is not a step
         (
             ORDER,
@@ -98,7 +104,12 @@ def test_a_step_must_follow_from_the_question_and_the_steps_before(problem, thou
         (SUM, "25 * 4 = 100\n100 + 8 = 108", True),
         (SUM, "25 * 4 = 100", False),  # not the answer yet
         (SUM, "That is easy.", False),
-        (RULES, "<think>\nTom is a cat.\nEvery cat is red.\nSo Tom is red.\n</think>\nyes", True),
+        (RULES, "<think>\nTom is a cat.\nEvery cat is red.\nSo Tom is red.\n</think>\nyes", False),
+        (
+            RULES,
+            "<think>\nTom is a cat.\nEvery cat is red.\nSo Tom is red.\nAsked red, found red: yes.\n</think>\nyes",
+            True,
+        ),
         (RULES, "<think>\nTom is a cat.\nSo Tom is red.\n</think>\nyes", False),
         (RULES, "I am sure.", False),
     ],

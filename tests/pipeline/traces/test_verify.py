@@ -23,7 +23,7 @@ from pipeline.traces.verify import (
 WORD = Problem("w1", "Ann has 9 pens and buys 3. How many?", "12", "number", family="word", level=1)
 RULES_PROBLEM = Problem(
     "r1",
-    "Rex is a dog. All dogs are loud. Is Rex loud?",
+    "Rex is a dog. All dogs are loud. Is it true that Rex is loud?",
     "yes",
     "label",
     choices=("yes", "no"),
@@ -113,7 +113,7 @@ def test_no_solution_gives_a_problem_away_that_is_held_out(select):
 
 def test_answers_that_can_be_guessed_need_steps_that_reach_it_where_the_rules_say(select):
     guess = think(RULES_PROBLEM, "It feels loud to me")
-    worked = think(RULES_PROBLEM, "Rex is a dog.\nAll dogs are loud.\nSo Rex is loud.")
+    worked = think(RULES_PROBLEM, "Rex is a dog.\nAll dogs are loud.\nSo Rex is loud.\nAsked loud, found loud: yes.")
     number = think(WORD, "Nine pens and three make twelve")
 
     assert len(select([guess, worked, number]).solutions) == 3
