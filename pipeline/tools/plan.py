@@ -106,12 +106,17 @@ class Plan:
         return parts
 
     def list_adaptive(self) -> list[Work]:
-        """Return the parts of stage 5's training: answers both ways, the training, and the last one."""
+        """Return the parts of stage 5's training: answers both ways, the training, and half a pass more."""
         settings = self.run.recipe.stages["adaptive"]
         problems = count_problems(settings.problems)
         asked = problems + 2 * count_dev_problems(settings)
-        training = self.count_training(settings, settings.trainer, problems * CHOICE_ROWS)
-        return [(asked * (self.get_tokens("rl zero-shot") + DIRECT_TOKENS), 0.0), training, training]
+        rows = problems * CHOICE_ROWS
+        last = {**settings.trainer, "num_train_epochs": 0.5}
+        return [
+            (asked * (self.get_tokens("rl zero-shot") + DIRECT_TOKENS), 0.0),
+            self.count_training(settings, settings.trainer, rows),
+            self.count_training(settings, last, rows),
+        ]
 
     def count_dev(self, settings: Any) -> Work:
         """Return the work of scoring on a stage's dev problems once."""
