@@ -10,6 +10,7 @@ BENCHMARK ?=
 SET       ?=
 ALLOW_OVERLAP ?=
 BASES     ?=
+NAME      ?=
 Q         ?=
 ANSWER    ?=
 STAGES    ?=
@@ -32,11 +33,12 @@ SHARED  = $(PYTHON)$(if $(PROCESSES), -m torch.distributed.run --nproc-per-node 
 COMMON  = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed "$(SEED)") $(if $(LIMIT),--limit "$(LIMIT)") \
           $(foreach item,$(BENCHMARK),--benchmark "$(item)") $(foreach item,$(SET),--set "$(item)") \
           $(if $(ALLOW_OVERLAP),--allow-overlap)
+STUDY   = $(if $(filter file,$(origin BASE)),,--base "$(BASE)") --runs "$(RUNS)" $(foreach item,$(SET),--set "$(item)")
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(COMMON)
 
 .DEFAULT_GOAL := all
 .PHONY: help env all plain cot sft rl adaptive table seeds report plan status ask controls tradeoff compare \
-        traces export smoke test faults bench check clean
+        studies study traces export smoke test faults bench check clean
 
 # The stages
 
@@ -85,6 +87,12 @@ controls: $(READY)  ## trainings that must not help, such as on shuffled steps; 
 tradeoff: $(READY)  ## accuracy against tokens, of all ways to decide how long to think; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)
 
+studies: $(READY)   ## the article's claims, measured: all of them, on the bases that their recipes name
+	@$(LADDER) studies $(STUDY)
+
+study: $(READY)     ## one of them: NAME=analogy
+	@$(LADDER) studies $(STUDY) "$(NAME)"
+
 compare: $(READY)   ## all stages of BASES="smollm2-135m nano", or of RUNS="runs/a runs/b", in one table
 	@$(LADDER) compare $(if $(BASES),--bases $(BASES) --runs "$(RUNS)",--folders $(RUNS)) $(COMMON)
 
@@ -132,6 +140,7 @@ help:               ## this list
 	@echo 'LIMIT=N              problems of each benchmark that are scored, spread evenly over the levels'
 	@echo 'BENCHMARK=           what is scored: files, names or hub sets in place of ours: "gsm8k mine.jsonl?split=test"'
 	@echo 'ALLOW_OVERLAP=1      score problems that are trained on, and say so in the table'
+	@echo 'NAME=                one of the studies'
 	@echo 'SET=                 values of the recipes: "sft.trainer.learning_rate=1e-4 sft.lora.r=16" (recipes/README.md)'
 	@echo 'TORCH=               what pip is given for torch where there is no GPU (README)'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'

@@ -1,6 +1,6 @@
 """What the table and the report are made from: a run's files, read and checked, as plain records."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from data.problem import Completion, Grade, Problem
@@ -34,9 +34,13 @@ class StageView:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run: the rows of its table, its stages in order (controls last), and the problems of each benchmark."""
+    """One run: the rows of its table, its stages in order (controls last), and the problems of each benchmark.
+
+    ``studies`` are the results of the studies that were made on its base.
+    """
 
     name: str
     rows: list[dict[str, Any]]
     stages: list[StageView]
     problems: dict[str, list[Problem]]
+    studies: list[dict[str, Any]] = field(default_factory=list)

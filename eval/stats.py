@@ -90,6 +90,22 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def bounded_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval (low, high) of the mean of values in [-1, 1], such as paired differences.
+
+    Two more pairs are counted, half of one with a difference of -1 and half with 1, so that values that are all alike
+    do not look certain.
+
+    Source: A. Agresti and Y. Min 2005, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24, p. 729-740.
+    """
+    n = len(values) + 2
+    mean = math.fsum(values) / n
+    square = (math.fsum(value * value for value in values) + 1) / n
+    half = Z_95 * math.sqrt((square - mean * mean) / n)
+    return mean - half, mean + half
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values corrected for their number, in their own order.
 

@@ -24,6 +24,7 @@ from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, get_stage
 from pipeline.stages.run import UP_TO_DATE, run_stage, stage_status
+from pipeline.studies import STUDIES
 from pipeline.tools.compare import compare
 from pipeline.tools.plan import make_plan
 from pipeline.traces.sources import make_traces
@@ -158,6 +159,13 @@ def measure_tradeoff(options: argparse.Namespace) -> None:
         print(measure_tradeoff(run))
 
 
+def make_studies(options: argparse.Namespace) -> None:
+    """Measure claims on bases at hand, and print the verdicts."""
+    from pipeline.studies.study import run_studies
+
+    run_studies(options.names, options.base, options.runs, options.overrides)
+
+
 # Options
 
 
@@ -195,6 +203,14 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
     command = commands.add_parser("score", help=text, description=text)
     command.set_defaults(handler=score_model, to_run=())
     add_score_arguments(command)
+
+    text = "measure the article's claims, each with a control"
+    command = commands.add_parser("studies", help=text, description=text)
+    command.set_defaults(handler=make_studies, to_run=())
+    command.add_argument("names", nargs="*", metavar="NAME", help=f"default: all ({', '.join(STUDIES)})")
+    command.add_argument("--base", help="default: the one that the study's recipe names")
+    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go")
+    command.add_argument("--set", action="append", default=[], dest="overrides", metavar="NAME.KEY=VALUE")
     return parser, list(commands.choices)
 
 

@@ -274,6 +274,24 @@ def load_recipe(profile: str, overrides: Iterable[str] = (), base: str = "") -> 
     return Recipe(sections.seed, sections.report_to, sections.base, sections.eval, sections.traces, stages)
 
 
+def load_studies(models: Mapping[str, type[Settings]], overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the settings of studies by name: recipes/studies/NAME.yaml, then ``NAME.key=value`` overrides.
+
+    Raises:
+        UserError: A key, a type or a value is wrong.
+    """
+    files = {name: RECIPES / "studies" / f"{name}.yaml" for name in models}
+    tree = {name: _read_yaml(path) for name, path in files.items()}
+    kinds: dict[str, Any] = dict(models)
+    model = pydantic.create_model("Studies", __base__=Settings, **kinds)
+    sections = _validate(model, tree, RECIPES / "studies", files)
+
+    for item in overrides:
+        _merge(tree, _parse_override(item))
+        sections = _validate(model, tree, f"--set {item!r}")
+    return {name: getattr(sections, name) for name in models}
+
+
 def _find_profile(profile: str) -> Path:
     names = sorted(path.stem for path in (RECIPES / "profiles").glob("*.yaml"))
     if profile not in names:

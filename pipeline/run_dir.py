@@ -10,9 +10,10 @@ A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
     STAGE/adapter/             of a trained stage, with curve.json, train.jsonl and the like beside it
     STAGE/scores.json          with recipe.yaml, completions/ and grades/
     STAGE/work/, partial/      an unfinished training, unfinished answers
+    studies/NAME/result.json   with plot.png and summary.md
 
-A part of a stage ("training", "scoring") counts only once the manifest has it. The manifest is written last and by a
-rename, so a part that it has is complete, whenever a process was killed.
+A part of a stage ("training", "scoring") or a study ("study") counts only once the manifest has it. The manifest is
+written last and by a rename, so a part that it has is complete, whenever a process was killed.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from data.files import (
     write_text,
 )
 from data.problem import Grade, Problem, read_completions, read_grades, read_problems, write_records
-from eval import seeds
+from eval import seeds, studies
 from eval.grade import grade_all
+from eval.report.plots import save_study_plot
 from eval.run_view import RowKey, RunView, StageView
 from eval.score import score_completions
 from eval.table import StageScores, make_rows, to_markdown
@@ -55,7 +57,7 @@ Record = dict[str, Any]
 MANIFEST = "manifest.json"
 LOG = "log.txt"
 INPUTS = "inputs.json"
-WORK_FOLDERS = {"training": "work", "scoring": "partial"}
+WORK_FOLDERS = {"training": "work", "scoring": "partial", "study": "work"}
 # The seed whose files lie in runs/BASE itself.
 FIRST_SEED = 1
 
@@ -299,6 +301,35 @@ class RunDir:
         """Return the folder of a stage."""
         return StageDir(self.root / name)
 
+    def study(self, name: str) -> StageDir:
+        """Return the folder of a study."""
+        return StageDir(self.root / "studies" / name)
+
+    def write_study(self, result: Record, inputs: Record, about: Record) -> None:
+        """Write a study's result.json, plot.png and summary.md, and seal them."""
+        study = self.study(result["study"])
+        make_folder(study.folder)
+        study.forget()
+
+        names = ("result.json", "plot.png", "summary.md")
+        files = [study.folder / name for name in names]
+        write_json(files[0], result)
+        save_study_plot(result, files[1])
+        write_text(files[2], studies.to_markdown(result))
+        study.finish("study", inputs, files, about)
+
+    def read_study(self, name: str) -> Record:
+        """Return the result of a study, after a check of its files."""
+        study = self.study(name)
+        for path in study.find_damaged("study"):
+            raise UserError(f"{path}: is not what was written; run `make study NAME={name}` again")
+        return read_json(study.folder / "result.json")
+
+    def read_studies(self) -> list[Record]:
+        """Return the results of all studies that were made here, by name."""
+        manifests = sorted(self.root.glob(f"studies/*/{MANIFEST}"))
+        return [self.read_study(manifest.parent.name) for manifest in manifests]
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep all other processes out; the lock ends with the process that has it, however that ends."""
@@ -356,7 +387,7 @@ class RunDir:
             for variant in stage.scores["variants"]:
                 for entry in variant["benchmarks"]:
                     problems[entry["benchmark"]] = self._read_problems(entry, stage.name)
-        return RunView(self.name, rows, stages, problems)
+        return RunView(self.name, rows, stages, problems, self.read_studies())
 
     def _has_row(self, name: str) -> bool:
         """Whether a stage was scored, and all adapters that it was trained on are still there."""

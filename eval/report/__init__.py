@@ -1,4 +1,4 @@
-"""One HTML page for a run or for several: table, levels, cost, learning curves, errors, what was run, every answer.
+"""One HTML page for a run or several: table, levels, cost, curves, errors, studies, what was run, every answer.
 
 The page (page.html) holds all that it needs and may fetch nothing: its content security policy lets only its own script
 run. The answers are JSON, deflated and in base64, which the script (page.js) unpacks and shows as text, a few at a
@@ -17,7 +17,7 @@ import jinja2
 
 from eval import compare, table
 from eval.errors import KINDS
-from eval.report.plots import plot_cost, plot_learning_curves
+from eval.report.plots import plot_cost, plot_learning_curves, plot_study
 from eval.report.series import CORRECT, LUCKY, Series, collect_series
 from eval.run_view import RunView
 
@@ -53,6 +53,7 @@ def render_report(runs: Sequence[RunView]) -> str:
         kinds=(CORRECT, LUCKY, *KINDS),
         plot_cost=plot_cost,
         plot_learning_curves=plot_learning_curves,
+        plot_study=plot_study,
         count=len(problems),
         answers=_to_base64(zlib.compress(json.dumps(problems).encode(), 9)),
         script=script,

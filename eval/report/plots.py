@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import markupsafe
@@ -11,10 +12,12 @@ from eval.report.series import Series
 from eval.run_view import StageView
 
 WIDTH = 3.9  # inches
+STUDY_SIZE = (6.5, 4.2)  # inches
 
 # Each series has its own, so a plot is readable without colour.
 MARKERS = "osD^vPX<>*hpd"
 LINES = ("o-", "s--")
+DASHES = ("-", "--", ":", "-.")
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -41,7 +44,7 @@ PANELS = {
 
 def plot_cost(series: Sequence[Series], title: str) -> str:
     """Return accuracy in percent, with its interval, against tokens."""
-    figure = _make_figure(3.5)
+    figure = _make_figure(WIDTH, 3.5)
     axes = figure.subplots()
 
     for place, one in enumerate(series):
@@ -72,7 +75,7 @@ def plot_learning_curves(stage: StageView) -> str:
     if not panels:
         return ""
 
-    figure = _make_figure(0.5 + 1.4 * len(panels))
+    figure = _make_figure(WIDTH, 0.5 + 1.4 * len(panels))
     grid = figure.subplots(len(panels), sharex=True, squeeze=False)
     for axes, (label, lines) in zip(grid.flat, panels.items(), strict=True):
         for look, (key, points) in zip(LINES, lines.items(), strict=False):
@@ -86,6 +89,51 @@ def plot_learning_curves(stage: StageView) -> str:
     return _to_svg(figure, f"Learning curves of {stage.name}")
 
 
+def plot_study(result: Mapping[str, Any]) -> str:
+    """Return the plot of a study."""
+    return _to_svg(_draw_study(result), f"The study {result['study']}")
+
+
+def save_study_plot(result: Mapping[str, Any], path: Path) -> None:
+    """Write the plot of a study as a PNG file."""
+    from matplotlib import pyplot
+
+    figure = _draw_study(result)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _draw_study(result: Mapping[str, Any]) -> Any:
+    """Return the lines of a study with their intervals, readable in black and white."""
+    figure = _make_figure(*STUDY_SIZE)
+    axes = figure.subplots()
+
+    xs = [x for line in result["lines"] for x in line["x"]]
+    places = {name: place for place, name in enumerate(dict.fromkeys(xs)) if isinstance(name, str)}
+    step = 0.12 if places else 0.008 * (max(xs) - min(xs))
+    for number, line in enumerate(result["lines"]):
+        # A little apart, so that intervals do not hide each other.
+        shift = step * (number - (len(result["lines"]) - 1) / 2)
+        x = [places.get(x, x) + shift for x in line["x"]]
+        low, y, high = [[point[key] for point in line["points"]] for key in ("low", "value", "high")]
+        errors = [[b - a for a, b in zip(one, two, strict=True)] for one, two in ((low, y), (y, high))]
+        # Between names there is nothing that a line could show.
+        look: Any = {
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": "" if places else DASHES[number % len(DASHES)],
+        }
+        axes.errorbar(x, y, errors, **look, fillstyle="none", capsize=3, label=line["label"])
+
+    if places:
+        axes.set_xticks(range(len(places)), list(places), rotation=30, ha="right")
+    elif all(isinstance(x, int) for x in xs):
+        axes.locator_params(axis="x", integer=True)
+    axes.set(xlabel=result["x_label"], ylabel=result["y_label"])
+    axes.set_title(f"{result['study']} on {result['base']}, n = {result['n']} {result['unit']}", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 def _collect_points(stage: StageView, key: str) -> list[tuple[int, float]]:
     """Return (step, value) of each record that has the key."""
     points = []
@@ -96,15 +144,15 @@ def _collect_points(stage: StageView, key: str) -> list[tuple[int, float]]:
     return points
 
 
-def _make_figure(height: float) -> Any:
-    """Return an empty figure; the height is in inches."""
+def _make_figure(width: float, height: float) -> Any:
+    """Return an empty figure; both are in inches."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     pyplot.rcParams.update(STYLE)
-    return pyplot.figure(figsize=(WIDTH, height), layout="constrained")
+    return pyplot.figure(figsize=(width, height), layout="constrained")
 
 
 def _to_svg(figure: Any, title: str) -> str:

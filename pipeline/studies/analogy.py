@@ -1,0 +1,160 @@
+"""King - man + woman: does the offset between two words lead from a third one to its partner?
+
+Two hundred pairs of words in eight kinds (data/studies/analogy.jsonl). Of each pair "a b" and the next one "c d" of its
+kind it is asked whether d is the word nearest to c + (b - a) by the cosine, among all words of the list but a, b and c.
+
+Source: T. Mikolov et al. 2013, "Linguistic regularities in continuous space word representations"; that c alone is
+often as near: A. Rogers et al. 2017, "The (too many) problems of analogical reasoning with word vectors".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.files import UserError, read_jsonl
+from eval.studies import Findings, estimate_mean, make_line
+from pipeline.config import Count, Share
+from pipeline.prompts import encode_text
+from pipeline.studies.states import compute_states
+from pipeline.studies.study import DATA, Base, StudySettings
+
+CLAIM = "King - man + woman is queen: a relation between words is a direction in the space of their vectors."
+LIMITS = (
+    "It says how often a direction finds a partner among the 378 words of the list, in this base's input embeddings; "
+    "it does not say that the base uses such directions."
+)
+NEEDS = "words"
+
+
+class Settings(StudySettings):
+    """The study's recipe."""
+
+    random_offsets: Count
+    depth: Share
+
+
+@dataclass(frozen=True)
+class Quadruple:
+    """a is to b as c is to d; each is the place of a word in the list."""
+
+    kind: str
+    a: int
+    b: int
+    c: int
+    d: int
+
+
+def measure(settings: Settings, base: Base) -> Findings:
+    """Measure in the embeddings and the states of a middle layer."""
+    model, tokenizer = base.load()
+    words, quadruples = read_quadruples()
+    rows = encode_words(tokenizer, words)
+
+    # A word alone would be the first token, whose states are like no others.
+    opening = encode_text(tokenizer, "The word is")
+    states = compute_states(model, [opening + row for row in rows], "analogy: states")
+    middle = round(settings.depth * (states.shape[1] - 1))
+
+    spaces = {}
+    ids = [row[0] for row in rows]
+    # Many bases have one matrix for both.
+    matrices = {"input": model.get_input_embeddings().weight, "output": model.get_output_embeddings().weight}
+    if matrices["output"] is matrices["input"]:
+        del matrices["output"]
+    for name, matrix in matrices.items():
+        spaces[name] = matrix[ids].detach().float().cpu().numpy()
+    spaces["middle layer"] = states[:, middle]
+
+    rng = np.random.default_rng(settings.seed)
+    outcomes = {name: solve(vectors, quadruples, settings.random_offsets, rng) for name, vectors in spaces.items()}
+    return summarize(quadruples, outcomes)
+
+
+def read_quadruples() -> tuple[list[str], list[Quadruple]]:
+    """Return the words, and each pair with the next one of its kind."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for _, row in read_jsonl(DATA / "analogy.jsonl"):
+        kinds.setdefault(row["kind"], []).append((row["a"], row["b"]))
+
+    places: dict[str, int] = {}
+    quadruples = []
+    for kind, pairs in kinds.items():
+        numbers = []
+        for pair in pairs:
+            numbers.append([places.setdefault(word, len(places)) for word in pair])
+        for first, second in zip(numbers, numbers[1:] + numbers[:1], strict=True):
+            quadruples.append(Quadruple(kind, *first, *second))
+    return list(places), quadruples
+
+
+def encode_words(tokenizer, words: Sequence[str]) -> list[list[int]]:
+    """Return each word, with the space before it, as its only token.
+
+    Raises:
+        UserError: A word is more than one token of this base.
+    """
+    rows = [encode_text(tokenizer, f" {word}") for word in words]
+    for word, row in zip(words, rows, strict=True):
+        if len(row) > 1:
+            raise UserError(f"analogy: {word!r} is {len(row)} tokens of this base, not one; leave BASE out")
+    return rows
+
+
+def solve(
+    vectors: np.ndarray, quadruples: Sequence[Quadruple], random_offsets: int, rng: np.random.Generator
+) -> dict[str, list[float]]:
+    """Return for each way to find d how often it is found, of each quadruple.
+
+    Args:
+        vectors: (words, size).
+        quadruples: Of words.
+        random_offsets: How many offsets of another kind are tried for each.
+        rng: Chooses them.
+    """
+    # All vectors of a model lie in one direction from 0; what tells words apart is the rest.
+    vectors = vectors - vectors.mean(0)
+    found: dict[str, list[float]] = {"with the offset": [], "without it": [], "with a random one": []}
+    for one in quadruples:
+        others = [other for other in quadruples if other.kind != one.kind]
+        chosen = [others[i] for i in rng.integers(0, len(others), random_offsets)]
+        wrong = [float(is_found(vectors, one, vectors[other.b] - vectors[other.a])) for other in chosen]
+
+        found["with the offset"].append(float(is_found(vectors, one, vectors[one.b] - vectors[one.a])))
+        found["without it"].append(float(is_found(vectors, one, np.zeros_like(vectors[0]))))
+        found["with a random one"].append(float(np.mean(wrong)))
+    return found
+
+
+def is_found(vectors: np.ndarray, one: Quadruple, offset: np.ndarray) -> bool:
+    """Whether d is nearest to c plus an offset, of all words but a, b and c."""
+    target = vectors[one.c] + offset
+    cosines = vectors @ target / np.linalg.norm(vectors, axis=1)
+    cosines[[one.a, one.b, one.c]] = -np.inf
+    return int(cosines.argmax()) == one.d
+
+
+def summarize(quadruples: Sequence[Quadruple], outcomes: Mapping[str, Mapping[str, Sequence[float]]]) -> Findings:
+    """Return what it comes to: the effects and the control are of the input embeddings."""
+    kinds = list(dict.fromkeys(one.kind for one in quadruples))
+    real, none, wrong = [np.array(values) for values in outcomes["input"].values()]
+
+    lines = []
+    for way in outcomes["input"]:
+        points = {f"all, {space}": np.array(found[way]) for space, found in outcomes.items()}
+        for kind in kinds:
+            points[kind] = np.array(outcomes["input"][way])[[one.kind == kind for one in quadruples]]
+        lines.append(make_line(way, points))
+
+    return Findings(
+        n=len(quadruples),
+        unit="analogies",
+        effects=[
+            estimate_mean("found with the offset, above without it", real - none),
+            estimate_mean("found with the offset, above a random one", real - wrong),
+        ],
+        controls=[estimate_mean("found with a random offset, above without it", wrong - none, may_fall=True)],
+        lines=lines,
+        x_label="kind of pair (in the input embeddings)",
+        y_label="share of partners found",
+    )
