@@ -4,4 +4,7 @@ A new study is a file here with CLAIM, LIMITS, NEEDS, Settings and ``measure``, 
 ``recipes/studies/NAME.yaml``.
 """
 
-STUDIES = ("analogy",)
+STUDIES = (
+    "analogy",
+    "in_context",
+)

@@ -74,6 +74,7 @@ def test_without_a_name_all_are_made(base, measured, tmp_path):
         (["analogy"], ["analogy.margin=2"], "analogy.margin"),
         (["analogy"], ["analogy.sed=2"], "did you mean analogy.seed"),
         (["analogy"], ["anology.seed=2"], "anology"),
+        (["in_context"], ["in_context.pairs_of_examples=[16]"], "in_context.pairs_of_examples"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_made(base, measured, tmp_path, names, overrides, words):
