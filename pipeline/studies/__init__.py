@@ -7,4 +7,5 @@ A new study is a file here with CLAIM, LIMITS, NEEDS, Settings and ``measure``, 
 STUDIES = (
     "analogy",
     "in_context",
+    "prompt_program",
 )

@@ -74,6 +74,7 @@ def test_without_a_name_all_are_made(base, measured, tmp_path):
         (["analogy"], ["analogy.margin=2"], "analogy.margin"),
         (["analogy"], ["analogy.sed=2"], "did you mean analogy.seed"),
         (["analogy"], ["anology.seed=2"], "anology"),
+        (["prompt_program"], ['prompt_program.prompts=["It is"]'], "prompt_program.prompts"),
         (["in_context"], ["in_context.pairs_of_examples=[16]"], "in_context.pairs_of_examples"),
     ],
 )
