@@ -8,4 +8,5 @@ STUDIES = (
     "analogy",
     "in_context",
     "prompt_program",
+    "disambiguation",
 )
