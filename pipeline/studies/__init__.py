@@ -9,4 +9,5 @@ STUDIES = (
     "in_context",
     "prompt_program",
     "disambiguation",
+    "planning",
 )
