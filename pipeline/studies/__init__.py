@@ -10,4 +10,5 @@ STUDIES = (
     "prompt_program",
     "disambiguation",
     "planning",
+    "emergence",
 )
