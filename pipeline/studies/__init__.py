@@ -11,4 +11,5 @@ STUDIES = (
     "disambiguation",
     "planning",
     "emergence",
+    "dialogue",
 )

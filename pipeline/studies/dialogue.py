@@ -1,0 +1,176 @@
+"""Do stupid errors vanish with a hint, and intelligent ones stay?
+
+The base solves problems step by step. Where its answer is wrong it is told which step to check, or a step that is not
+the wrong one, or asked whether it is sure. An error is stupid where an equation is false (a slip): a look at it is
+enough. It is intelligent where every equation is true, and the plan is wrong. Right answers get a hint too, which
+should not make them wrong.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from data.datasets import load
+from data.files import UserError
+from data.problem import Completion, Problem
+from data.splits import take_stratified
+from eval.errors import GradedCompletion
+from eval.grade import grade, grade_all
+from eval.steps import find_wrong_step
+from eval.studies import Findings, estimate_mean, make_line, subtract
+from pipeline.config import Count, Greedy
+from pipeline.evaluate import evaluate
+from pipeline.generate import find_stop_ids, generate, to_completion
+from pipeline.progress import progress_bar
+from pipeline.prompts import build_messages, encode_text, render_prompt
+from pipeline.studies.study import Base, Level, StudySettings
+
+CLAIM = "Stupid errors vanish with a hint, intelligent ones do not."
+LIMITS = (
+    "It says how often this base answers rightly when it is asked again in these words; a model that was trained to "
+    "talk about its answers may do otherwise. Right second answers are no proof that the hint was understood."
+)
+NEEDS = "chat"
+
+
+class Settings(StudySettings):
+    """The study's recipe."""
+
+    problems: Count
+    levels: Annotated[list[Level], Field(min_length=1)]
+    examples: Count
+    batch_size: Count
+    generation: Greedy
+
+
+AGAIN = " Write all steps again, then the answer as \\boxed{answer}."
+SURE = "Are you sure?" + AGAIN
+
+SLIP, PLAN, RIGHT = KINDS = ("slip", "other error", "right answer")
+HINT, WRONG_HINT, ASKED = WAYS = ("right hint", "wrong hint", "are you sure?")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A first answer, its kind, and the second question in each way that it can be asked."""
+
+    problem: Problem
+    completion: Completion
+    kind: str
+    asked: dict[str, str]
+
+
+def measure(settings: Settings, base: Base) -> Findings:
+    """Measure how many second answers are right, by the kind of the first one and by the hint."""
+    model, tokenizer = base.load()
+    examples = load("arithmetic_v1", "train", settings.examples).problems
+    # The base was not trained on them either, and there are more of them than on dev.
+    train = load("arithmetic_v1", "train", levels=",".join(map(str, settings.levels))).problems
+    problems = take_stratified([problem for problem in train if problem not in examples], settings.problems)
+
+    first = evaluate(
+        model,
+        tokenizer,
+        problems,
+        "cot",
+        examples=examples,
+        max_new_tokens=settings.generation["max_new_tokens"],
+        batch_size=settings.batch_size,
+        label="dialogue: first answers",
+    ).completions
+
+    turns = []
+    for problem, completion, verdict in zip(problems, first, grade_all(problems, first), strict=True):
+        turn = make_turn(GradedCompletion(problem, completion, verdict))
+        if turn:
+            turns.append(turn)
+    if not turns:
+        raise UserError(f"dialogue: {base.name} answered nothing in two steps or more; choose another base by BASE=")
+
+    # Whether each second answer is right, in the order of the turns.
+    right: dict[tuple[str, str], list[float]] = {pair: [] for pair in itertools.product(KINDS, WAYS)}
+    for way in WAYS:
+        answers = ask_again(model, tokenizer, turns, way, examples, settings)
+        for turn, answer in zip(turns, answers, strict=True):
+            right[turn.kind, way].append(float(grade(turn.problem, answer).correct))
+    return summarize(right)
+
+
+def make_turn(graded: GradedCompletion) -> Turn | None:
+    """Return what a first answer is asked next; None where it has no two steps to choose from."""
+    lines = [line.strip() for line in graded.completion.text.split("\n")]
+    steps = [line for line in lines if "=" in line and "\\boxed" not in line]
+    if len(steps) < 2:
+        return None
+
+    # Every kind has all three questions, or they would be asked of different problems.
+    wrong = find_wrong_step(graded.problem, graded.completion.text)
+    places = [i for i, line in enumerate(steps) if wrong and wrong.text in line]
+    # Where no step is false, the plan may have gone wrong anywhere: the last one is what the answer rests on.
+    place = places[0] if places else len(steps) - 1
+    other = place - 1 if place else 1
+
+    kind = SLIP if graded.kind == "slip" else PLAN
+    if graded.grade.correct:
+        kind = RIGHT
+    asked = {
+        HINT: f'Check step {place + 1}: "{steps[place]}".' + AGAIN,
+        WRONG_HINT: f'Check step {other + 1}: "{steps[other]}".' + AGAIN,
+        ASKED: SURE,
+    }
+    return Turn(graded.problem, graded.completion, kind, asked)
+
+
+def ask_again(model, tokenizer, turns: Sequence[Turn], way: str, examples, settings) -> list[Completion]:
+    """Return the second answers."""
+    prompts = []
+    for turn in turns:
+        messages = build_messages(turn.problem, "cot", examples)
+        messages.append({"role": "assistant", "content": turn.completion.text})
+        messages.append({"role": "user", "content": turn.asked[way]})
+        prompts.append(encode_text(tokenizer, render_prompt(tokenizer, messages)))
+
+    with progress_bar(f"dialogue: {way}", len(prompts)) as on_progress:
+        sequences = generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=settings.generation["max_new_tokens"],
+            batch_size=settings.batch_size,
+            on_progress=on_progress,
+        )
+
+    stops = find_stop_ids(model, tokenizer)
+    return [to_completion(tokenizer, turn.problem, each, stops) for turn, each in zip(turns, sequences, strict=True)]
+
+
+def summarize(right: dict[tuple[str, str], list[float]]) -> Findings:
+    """Return what it comes to; ``right`` has by kind and way whether each second answer is right."""
+
+    def compare(kind: str, way: str) -> list[float]:
+        """Return what a hint gains over being asked, of each answer of a kind."""
+        return [hinted - asked for hinted, asked in zip(right[kind, way], right[kind, ASKED], strict=True)]
+
+    slips = estimate_mean("slips put right by a right hint, above being asked", compare(SLIP, HINT))
+    others = estimate_mean("other errors", compare(PLAN, HINT))
+    counts = {kind: len(right[kind, ASKED]) for kind in KINDS}
+
+    return Findings(
+        n=sum(counts.values()),
+        unit="first answers",
+        effects=[slips, subtract("the same, above that of other errors", slips, others)],
+        controls=[
+            estimate_mean(
+                "errors put right by a wrong hint, above being asked",
+                compare(SLIP, WRONG_HINT) + compare(PLAN, WRONG_HINT),
+            ),
+            estimate_mean("right answers kept after a hint, above being asked", compare(RIGHT, HINT)),
+        ],
+        lines=[make_line(way, {kind: right[kind, way] for kind in KINDS}) for way in WAYS],
+        x_label="first answer",
+        y_label="second answers that are right",
+        notes=[f"First answers of two steps or more: {', '.join(f'{counts[kind]} {kind}' for kind in KINDS)}."],
+    )
