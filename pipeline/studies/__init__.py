@@ -12,4 +12,5 @@ STUDIES = (
     "planning",
     "emergence",
     "dialogue",
+    "pictures",
 )
