@@ -20,8 +20,10 @@ import pytest
 
 from data.datasets import BENCHMARKS, BUILT_IN, parse_spec
 from data.files import UserError
-from pipeline.config import check_trainers, load_recipe
+from pipeline.config import check_trainers, load_recipe, load_studies
 from pipeline.models.download import KNOWN_BASES
+from pipeline.studies import STUDIES
+from pipeline.studies.study import load_study
 
 # The walk is set up by whichever test asks for it first.
 pytestmark = pytest.mark.timeout(1200)
@@ -53,8 +55,11 @@ OTHERS = {
 OF_OTHER_RUNS = {
     "alarm.txt",
     "learnability.json",
+    "plot.png",
+    "result.json",
     "seeds.json",
     "seeds.md",
+    "summary.md",
     "tradeoff.json",
     "tradeoff.md",
     "tradeoff.png",
@@ -202,6 +207,11 @@ def check_make(words: list[str]) -> None:
 
 def check_values(options: argparse.Namespace) -> None:
     """Check what options name: keys, profiles, bases and data sets that are known, or files, or sets of the hub."""
+    if getattr(options, "command", "") == "studies":
+        assert all(name in STUDIES for name in options.names), options.names
+        load_studies({name: load_study(name).Settings for name in STUDIES}, options.overrides)
+        return
+
     base = getattr(options, "base", "")
     profile = getattr(options, "profile", None) or "cpu"
     overrides = getattr(options, "overrides", [])
