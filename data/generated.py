@@ -1,12 +1,12 @@
 """Our own benchmarks, which are generated: their splits, the committed files, and train problems beyond those."""
 
 import functools
+import itertools
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 from data import arithmetic, logic
 from data.arithmetic import sums
@@ -16,21 +16,27 @@ from data.logic import booleans
 from data.problem import Problem, read_problems, write_records
 from data.splits import LEVELS, SPLITS, interleave, normalize_text, split_of
 
-GENERATORS: dict[str, ModuleType] = {
-    "arithmetic_v1": arithmetic,
-    "logic_v1": logic,
-    "sums_v1": sums,
-    "booleans_v1": booleans,
+# Draws a problem without an id; None where the draw leads nowhere, such as to a number that is too large.
+Draw = Callable[[random.Random, int], Problem | None]
+
+# The families of each benchmark.
+GENERATORS: dict[str, Mapping[str, Draw]] = {
+    "arithmetic_v1": arithmetic.DRAWS,
+    "logic_v1": logic.DRAWS,
+    "sums_v1": sums.DRAWS,
+    "booleans_v1": booleans.DRAWS,
 }
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SEED = 1
 TRAIN_SIZE = 2000
+_USUAL_SIZES = {"train": TRAIN_SIZE, "dev": 250, "test": 500}
+_LARGE_SIZES = {"train": TRAIN_SIZE, "dev": 1000, "test": 1000}
 SIZES = {
-    "arithmetic_v1": {"train": TRAIN_SIZE, "dev": 250, "test": 500},
-    "logic_v1": {"train": TRAIN_SIZE, "dev": 250, "test": 500},
-    "sums_v1": {"train": TRAIN_SIZE, "dev": 1000, "test": 1000},
-    "booleans_v1": {"train": TRAIN_SIZE, "dev": 1000, "test": 1000},
+    "arithmetic_v1": _USUAL_SIZES,
+    "logic_v1": _USUAL_SIZES,
+    "sums_v1": _LARGE_SIZES,
+    "booleans_v1": _LARGE_SIZES,
 }
 
 # The test splits of SEED were scored too often while recipes were chosen, so others are committed in their place: the
@@ -44,7 +50,37 @@ MAX_DRAWS = 20_000  # in a row without a new problem
 # The same for train problems without end: a small level is exhausted again with each seed.
 MAX_DRAWS_FOR_MORE = 500
 # A level with few distinct sums then repeats one in other words. The small domains have few contents and one wording.
-DRAWS_FOR_A_NEW_KEY = {"arithmetic_v1": 200, "logic_v1": 200, "sums_v1": 0, "booleans_v1": 0}
+DRAWS_FOR_A_NEW_KEY = {
+    "arithmetic_v1": 200,
+    "logic_v1": 200,
+    "sums_v1": 0,
+    "booleans_v1": 0,
+}
+
+
+def list_families(benchmark: str, level: int) -> list[str]:
+    """The families that have problems at a level."""
+    # A chain has two operations or more.
+    return [family for family in GENERATORS[benchmark] if family != "chain" or level > 2]
+
+
+def draw_problem(
+    benchmark: str,
+    rng: random.Random,
+    level: int,
+    family: str | None = None,
+) -> Problem:
+    """One problem without an id; the family is drawn too where none is named."""
+    families = list_families(benchmark, level)
+    # No chance is used up where there is no choice.
+    if family is None:
+        family = rng.choice(families) if len(families) > 1 else families[0]
+
+    draw = GENERATORS[benchmark][family]
+    while True:
+        problem = draw(rng, level)
+        if problem is not None:
+            return problem
 
 
 def build_split(
@@ -52,24 +88,28 @@ def build_split(
     split: str,
     size: int,
     seed: int,
-    draws_for_a_new_key: int | None = None,
     earlier: Sequence[Problem] = (),
-    max_draws: int = MAX_DRAWS,
+    is_more: bool = False,
 ) -> list[Problem]:
-    """A split of a benchmark that repeats none of ``earlier``; the same arguments always give the same problems.
+    """A split of a benchmark; the same arguments always give the same problems.
 
     Where a level has fewer problems than its share of ``size``, the levels after it make up for it.
-    """
-    generator = GENERATORS[benchmark]
-    if draws_for_a_new_key is None:
-        draws_for_a_new_key = DRAWS_FOR_A_NEW_KEY[benchmark]
-    drawing = _Drawing(benchmark, split, seed, draws_for_a_new_key, earlier, max_draws)
 
+    Args:
+        benchmark: one of ours.
+        split: train, dev or test.
+        size: how many problems.
+        seed: of the draws.
+        earlier: problems of which none is repeated.
+        is_more: whether these are train problems beyond the committed ones, which are drawn with less effort.
+    """
+    drawing = _Drawing(benchmark, split, seed, earlier, is_more)
     for level in LEVELS:
-        families = generator.families(level)
-        share = (size - len(drawing.problems)) // (LEVELS[-1] - level + 1)
-        for number in range(share):
-            if not drawing.add_problem(level, families[number % len(families)]):
+        levels_left = LEVELS[-1] - level + 1
+        share = (size - len(drawing.problems)) // levels_left
+        families = itertools.cycle(list_families(benchmark, level))
+        for family in itertools.islice(families, share):
+            if not drawing.add_problem(level, family):
                 break
 
     if len(drawing.problems) < size:
@@ -77,7 +117,7 @@ def build_split(
 
     # Ids follow the final order, so that any first few are balanced.
     problems = interleave(drawing.problems)
-    return [replace(problem, id=f"{benchmark}-{split}-{n:04d}") for n, problem in enumerate(problems, 1)]
+    return [replace(problem, id=f"{benchmark}-{split}-{number:04d}") for number, problem in enumerate(problems, 1)]
 
 
 class _Drawing:
@@ -88,29 +128,29 @@ class _Drawing:
         benchmark: str,
         split: str,
         seed: int,
-        draws_for_a_new_key: int,
         earlier: Sequence[Problem],
-        max_draws: int,
+        is_more: bool,
     ) -> None:
         self.rng = random.Random(f"{benchmark}/{split}/{seed}")
         self.benchmark = benchmark
         self.split = split
-        self.draws_for_a_new_key = draws_for_a_new_key
-        self.max_draws = max_draws
+
+        self.max_draws = MAX_DRAWS_FOR_MORE if is_more else MAX_DRAWS
+        # The same sum in other words is welcome among more: drawing on for another is nearly all that a split costs.
+        self.draws_for_a_new_key = 0 if is_more else DRAWS_FOR_A_NEW_KEY[benchmark]
 
         self.problems: list[Problem] = []
         self.texts = {normalize_text(problem.question) for problem in earlier}
         self.keys: set[str] = set()
         self.earlier_keys = {problem.extra["key"] for problem in earlier if problem.family != EXHAUSTED_FAMILY}
+        # How often the answer stood at each place of the choices, by group.
         self.answer_places: Counter[tuple[int, str, str, int]] = Counter()
 
     def add_problem(self, level: int, family: str) -> bool:
         """Add a new problem; returns whether one was found."""
-        generator = GENERATORS[self.benchmark]
-
-        for draw in range(self.max_draws):
-            problem = generator.draw_problem(self.rng, level, family)
-            needs_new_key = draw < self.draws_for_a_new_key
+        for number in range(self.max_draws):
+            problem = draw_problem(self.benchmark, self.rng, level, family)
+            needs_new_key = number < self.draws_for_a_new_key
             if self._is_new(problem, needs_new_key) and self._is_balanced(problem):
                 break
         else:
@@ -118,7 +158,8 @@ class _Drawing:
 
         self.texts.add(normalize_text(problem.question))
         self.keys.add(problem.extra["key"])
-        self.answer_places[*_group(problem), _find_place(problem)] += 1
+        place = _find_place(problem)
+        self.answer_places[*_group(problem), place] += 1
         self.problems.append(problem)
         return True
 
@@ -132,9 +173,11 @@ class _Drawing:
 
     def _is_balanced(self, problem: Problem) -> bool:
         """Whether its answer, or the place of its answer, is one of the rarest so far; or a guess would score."""
+        # A problem without choices has one place, which is always the rarest.
         places = range(len(problem.choices or (problem.answer,)))
         counts = [self.answer_places[*_group(problem), place] for place in places]
-        return counts[_find_place(problem)] == min(counts)
+        place = _find_place(problem)
+        return counts[place] == min(counts)
 
 
 def _group(problem: Problem) -> tuple[int, str, str]:
@@ -162,7 +205,9 @@ def load_committed(benchmark: str, split: str) -> list[Problem]:
     for file in (sums, path):
         if not file.is_file():
             raise UserError(f"{file}: no such file; {remedy}")
-    if f"{sha256_file(path)}  {path.name}" not in sums.read_text(encoding="utf-8").splitlines():
+
+    committed = sums.read_text(encoding="utf-8").splitlines()
+    if f"{sha256_file(path)}  {path.name}" not in committed:
         raise UserError(f"{path}: does not match its checksum; {remedy}")
     return read_problems(path)
 
@@ -225,16 +270,15 @@ class _Supply:
     @functools.cached_property
     def held_out(self) -> list[Problem]:
         """What no problem may nearly be: the splits keep out what is the same by content, not what reads the same."""
-        committed = load_committed(self.benchmark, "dev") + load_committed(self.benchmark, "test")
-        return committed + (build_first_test(self.benchmark) if self.benchmark in REDRAWN else [])
+        problems = load_committed(self.benchmark, "dev") + load_committed(self.benchmark, "test")
+        if self.benchmark in REDRAWN:
+            problems += build_first_test(self.benchmark)
+        return problems
 
     def grow(self) -> None:
         """Add the new problems of the next seed."""
         self.seed += 1
-        # The same sum in other words is welcome here: drawing on for another is nearly all that a split costs.
-        problems = build_split(
-            self.benchmark, "train", TRAIN_SIZE, self.seed, draws_for_a_new_key=0, max_draws=MAX_DRAWS_FOR_MORE
-        )
+        problems = build_split(self.benchmark, "train", TRAIN_SIZE, self.seed, is_more=True)
         fresh = [problem for problem in problems if normalize_text(problem.question) not in self.texts]
 
         # An overlap names one train problem for each of the benchmark's, so there may be more behind it.
@@ -243,6 +287,7 @@ class _Supply:
             fresh = [problem for problem in fresh if problem.id not in contaminated]
 
         for problem in fresh:
+            # Numbered on from the committed ones.
             number = len(self.problems) + 1
             self.problems.append(replace(problem, id=f"{self.benchmark}-train-{number:04d}"))
             self.texts.add(normalize_text(problem.question))

@@ -4,10 +4,7 @@ Every family is made so that its surface does not give the answer away: each wor
 either answer, and :mod:`data.generated` keeps as many of one label as of the other.
 """
 
-import random
-
 from data.logic import analogy, boolean, ordering, rules, syllogism
-from data.problem import Problem
 
 DRAWS = {
     "analogy": analogy.draw_analogy,
@@ -16,6 +13,7 @@ DRAWS = {
     "rules": rules.draw_rules,
     "syllogism": syllogism.draw_syllogism,
 }
+# What may follow the lines of a solution, for those who write one and those who check one.
 PROCEDURES = {
     "analogy": analogy.list_next_lines,
     "boolean": boolean.list_next_lines,
@@ -23,20 +21,3 @@ PROCEDURES = {
     "rules": rules.list_next_lines,
     "syllogism": syllogism.list_next_lines,
 }
-
-
-def families(level: int) -> tuple[str, ...]:
-    """The families that have problems at this level."""
-    return tuple(DRAWS)
-
-
-def draw_problem(rng: random.Random, level: int, family: str | None = None) -> Problem:
-    """One problem without an id; the family is drawn too where none is named."""
-    family = family or rng.choice(families(level))
-    draw = DRAWS[family]
-
-    # Some draws lead nowhere, such as to a question that is too long.
-    while True:
-        problem = draw(rng, level)
-        if problem is not None:
-            return problem

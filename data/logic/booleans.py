@@ -12,19 +12,15 @@ TEXTS = ("What is {}?",)
 COMPARISONS = 0.4
 
 
-def families(level: int) -> tuple[str, ...]:
-    """The families that have problems at this level."""
-    return ("boolean",)
+def draw_comparison(rng: random.Random, level: int) -> Problem | None:
+    """One expression with a comparison; None where the draw leads nowhere."""
+    problem = draw_boolean(rng, level, TEXTS, COMPARISONS)
+    numbers = sorted(re.findall(r"\d", problem.question)) if problem else []
+    if problem is None or not numbers:
+        return None
+
+    # Expressions of the same numbers fall into the same split, so none is nearly one of another split.
+    return replace(problem, extra={"key": f"boolean: {' '.join(numbers)}"})
 
 
-def draw_problem(rng: random.Random, level: int, family: str = "boolean") -> Problem:
-    """One problem without an id."""
-    while True:
-        problem = draw_boolean(rng, level, TEXTS, COMPARISONS)
-        if problem is None:
-            continue
-
-        # Expressions of the same numbers fall into the same split, so none is nearly one of another split.
-        numbers = sorted(re.findall(r"\d", problem.question))
-        if numbers:
-            return replace(problem, extra={"key": f"boolean: {' '.join(numbers)}"})
+DRAWS = {"boolean": draw_comparison}

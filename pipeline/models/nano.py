@@ -17,7 +17,7 @@ from typing import Any
 
 from data.datasets import BENCHMARKS, load
 from data.files import UserError, sha256_json
-from data.generated import GENERATORS
+from data.generated import draw_problem
 from data.problem import Problem, write_records
 from data.splits import split_of
 from pipeline import processes
@@ -165,7 +165,7 @@ def draw_texts(count: int) -> Iterator[tuple[Problem, str]]:
 def _draw_train_problem(rng: random.Random, name: str, levels: Sequence[int]) -> Problem:
     # The split follows from the problem, so it is known only once the problem is drawn.
     while True:
-        problem = GENERATORS[name].draw_problem(rng, rng.choice(levels))
+        problem = draw_problem(name, rng, rng.choice(levels))
         if split_of(problem.extra["key"]) == "train":
             return problem
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from data.logic import families
+from data.generated import list_families
 from data.splits import LEVELS, interleave, normalize_text, split_of, take_stratified
 
 
@@ -30,7 +30,7 @@ def test_stratified_whatever_the_order(committed):
     for rows in (problems, by_level, problems[::-1]):
         taken = take_stratified(rows, 25)
         assert Counter(problem.level for problem in taken) == dict.fromkeys(LEVELS, 5)
-        assert Counter(problem.family for problem in taken) == dict.fromkeys(families(1), 5)
+        assert Counter(problem.family for problem in taken) == dict.fromkeys(list_families("logic_v1", 1), 5)
         assert taken == [problem for problem in rows if problem in taken]
         assert len({problem.family for problem in take_stratified(rows, 5)}) == 5
 
