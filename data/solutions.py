@@ -39,9 +39,9 @@ def render_solution(problem: Problem, style: str) -> str:
         return write_procedure(problem)
 
     if style in ("procedure", "long") and "program" in problem.extra:
-        operations = [(op, left, right, result) for op, left, right, result in problem.extra["program"]]
+        # "Apples left: 7 - 3 = 4": the stored solution holds the labels.
         labels = [line.rpartition(": ")[0] for line in lines if ": " in line]
-        return write_long(operations, labels, splits_carries=style == "procedure")
+        return write_long(problem.extra["program"], labels, splits_carries=style == "procedure")
     return rationale
 
 
@@ -59,7 +59,12 @@ def write_short(program: Sequence[Operation], labels: Sequence[str] = ()) -> str
     """A program, one equation a line; a label names the result of its operation."""
     lines: list[str] = []
     for index, (op, left, right, result) in enumerate(program):
-        lines += split_product(left, right, write_sum) if op == "*" else [f"{left} {op} {right} = {result}"]
+        if op == "*":
+            lines += split_product(left, right, write_sum)
+        else:
+            lines.append(f"{left} {op} {right} = {result}")
+
+        # A product of several lines is named where its result stands.
         if labels:
             lines[-1] = f"{labels[index]}: {lines[-1]}"
     return "\n".join(lines)
@@ -116,7 +121,9 @@ def split_product(a: int, b: int, add: Callable[[int, int], list[str]]) -> list[
     lines: list[str] = []
     total = 0
     for part in list_places(factor):
+        # The larger factor, or its part, stands first.
         lines += split_product(other, part, add) if factor == small else split_product(part, other, add)
+        # The first part is the sum so far.
         if total:
             lines += add(total, part * other)
         total += part * other
@@ -152,6 +159,7 @@ def carries(a: int, b: int) -> bool:
 def split_difference(a: int, b: int) -> list[str]:
     """The equations of a difference, one for each place of what is taken away."""
     lines = []
+    # Nothing taken away is an equation, too: 5 - 0 = 5.
     for part in list_places(b) or [0]:
         lines.append(f"{a} - {part} = {a - part}")
         a -= part
@@ -168,7 +176,10 @@ def _strip_zeros(number: int) -> int:
 def list_places(number: int) -> list[int]:
     """The parts of a number, one for each nonzero digit: 305 is 300 and 5."""
     digits = str(number)
-    parts = [int(digit) * 10 ** (len(digits) - place) for place, digit in enumerate(digits, 1)]
+    parts = []
+    for place, digit in enumerate(digits, 1):
+        zeros = len(digits) - place
+        parts.append(int(digit) * 10**zeros)
     return [part for part in parts if part]
 
 
@@ -177,8 +188,9 @@ def solution_from_marks(rationale: str) -> str:
     marks = _MARK.findall(rationale)
     if not marks:
         return rationale
-    return "\n".join(f"{_space_operators(left)} = {right.strip()}" for left, right in marks)
 
-
-def _space_operators(expression: str) -> str:
-    return re.sub(r"\s*([-+*/])\s*", r" \1 ", expression).strip()
+    equations = []
+    for left, right in marks:
+        spaced = re.sub(r"\s*([-+*/])\s*", r" \1 ", left)
+        equations.append(f"{spaced.strip()} = {right.strip()}")
+    return "\n".join(equations)

@@ -6,6 +6,7 @@ from data.arithmetic.forms import OPERATIONS, compose_forms, draw_tree
 from data.arithmetic.trees import make_problem, write_canonical
 from data.problem import Problem
 
+# How often each form is drawn, relative to the others.
 WEIGHTS = {"v+a": 4, "v-a": 4, "v*a": 3, "v/a": 2}
 
 # Drawn anew for each step.
@@ -25,14 +26,21 @@ def draw_chain(rng: random.Random, level: int) -> Problem | None:
     if draw is None or draw.repeats_number():
         return None
 
+    # Each form of a chain has one number.
+    first, *numbers = draw.list_numbers()
     steps = []
-    for form, (number,) in zip(forms[1:], draw.numbers[1:], strict=True):
-        verb = rng.choice(VERBS[form[1]])
+    for form, number in zip(forms[1:], numbers, strict=True):
+        op = form[1]
+        verb = rng.choice(VERBS[op])
         steps.append(verb.format(number))
 
-    body = _write_body(rng.randrange(3), draw.numbers[0][0], steps)
+    wording = rng.randrange(3)
+    body = _write_body(wording, first, steps)
     question = f"{body} {rng.choice(ENDS)}"
-    return make_problem("chain", level, question, draw.tree, f"expr:{write_canonical(draw.tree)}")
+
+    # The same key as an expression's, so that both fall into one split.
+    key = f"expr:{write_canonical(draw.tree)}"
+    return make_problem("chain", level, question, draw.tree, key)
 
 
 def _write_body(wording: int, first: int, steps: list[str]) -> str:

@@ -6,7 +6,16 @@ from data.arithmetic.forms import OPERATIONS, compose_forms, draw_tree
 from data.arithmetic.trees import Tree, make_problem, write_canonical, write_infix
 from data.problem import Problem
 
-WEIGHTS = {"v+a": 4, "v-a": 3, "v*a": 2, "v/a": 1, "a-v": 1, "v+a*b": 3, "v-a*b": 2}
+# How often each form is drawn, relative to the others.
+WEIGHTS = {
+    "v+a": 4,
+    "v-a": 3,
+    "v*a": 2,
+    "v/a": 1,
+    "a-v": 1,
+    "v+a*b": 3,
+    "v-a*b": 2,
+}
 SINGLE_WEIGHTS = {"v+a": 8, "v-a": 7, "v*a": 3, "v/a": 2}
 
 # How often an expression that needs parentheses is kept, by level.
@@ -42,7 +51,8 @@ def draw_expression(rng: random.Random, level: int) -> Problem | None:
         return None
 
     question = rng.choice(TEXTS).format(text)
-    return make_problem("expression", level, question, tree, f"expr:{write_canonical(tree)}")
+    key = f"expr:{write_canonical(tree)}"
+    return make_problem("expression", level, question, tree, key)
 
 
 def _has_nested_products(tree: Tree) -> bool:

@@ -15,7 +15,7 @@ from data.arithmetic.trees import Tree, compute_value, list_operations
 Numbers = tuple[int, ...]
 Range = tuple[int, int]  # inclusive
 
-# By level.
+# How many operations a problem has, by level.
 OPERATIONS = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4}
 
 
@@ -32,11 +32,41 @@ class Sizes:
 
 # Levels 3 and 4 have more operations than level 2, and smaller numbers.
 SIZES = {
-    1: Sizes((1, 10), (1, 10), (2, 10), (2, 10), 100),
-    2: Sizes((10, 99), (10, 99), (2, 9), (11, 99), 900),
-    3: Sizes((5, 60), (3, 60), (2, 9), (3, 20), 300),
-    4: Sizes((5, 99), (5, 99), (2, 9), (4, 30), 700),
-    5: Sizes((20, 300), (15, 400), (3, 25), (12, 60), 9999),
+    1: Sizes(
+        first=(1, 10),
+        addend=(1, 10),
+        factor=(2, 10),
+        large_factor=(2, 10),
+        max_result=100,
+    ),
+    2: Sizes(
+        first=(10, 99),
+        addend=(10, 99),
+        factor=(2, 9),
+        large_factor=(11, 99),
+        max_result=900,
+    ),
+    3: Sizes(
+        first=(5, 60),
+        addend=(3, 60),
+        factor=(2, 9),
+        large_factor=(3, 20),
+        max_result=300,
+    ),
+    4: Sizes(
+        first=(5, 99),
+        addend=(5, 99),
+        factor=(2, 9),
+        large_factor=(4, 30),
+        max_result=700,
+    ),
+    5: Sizes(
+        first=(20, 300),
+        addend=(15, 400),
+        factor=(3, 25),
+        large_factor=(12, 60),
+        max_result=9999,
+    ),
 }
 
 
@@ -47,10 +77,13 @@ class Draw:
     tree: Tree
     numbers: list[Numbers]
 
+    def list_numbers(self) -> list[int]:
+        """All numbers, in the order of the forms."""
+        return list(itertools.chain(*self.numbers))
+
     def repeats_number(self) -> bool:
         """Whether a number follows itself, as in 29 - 21 + 21."""
-        flat = itertools.chain(*self.numbers)
-        return any(a == b for a, b in itertools.pairwise(flat))
+        return any(a == b for a, b in itertools.pairwise(self.list_numbers()))
 
 
 def count_operations(form: str) -> int:
@@ -62,8 +95,9 @@ def compose_forms(rng: random.Random, count: int, weights: dict[str, int]) -> li
     """A first number and forms of ``count`` operations together."""
     forms = ["a"]
     while count:
-        fitting = {form: weight for form, weight in weights.items() if count_operations(form) <= count}
-        forms += rng.choices(list(fitting), list(fitting.values()))
+        fitting = [form for form in weights if count_operations(form) <= count]
+        fitting_weights = [weights[form] for form in fitting]
+        forms += rng.choices(fitting, fitting_weights)
         count -= count_operations(forms[-1])
     return forms
 
@@ -95,13 +129,22 @@ def _has_small_results(tree: Tree, level: int) -> bool:
     return all(0 <= result <= SIZES[level].max_result for result in results)
 
 
-def _draw_numbers(rng: random.Random, form: str, value: int, next_form: str, level: int) -> Numbers | None:
+def _draw_numbers(
+    rng: random.Random,
+    form: str,
+    value: int,
+    next_form: str,
+    level: int,
+) -> Numbers | None:
     """The numbers a (and b) of a form applied to ``value``; None where no number fits."""
     sizes = SIZES[level]
+    if form == "a" and next_form == "v/a":
+        return (_draw_dividend(rng, level),)
     if form == "a":
-        return (_draw_dividend(rng, level),) if next_form == "v/a" else (rng.randint(*sizes.first),)
+        return (rng.randint(*sizes.first),)
     if "a*b" in form:
-        return rng.randint(*sizes.factor), rng.randint(*sizes.large_factor)
+        factor = rng.randint(*sizes.factor)
+        return factor, rng.randint(*sizes.large_factor)
     if form == "v/a":
         return _draw_divisor(rng, value)
 
@@ -110,7 +153,10 @@ def _draw_numbers(rng: random.Random, form: str, value: int, next_form: str, lev
         # No result is negative.
         high = min(high, value)
     elif form == "a-v":
-        low, high = value + 1, high if level <= 2 else value + high
+        low = value + 1
+        # With more operations the value may be above all addends, and nothing would fit.
+        if level > 2:
+            high += value
     elif form == "v*a":
         low, high = sizes.factor
     return (rng.randint(low, high),) if low <= high else None
@@ -127,7 +173,11 @@ def _draw_divisor(rng: random.Random, value: int) -> Numbers | None:
     # A division is to be done in one step.
     if value > 300:
         return None
-    divisors = [n for n in range(2, 11) if value % n == 0 and value // n > 1]
+    divisors = []
+    for divisor in range(2, 11):
+        quotient, remainder = divmod(value, divisor)
+        if quotient > 1 and not remainder:
+            divisors.append(divisor)
     return (rng.choice(divisors),) if divisors else None
 
 

@@ -51,6 +51,7 @@ def read_worlds() -> list[World]:
     worlds = []
     for name, groups in read_stories()["worlds"].items():
         parts = {}
+        # The places are the fields of a world: begin, middle, ask.
         for place, group in groups.items():
             parts[place] = [Part(part, **fields) for part, fields in group.items()]
         worlds.append(World(name, **parts))
@@ -60,17 +61,25 @@ def read_worlds() -> list[World]:
 def draw_slots(rng: random.Random) -> dict[str, Any]:
     """The people and things of one word problem."""
     stories = read_stories()
-    slots = dict(zip(("things", "boxes", "gathers"), rng.choice(stories["things"]), strict=True))
-    slots |= zip(("do", "does", "units"), rng.choice(stories["activities"]), strict=True)
-    slots |= zip(("goods", "junk"), rng.sample(stories["goods"], 2), strict=True)
+    things, boxes, gathers = rng.choice(stories["things"])
+    do, does, units = rng.choice(stories["activities"])
+    goods, junk = rng.sample(stories["goods"], 2)
 
     # Three different people, of whatever gender.
     gender = rng.choice(GENDERS)
     other_gender = rng.choice(GENDERS)
     people = {each: rng.sample(NAMES[each].split(), 3) for each in GENDERS}
-    third_gender = GENDERS[rng.randrange(2)]
+    third_gender = rng.choice(GENDERS)
 
-    return slots | {
+    return {
+        "things": things,
+        "boxes": boxes,
+        "gathers": gathers,
+        "do": do,
+        "does": does,
+        "units": units,
+        "goods": goods,
+        "junk": junk,
         "name": people[gender][0],
         "he": gender,
         "He": gender.capitalize(),

@@ -1,5 +1,6 @@
 """Expression trees: their value, their operations in order, and the two ways to write them."""
 
+import operator
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -10,6 +11,12 @@ from data.words import is_too_long
 Tree: TypeAlias = "int | tuple[str, Tree, Tree]"
 
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
+COMPUTE = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.floordiv,
+}
 
 
 def compute_value(tree: Tree) -> int:
@@ -20,11 +27,7 @@ def compute_value(tree: Tree) -> int:
     op = tree[0]
     left = compute_value(tree[1])
     right = compute_value(tree[2])
-    if op == "+":
-        return left + right
-    if op == "-":
-        return left - right
-    return left * right if op == "*" else left // right
+    return COMPUTE[op](left, right)
 
 
 def list_operations(tree: Tree) -> list[Operation]:

@@ -16,8 +16,11 @@ MAX_MIDDLE = 4
 def draw_word(rng: random.Random, level: int) -> Problem | None:
     """One word problem; None where the draw leads nowhere."""
     world = rng.choice(read_worlds())
-    middle = rng.sample(world.middle, rng.randint(0, min(MAX_MIDDLE, len(world.middle))))
-    parts = [rng.choice(world.begin), *middle, rng.choice(world.ask)]
+    count = rng.randint(0, min(MAX_MIDDLE, len(world.middle)))
+    middle = rng.sample(world.middle, count)
+    begin = rng.choice(world.begin)
+    ask = rng.choice(world.ask)
+    parts = [begin, *middle, ask]
 
     # Only a part that asks may have no operation of its own: "How many does she have?"
     forms = [part.form for part in parts if part.form]
@@ -26,16 +29,18 @@ def draw_word(rng: random.Random, level: int) -> Problem | None:
 
     draw = draw_tree(rng, forms, level)
     # With 1, the plural would be wrong: "1 apples".
-    if draw is None or any(1 in numbers for numbers in draw.numbers):
+    if draw is None or 1 in draw.list_numbers():
         return None
 
     story = _Story(rng)
     for index, part in enumerate(parts):
+        # Only the last part can be without a form, so the places of parts and forms agree.
         numbers = draw.numbers[index] if part.form else ()
         story.add_part(part, numbers, in_middle=part in middle)
 
     question = " ".join(story.sentences)
-    return make_problem("word", level, question, draw.tree, _make_key(world, parts, draw), story.labels)
+    key = _make_key(world, parts, draw)
+    return make_problem("word", level, question, draw.tree, key, story.labels)
 
 
 class _Story:
@@ -49,6 +54,7 @@ class _Story:
 
     def add_part(self, part: Part, numbers: tuple[int, ...], in_middle: bool) -> None:
         slots = self.slots
+        # A form has up to two numbers; the texts call them {a} and {b}.
         slots.update(zip("ab", numbers, strict=False))
         slots["times"] = "twice" if numbers[:1] == (2,) else f"{slots['a']} times"
 
@@ -57,6 +63,7 @@ class _Story:
         for label in part.labels:
             self.labels.append(capitalize_first(label.format(**slots)))
 
+        # How the next part speaks of what this one leaves: "now has", "have now".
         slots["now"] = part.now
         slots["has"] = "now has" if in_middle else "has"
         if part.passes_on:
@@ -71,5 +78,5 @@ class _Story:
 
 def _make_key(world: World, parts: list[Part], draw: Draw) -> str:
     names = ",".join(part.id for part in parts)
-    numbers = ",".join(str(number) for group in draw.numbers for number in group)
+    numbers = ",".join(map(str, draw.list_numbers()))
     return f"word:{world.id}/{names}:{numbers}"

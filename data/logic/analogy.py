@@ -3,7 +3,8 @@
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from data.logic.problems import make_problem
 from data.logic.relations import Pair, Relation, read_relations
@@ -11,8 +12,24 @@ from data.problem import Problem
 from data.splits import split_of
 from data.words import capitalize_first
 
-# How many wrong choices come from other relations, how many from the same one, and whether one is of the scene.
-WRONG_CHOICES = {1: (3, 0, False), 2: (2, 1, False), 3: (1, 2, False), 4: (0, 2, True), 5: (0, 3, True)}
+
+@dataclass(frozen=True)
+class WrongChoices:
+    """How many wrong choices come from where."""
+
+    from_others: int  # words of other relations
+    from_same: int
+    from_scene: int  # the word of the pair's scene: 1 or 0
+
+
+# By level: the nearer to the answer, the harder.
+WRONG_CHOICES = {
+    1: WrongChoices(3, 0, 0),
+    2: WrongChoices(2, 1, 0),
+    3: WrongChoices(1, 2, 0),
+    4: WrongChoices(0, 2, 1),
+    5: WrongChoices(0, 3, 1),
+}
 TEXTS = (
     "{} is to {} as {} is to {}? Choose from: {}.",
     "Complete the analogy: {} is to {} as {} is to {}? Choose from: {}.",
@@ -37,6 +54,7 @@ def draw_analogy(rng: random.Random, level: int) -> Problem | None:
     choices = _draw_choices(rng, level, relation, example, target, side)
     if len(set(choices)) < len(choices):
         return None
+    # The answer stands first until then.
     rng.shuffle(choices)
 
     question = _write_question(rng, example, clue, side, choices)
@@ -57,31 +75,46 @@ def _draw_choices(
     side: int,
 ) -> list[str]:
     """The answer, and behind it the wrong choices."""
-    from_others, from_same, from_scene = WRONG_CHOICES[level]
+    counts = WRONG_CHOICES[level]
+    clue = target[1 - side]
     # No word of the question is a choice.
-    words = {*example, *target}
+    taken = {*example, *target}
 
     elsewhere = []
-    for other in read_relations():
-        for other_side in (0, 1):
-            if _may_lend(other, other_side, relation.kinds[side], target[1 - side]):
-                elsewhere += [pair[other_side] for pair in other.pairs if pair[other_side] not in words]
-    same = [pair[side] for pair in relation.pairs if pair[side] not in words]
+    for other, other_side in itertools.product(read_relations(), (0, 1)):
+        if _may_lend(other, other_side, relation.kinds[side], clue):
+            elsewhere += _list_words(other, other_side, taken)
+    same = _list_words(relation, side, taken)
+    scene = [target[2]]
 
     choices = [target[side]]
-    choices += rng.sample(elsewhere, from_others)
-    choices += rng.sample(same, from_same)
-    if from_scene:
-        choices.append(target[2])
+    choices += rng.sample(elsewhere, counts.from_others)
+    choices += rng.sample(same, counts.from_same)
+    choices += scene[: counts.from_scene]
     return choices
 
 
-def _may_lend(other: Relation, side: int, kind: str, clue: str) -> bool:
+def _list_words(relation: Relation, side: int, taken: Collection[str]) -> list[str]:
+    return [pair[side] for pair in relation.pairs if pair[side] not in taken]
+
+
+def _may_lend(
+    other: Relation,
+    side: int,
+    kind: str,
+    clue: str,
+) -> bool:
     """Whether another relation's words are sure to be wrong: of another kind, and never beside ``clue``."""
     return other.kinds[side] != kind and clue not in itertools.chain(*other.pairs)
 
 
-def _write_question(rng: random.Random, example: Pair, clue: str, side: int, choices: list[str]) -> str:
+def _write_question(
+    rng: random.Random,
+    example: Pair,
+    clue: str,
+    side: int,
+    choices: list[str],
+) -> str:
     text = rng.choice(TEXTS)
     blank = "___" if "fits" in text else "what"
 
@@ -117,17 +150,19 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     if found is None:
         return []
     a, b, c, d, listed = found.groups()
+    # The first word of a sentence has a capital.
+    first_pair = [a.lower(), b.lower()]
 
+    # A pair may stand in several relations, so there may be several lines.
     next_lines = []
     for relation in read_relations():
         for example in relation.pairs:
-            # The first word of a sentence has a capital.
             shown = [word.lower() for word in example[:2]]
-            if [a.lower(), b.lower()] not in (shown, shown[::-1]):
+            if first_pair not in (shown, shown[::-1]):
                 continue
 
             first_line = _write_example(relation, example)
-            is_reversed = a.lower() == shown[1]
+            is_reversed = first_pair[0] == shown[1]
             if not lines:
                 next_lines.append(first_line)
             elif list(lines) == [first_line]:
@@ -138,8 +173,9 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
 
 def _list_answers(relation: Relation, asked: tuple[str, str], choices: Sequence[str]) -> list[str]:
     side = int(asked[1] in _BLANKS)
+    clue = asked[1 - side]
     lines = []
     for pair in relation.pairs:
-        if pair[1 - side] == asked[1 - side] and pair[side] in choices:
+        if pair[1 - side] == clue and pair[side] in choices:
             lines.append(_write_answer(relation, pair, side))
     return lines

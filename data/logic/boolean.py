@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from data.logic.problems import TRUE_FALSE, make_problem
@@ -11,7 +11,13 @@ from data.problem import Problem
 Tree: TypeAlias = "str | tuple[str, Tree] | tuple[str, Tree, Tree]"
 
 # How often a leaf is a comparison, by level: constants alone give only ten problems at level 1.
-COMPARISONS = {1: 0.5, 2: 0.25, 3: 0.1, 4: 0.1, 5: 0.1}
+COMPARISONS = {
+    1: 0.5,
+    2: 0.25,
+    3: 0.1,
+    4: 0.1,
+    5: 0.1,
+}
 # "and" and "or" twice as often as "not".
 OPERATORS = ("not", "and", "and", "or", "or")
 TEXTS = (
@@ -66,8 +72,10 @@ def _draw_tree(rng: random.Random, operators: int, comparisons: float) -> Tree:
 def _draw_leaf(rng: random.Random, comparisons: float) -> str:
     if rng.random() >= comparisons:
         return rng.choice(TRUE_FALSE)
+    # Two different numbers, so that one of them is larger.
     a, b = rng.sample(range(1, 10), 2)
-    return f"({a} {rng.choice('<>')} {b})"
+    sign = rng.choice("<>")
+    return f"({a} {sign} {b})"
 
 
 def _write_tree(tree: Tree) -> str:
@@ -113,19 +121,24 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     # A line may be of several places, so there may be several expressions left.
     left = set(_EXPRESSION.findall(question))
     for line in lines:
-        left = {new for old in left for equation, new in _work_out(old) if equation == line}
+        steps = _list_steps(left)
+        left = {rest for equation, rest in steps if equation == line}
 
-    next_lines = [equation for old in left for equation, _ in _work_out(old)]
-    return list(dict.fromkeys(next_lines))
+    # Each equation once, in the order of the expression.
+    equations = [equation for equation, _ in _list_steps(left)]
+    return list(dict.fromkeys(equations))
 
 
-def _work_out(expression: str) -> list[tuple[str, str]]:
-    """Each operation that can be worked out, as an equation, with what is left of the expression."""
+def _list_steps(expressions: Iterable[str]) -> list[tuple[str, str]]:
+    """Each operation that can be worked out, as an equation, with what is left of its expression."""
     steps = []
-    for ready in _READY.finditer(expression):
-        value = _compute(ready[0])
-        rest = f"{expression[: ready.start()]}{value}{expression[ready.end() :]}"
-        steps.append((f"{ready[0]} = {value}", rest.replace(f"({value})", str(value))))
+    for expression in expressions:
+        for ready in _READY.finditer(expression):
+            value = _compute(ready[0])
+            rest = f"{expression[: ready.start()]}{value}{expression[ready.end() :]}"
+            # A value needs no parentheses.
+            rest = rest.replace(f"({value})", str(value))
+            steps.append((f"{ready[0]} = {value}", rest))
     return steps
 
 
@@ -135,7 +148,9 @@ def _compute(text: str) -> bool:
         return words[1] == "False"
 
     left, operator, right = words
-    if operator in "<>":
-        return int(left) < int(right) if operator == "<" else int(left) > int(right)
+    if operator == "<":
+        return int(left) < int(right)
+    if operator == ">":
+        return int(left) > int(right)
     values = (left == "True", right == "True")
     return all(values) if operator == "and" else any(values)

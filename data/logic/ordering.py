@@ -21,15 +21,16 @@ class Scale:
     least: str
 
 
-SCALES = (
-    Scale("taller", "shorter", "tallest", "shortest"),
-    Scale("older", "younger", "oldest", "youngest"),
-    Scale("faster", "slower", "fastest", "slowest"),
-    Scale("heavier", "lighter", "heaviest", "lightest"),
-    Scale("richer", "poorer", "richest", "poorest"),
-    Scale("stronger", "weaker", "strongest", "weakest"),
-    Scale("louder", "quieter", "loudest", "quietest"),
+_WORDS = (
+    "taller shorter tallest shortest",
+    "older younger oldest youngest",
+    "faster slower fastest slowest",
+    "heavier lighter heaviest lightest",
+    "richer poorer richest poorest",
+    "stronger weaker strongest weakest",
+    "louder quieter loudest quietest",
 )
+SCALES = [Scale(*words.split()) for words in _WORDS]
 
 
 def draw_ordering(rng: random.Random, level: int) -> Problem | None:
@@ -52,19 +53,32 @@ def draw_ordering(rng: random.Random, level: int) -> Problem | None:
     return _ask_who(rng, level, row, scale, premises)
 
 
-def _compare(rng: random.Random, scale: Scale, ahead: str, behind: str) -> tuple[str, str, str]:
+def _compare(
+    rng: random.Random,
+    scale: Scale,
+    ahead: str,
+    behind: str,
+) -> tuple[str, str, str]:
     """Two people in either way of saying that the first of them is ahead."""
-    return (ahead, scale.more, behind) if rng.random() < 0.5 else (behind, scale.less, ahead)
+    if rng.random() < 0.5:
+        return ahead, scale.more, behind
+    return behind, scale.less, ahead
 
 
 def _write_row(scale: Scale, row: list[str]) -> str:
     return f"{capitalize_first(scale.most)} to {scale.least}: {' > '.join(row)}"
 
 
-def _ask_whether(rng: random.Random, level: int, row: list[str], scale: Scale, premises: list[str]) -> Problem | None:
-    first, second = sorted(rng.sample(range(len(row)), 2))
-    ahead = row[first]
-    behind = row[second]
+def _ask_whether(
+    rng: random.Random,
+    level: int,
+    row: list[str],
+    scale: Scale,
+    premises: list[str],
+) -> Problem | None:
+    places = rng.sample(range(len(row)), 2)
+    ahead = row[min(places)]
+    behind = row[max(places)]
 
     a, word, b = _compare(rng, scale, ahead, behind)
     is_so = rng.random() < 0.5
@@ -78,12 +92,21 @@ def _ask_whether(rng: random.Random, level: int, row: list[str], scale: Scale, p
         f"So {a} is {'' if is_so else 'not '}{word} than {b}.",
     ]
     question = " ".join([*premises, f"Is {a} {word} than {b}?"])
+    answer = "yes" if is_so else "no"
     key = f"{scale.more}: {' > '.join(row)}: {ahead}, {behind}"
-    return make_problem("ordering", level, question, "yes" if is_so else "no", YES_NO, solution, key)
+    return make_problem("ordering", level, question, answer, YES_NO, solution, key)
 
 
-def _ask_who(rng: random.Random, level: int, row: list[str], scale: Scale, premises: list[str]) -> Problem | None:
-    place = rng.choice((0, -1) if level < 3 else (0, 1, -2, -1))
+def _ask_who(
+    rng: random.Random,
+    level: int,
+    row: list[str],
+    scale: Scale,
+    premises: list[str],
+) -> Problem | None:
+    # The ends of the row, and from level 3 on the second from either end.
+    places = (0, -1) if level < 3 else (0, 1, -2, -1)
+    place = rng.choice(places)
     from_top = place >= 0
 
     # Of two people, one is "taller", and nobody is "the tallest".
@@ -97,9 +120,11 @@ def _ask_who(rng: random.Random, level: int, row: list[str], scale: Scale, premi
 
     answer = row[place]
     solution = [_write_row(scale, row), f"{capitalize_first(rank)}: {answer}"]
+    # In another order than the row's.
     choices = tuple(rng.sample(row, len(row)))
+    question = " ".join([*premises, ask])
     key = f"{scale.more}: {' > '.join(row)}: {answer}"
-    return make_problem("ordering", level, " ".join([*premises, ask]), answer, choices, solution, key)
+    return make_problem("ordering", level, question, answer, choices, solution, key)
 
 
 # The procedure: every comparison is written one way round, then one name leads to the next.
@@ -144,7 +169,8 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
 
     # The walk begins where the question says, else with the first comparison.
     sign = "<" if looks_up else ">"
-    walk = [line.split(f" {sign} ") for line in lines[1 + len(neighbors) :]]
+    walked = lines[1 + len(neighbors) :]
+    walk = [line.split(f" {sign} ") for line in walked]
     if not walk:
         start = start or re.findall(rf"(\w+) {sign}", lines[1])[0]
         return [f"{start} {sign} {neighbors.get(start, 'none')}"]
@@ -160,6 +186,7 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     if goal:
         return [f"{goal} is not found, so no."]
 
+    # At the end of the row: its last name, or the one before.
     name = walk[-2][0] if rank.startswith("second") else before
     return [f"So {rank}: {name}."]
 

@@ -26,6 +26,7 @@ def draw_names(rng: random.Random, count: int) -> list[str]:
 
 def draw_nouns(rng: random.Random, count: int) -> list[str]:
     """Roles of people, or invented words; none twice."""
+    # With invented words nobody can answer by what is true of the world.
     nouns = rng.choice((ROLES, INVENTED)).split()
     return rng.sample(nouns, count)
 

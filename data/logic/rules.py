@@ -10,8 +10,8 @@ from data.problem import Problem
 from data.words import add_article
 
 ADJECTIVES = "slow tall kind rich shy loud calm brave quick clever happy tired quiet honest hungry lucky busy proud"
-# How long the chain is that leads elsewhere, by level.
-OTHER_RULES = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2}
+# The most nouns of the chain that leads elsewhere.
+MAX_ASIDE = 2
 TEXTS = ("Is it true that {}?", "Does it follow that {}?")
 
 
@@ -20,12 +20,13 @@ def draw_rules(rng: random.Random, level: int) -> Problem | None:
     name = draw_names(rng, 1)[0]
     adjective = rng.choice(ADJECTIVES.split())
 
-    nouns = draw_nouns(rng, level + OTHER_RULES[level])
+    nouns = draw_nouns(rng, level + min(level, MAX_ASIDE))
     chain = nouns[:level]
     aside = nouns[level:]
 
     is_so = rng.random() < 0.5
     asks_positive = rng.random() < 0.5
+    # "All wugs are zorps" or "Every wug is a zorp", the same in the whole problem.
     plural = rng.random() < 0.5
 
     # The other chain ends in the opposite, so that counting negations does not give the answer.
@@ -36,16 +37,15 @@ def draw_rules(rng: random.Random, level: int) -> Problem | None:
     fact = f"{name} is {add_article(chain[0])}."
     claim = f"{name} is {_negate(adjective, asks_positive)}"
     question = rng.choice(TEXTS).format(claim)
-
-    conclusion = f"So {name} is {_negate(adjective, is_so)}."
+    end = _negate(adjective, is_so)
     return make_problem(
         "rules",
         level,
         " ".join([fact, *rules, question]),
         "yes" if is_so == asks_positive else "no",
         YES_NO,
-        [fact, *steps, conclusion],
-        f"{name}, {' '.join(chain)} {_negate(adjective, is_so)}; {' '.join(aside)}",
+        [fact, *steps, f"So {name} is {end}."],
+        f"{name}, {' '.join(chain)} {end}; {' '.join(aside)}",
     )
 
 
@@ -53,17 +53,28 @@ def _negate(adjective: str, positive: bool) -> str:
     return adjective if positive else f"not {adjective}"
 
 
-def _write_chain(nouns: list[str], adjective: str, positive: bool, plural: bool) -> list[str]:
+def _write_chain(
+    nouns: list[str],
+    adjective: str,
+    positive: bool,
+    plural: bool,
+) -> list[str]:
     """The rules from each noun to the next, and from the last one to the adjective."""
     rules = [_write_rule(noun, other, plural) for noun, other in itertools.pairwise(nouns)]
-    return [*rules, _write_last_rule(nouns[-1], adjective, positive, plural)]
+    last = _write_last_rule(nouns[-1], adjective, positive, plural)
+    return [*rules, last]
 
 
 def _write_rule(noun: str, other: str, plural: bool) -> str:
     return f"All {noun}s are {other}s." if plural else f"Every {noun} is {add_article(other)}."
 
 
-def _write_last_rule(noun: str, adjective: str, positive: bool, plural: bool) -> str:
+def _write_last_rule(
+    noun: str,
+    adjective: str,
+    positive: bool,
+    plural: bool,
+) -> str:
     if plural:
         return f"{'All' if positive else 'No'} {noun}s are {adjective}."
     return f"{'Every' if positive else 'No'} {noun} is {adjective}."
@@ -99,7 +110,10 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     for rule in _RULE.finditer(question):
         if _take_singular(rule[2]) == _take_singular(reached):
             return [rule[0]]
-    return [f"So {fact[1]} is {'not ' if last and last[1] == 'No' else ''}{reached}."]
+
+    # No rule goes on from an adjective.
+    is_denied = last is not None and last[1] == "No"
+    return [f"So {fact[1]} is {_negate(reached, not is_denied)}."]
 
 
 def _take_singular(noun: str) -> str:

@@ -35,6 +35,8 @@ TEXTS = (
     "{} {} So {}. Is the reasoning valid or invalid?",
 )
 
+# What is known of a thing: which terms are true of it, and which are not.
+Facts: TypeAlias = dict[str, bool]
 # Things, each as the terms that are true of it.
 World: TypeAlias = tuple[frozenset[str], ...]
 
@@ -51,14 +53,19 @@ class Statement:
         """The statement within a sentence."""
         return SENTENCES[self.letter].format(f"{self.subject}s", f"{self.predicate}s")
 
-    def write_sentence(self) -> str:
-        """The statement as a sentence of its own."""
-        return capitalize_first(self.write_claim()) + "."
+    def write_opening(self) -> str:
+        """The statement at the start of a sentence."""
+        return capitalize_first(self.write_claim())
 
     def is_true_of(self, world: World) -> bool:
         """Whether it is true in a world."""
         matches = [self.predicate in thing for thing in world if self.subject in thing]
-        truths = {"A": all(matches), "E": not any(matches), "I": any(matches), "O": not all(matches)}
+        truths = {
+            "A": all(matches),
+            "E": not any(matches),
+            "I": any(matches),
+            "O": not all(matches),
+        }
         return truths[self.letter]
 
 
@@ -70,15 +77,13 @@ def draw_syllogism(rng: random.Random, level: int) -> Problem | None:
     terms = draw_nouns(rng, 3)
     *premises, conclusion = _make_statements(form, *terms)
 
-    sentences = [premise.write_sentence() for premise in premises]
+    sentences = [f"{premise.write_opening()}." for premise in premises]
     if level >= 3 and rng.random() < 0.5:
         sentences.reverse()
 
     # Within a sentence a claim has no capital.
     text = rng.choice(TEXTS)
-    claim = conclusion.write_claim()
-    if "Conclusion: {}" in text:
-        claim = capitalize_first(claim)
+    claim = conclusion.write_opening() if "Conclusion: {}" in text else conclusion.write_claim()
 
     solution = _prove(premises, conclusion) if valid else _refute(premises, conclusion, terms)
     return make_problem(
@@ -97,18 +102,31 @@ def _draw_form(rng: random.Random, level: int, valid: bool) -> str:
     if mood == "EIO" and not valid:
         mood = "IEO"
 
+    valid_forms = VALID.split()
     forms = [mood + figure for figure in "1234"]
-    forms = [form for form in forms if (form in VALID.split()) == valid]
+    forms = [form for form in forms if (form in valid_forms) == valid]
     # The first figure is the plainest.
-    return rng.choice(forms[:1] if level == 1 and valid else forms)
+    if level == 1 and valid:
+        forms = forms[:1]
+    return rng.choice(forms)
 
 
-def _make_statements(form: str, s: str, m: str, p: str) -> list[Statement]:
+def _make_statements(
+    form: str,
+    s: str,
+    m: str,
+    p: str,
+) -> list[Statement]:
     """The premises and the conclusion of a form; s and p are the conclusion's terms, m is the one between them."""
     first, second, third, figure = list(form)
-    major = Statement(first, m, p) if figure in "13" else Statement(first, p, m)
-    minor = Statement(second, s, m) if figure in "12" else Statement(second, m, s)
-    return [major, minor, Statement(third, s, p)]
+    # The figure says where the middle term stands in each premise.
+    major = (m, p) if figure in "13" else (p, m)
+    minor = (s, m) if figure in "12" else (m, s)
+    return [
+        Statement(first, *major),
+        Statement(second, *minor),
+        Statement(third, s, p),
+    ]
 
 
 def _prove(premises: Sequence[Statement], conclusion: Statement) -> list[str]:
@@ -133,11 +151,12 @@ def _prove(premises: Sequence[Statement], conclusion: Statement) -> list[str]:
         facts |= new_facts
         rest.remove(premise)
         for term, value in new_facts.items():
-            lines.append(f"{premise.write_sentence()[:-1]}, so {'' if value else 'not '}{add_article(term)}.")
+            negation = "" if value else "not "
+            lines.append(f"{premise.write_opening()}, so {negation}{add_article(term)}.")
     return [*lines, "So it follows."]
 
 
-def _apply(premise: Statement, facts: dict[str, bool]) -> dict[str, bool]:
+def _apply(premise: Statement, facts: Facts) -> Facts:
     """What a premise about all or no X says of a thing, given the facts about it; empty where it says nothing."""
     if facts.get(premise.subject):
         return {premise.predicate: premise.letter == "A"}
@@ -165,6 +184,7 @@ def _find_counterexample(premises: Sequence[Statement], conclusion: Statement, t
     for count in (3, 2, 1):
         kinds += map(frozenset, itertools.combinations(terms, count))
 
+    # Three things are enough for the invalid forms of the moods above.
     for size in (1, 2, 3):
         for world in itertools.combinations(kinds, size):
             has_every_kind = frozenset().union(*world) == set(terms)
@@ -178,7 +198,7 @@ def _find_counterexample(premises: Sequence[Statement], conclusion: Statement, t
 # other two are then applied to this thing, in turn, until it is impossible or both have nothing new to say.
 
 _STATEMENT = re.compile(r"\b(all|no|some) (\w+)s are (not )?(\w+)s\b", re.IGNORECASE)
-_LETTERS = {"all": "A", "no": "E", "some": "I", "some not ": "O"}
+_LETTERS = {"all ": "A", "no ": "E", "some ": "I", "some not ": "O"}
 _DENIALS = {"A": "O", "E": "I", "I": "E", "O": "A"}
 
 
@@ -196,8 +216,8 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     [existing] = [statement for statement in statements if statement.letter in "IO"]
     facts = {existing.subject: True, existing.predicate: existing.letter == "I"}
     if len(lines) == 1:
-        return [f"{existing.write_sentence()[:-1]}: {_write_facts(existing, facts)}."]
-
+        return [f"{existing.write_opening()}: {_write_facts(existing, facts)}."]
+    # The conclusion is the last line.
     if lines[-1].startswith("So "):
         return []
 
@@ -206,9 +226,10 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     applied = lines[2:]
     if not applied:
         return [_write_rule(rule, facts) for rule in rules]
-    if applied[0].startswith(rules[1].write_sentence()[:-1]):
+    if applied[0].startswith(rules[1].write_opening()):
         rules.reverse()
 
+    # From here on the two take turns; what each line came to is worked out again.
     outcomes = []
     for index in range(len(applied)):
         rule = rules[index % 2]
@@ -225,23 +246,25 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
 def _read_statements(question: str) -> list[Statement]:
     statements = []
     for quantifier, subject, negation, predicate in _STATEMENT.findall(question):
-        statements.append(Statement(_LETTERS[f"{quantifier.lower()}{' not ' if negation else ''}"], subject, predicate))
+        words = f"{quantifier} {negation}".lower()
+        statements.append(Statement(_LETTERS[words], subject, predicate))
     return statements
 
 
-def _write_facts(statement: Statement, facts: dict[str, bool]) -> str:
+def _write_facts(statement: Statement, facts: Facts) -> str:
     """What is known of a thing, for the two terms of a statement."""
     words = {True: "yes", False: "no", None: "unknown"}
     terms = (statement.subject, statement.predicate)
     return ", ".join(f"{term} {words[facts.get(term)]}" for term in terms)
 
 
-def _write_rule(rule: Statement, facts: dict[str, bool]) -> str:
-    return f"{rule.write_sentence()[:-1]}: {_write_facts(rule, facts)}, {_judge_rule(rule, facts)}."
+def _write_rule(rule: Statement, facts: Facts) -> str:
+    return f"{rule.write_opening()}: {_write_facts(rule, facts)}, {_judge_rule(rule, facts)}."
 
 
-def _judge_rule(rule: Statement, facts: dict[str, bool]) -> str:
+def _judge_rule(rule: Statement, facts: Facts) -> str:
     """What a rule makes of the facts."""
+    # A rule says one thing at most.
     for term, value in _apply(rule, facts).items():
         if term not in facts:
             return f"so {term} {'yes' if value else 'no'}"
