@@ -74,4 +74,7 @@ def is_disk_full(error: BaseException | None) -> bool:
         return False
     if isinstance(error, OSError) and error.errno in FULL:
         return True
-    return bool(FULL_IN_WORDS.search(str(error))) or is_disk_full(error.__cause__ or error.__context__)
+
+    # The error that was caught first may lie behind others.
+    cause = error.__cause__ or error.__context__
+    return bool(FULL_IN_WORDS.search(str(error))) or is_disk_full(cause)

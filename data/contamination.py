@@ -3,6 +3,7 @@
 Source: Brown et al. 2020, arXiv 2005.14165, appendix C (word n-grams); three words suit short problems.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -38,14 +39,8 @@ class Overlap:
 
 def find_overlaps(train: Sequence[Problem], benchmark: Iterable[Problem]) -> list[Overlap]:
     """The problems of a benchmark that train gives away, each with the surest reason and one train problem."""
-    index = _Index(train)
-
-    overlaps = []
-    for problem in benchmark:
-        overlap = index.find_overlap(problem)
-        if overlap:
-            overlaps.append(overlap)
-    return overlaps
+    overlaps = map(_Index(train).find_overlap, benchmark)
+    return [overlap for overlap in overlaps if overlap]
 
 
 class _Index:
@@ -85,13 +80,13 @@ class _Index:
         # Whoever shares that much shares one of the rarest n-grams: fewer than (1 - threshold) of all may be missing.
         holders = [self.holders.get((numbers, gram), []) for gram in grams]
         rarest_first = sorted(holders, key=len)
-        candidates: set[int] = set()
-        for places in rarest_first[: int((1 - threshold) * len(grams)) + 1]:
-            candidates.update(places)
+        count = int((1 - threshold) * len(grams)) + 1
+        candidates = set(itertools.chain(*rarest_first[:count]))
 
         for place in sorted(candidates):
             other = self.grams[place]
-            if len(grams & other) / len(grams | other) >= threshold:
+            similarity = len(grams & other) / len(grams | other)
+            if similarity >= threshold:
                 return self.train[place]
         return None
 
@@ -112,5 +107,6 @@ def _make_template(text: str) -> tuple[str, Numbers]:
 
 def _list_grams(text: str) -> set[Gram]:
     words = normalize_text(text).split()
+    # A shorter text is one n-gram.
     count = max(1, len(words) - GRAM_WORDS + 1)
     return {tuple(words[start : start + GRAM_WORDS]) for start in range(count)}

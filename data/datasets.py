@@ -39,6 +39,11 @@ MAX_TAKE = 100_000
 LEFT_OUT = "none"  # the name of no field
 
 
+Take = Annotated[int, pydantic.Field(ge=1, le=MAX_TAKE)]
+# Left out of what is hashed of a run where there are none: runs that name none stay what they were.
+Labels = Annotated[str | None, pydantic.Field(exclude_if=lambda labels: labels is None)]
+
+
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class DatasetSpec:
     """Which problems: an entry of ``problems:`` in a recipe, or ``SET?key=value&…`` on the command line.
@@ -54,7 +59,7 @@ class DatasetSpec:
 
     set: str
     split: str | None = None
-    take: Annotated[int, pydantic.Field(ge=1, le=MAX_TAKE)] | None = None
+    take: Take | None = None
     families: str | None = None
     levels: str | None = None
     config: str | None = None
@@ -70,11 +75,11 @@ class DatasetSpec:
     answer_after: str | None = None
     options: str | None = None
     kind: Literal["number", "label", "text"] | None = None
-    # Runs that name none stay what they were.
-    labels: Annotated[str | None, pydantic.Field(exclude_if=lambda labels: labels is None)] = None
+    labels: Labels = None
 
 
-KEYS = tuple(field.name for field in dataclasses.fields(DatasetSpec))
+# All but the set, which is the text before "?".
+KEYS = [field.name for field in dataclasses.fields(DatasetSpec)][1:]
 
 # Names and fields as lm-evaluation-harness 0.4.13 reads gsm8k and bbh, and as the page of ChilleD/SVAMP gives them.
 BUILT_IN = {
@@ -110,10 +115,11 @@ def parse_spec(text: str) -> DatasetSpec:
     name, _, query = text.partition("?")
     values: dict[str, Any] = {}
 
-    for pair in query.split("&") if query else []:
+    pairs = query.split("&") if query else []
+    for pair in pairs:
         key, _, value = pair.partition("=")
-        if key not in KEYS[1:] or not value:
-            raise UserError(f"data set {text}: {key!r} is no key or has no value; {suggest(key, KEYS[1:])}")
+        if key not in KEYS or not value:
+            raise UserError(f"data set {text}: {key!r} is no key or has no value; {suggest(key, KEYS)}")
         values[key] = value
 
     try:
@@ -123,7 +129,12 @@ def parse_spec(text: str) -> DatasetSpec:
         raise UserError(f"data set {text}: {first['loc'][0]}={first['input']}: {first['msg']}") from None
 
 
-def load(name: str, split: str | None = None, n: int | None = None, **fields: Any) -> Dataset:
+def load(
+    name: str,
+    split: str | None = None,
+    n: int | None = None,
+    **fields: Any,
+) -> Dataset:
     """``n`` problems of a split of a data set; the other keys of a :class:`DatasetSpec` go by their names."""
     return load_spec(DatasetSpec(name, split=split, take=n, **fields))
 
@@ -141,12 +152,19 @@ def load_spec(spec: DatasetSpec) -> Dataset:
     split = spec.split or source.default_split
     problems = source.read_split(split)
     _check_count(problems, spec)
-    problems = take_stratified(problems, spec.take) if spec.take else problems
+    problems = take_stratified(problems, spec.take)
 
     # A file that is taken as it is has the checksum that `sha256sum` gives.
-    is_whole_file = split == "all" and spec == DatasetSpec(spec.set, split=spec.split) and Path(spec.set).is_file()
+    is_whole = split == "all" and _list_given(spec).keys() <= {"split"}
+    is_whole_file = is_whole and Path(spec.set).is_file()
     sha256 = sha256_file(spec.set) if is_whole_file else _hash_problems(problems)
     return Dataset(source.name, problems, source.places, sha256, source.origin, spec)
+
+
+def _list_given(spec: DatasetSpec) -> dict[str, Any]:
+    """The keys that a spec has a value for, without the set."""
+    values = {key: getattr(spec, key) for key in KEYS}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
@@ -160,13 +178,14 @@ def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
     """
     if spec.set in BENCHMARKS:
         problems = _draw_train(spec, spec.take if n is None else n)
+        # Fewer than ``take`` will do where fewer were asked for, but not none.
         if n is None or (n and not problems):
             _check_count(problems, spec)
         return problems
 
     problems = _open_source(spec).read_train()
     _check_count(problems, spec)
-    return problems if n is None else take_stratified(problems, n)
+    return take_stratified(problems, n)
 
 
 def load_dev(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
@@ -178,23 +197,26 @@ def load_dev(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
         UserError: there is neither.
     """
     if spec.set in BENCHMARKS:
-        problems = _select_wanted(generated.load_committed(spec.set, "dev"), spec)
+        committed = generated.load_committed(spec.set, "dev")
+        problems = _select_wanted(committed, spec)
     else:
         problems = _open_source(spec).read_dev()
 
     if not problems:
         raise UserError(f"data set {spec.set}: no problem falls into its dev split; give more problems")
-    return problems if n is None else take_stratified(problems, n)
+    return take_stratified(problems, n)
 
 
 def has_train_split(spec: DatasetSpec) -> bool:
     """Whether there is a train split beside the split that a benchmark's spec names."""
+    # Nothing is left beside these.
     if spec.split in ("train", "all"):
         return False
     if spec.set in BENCHMARKS:
         return True
 
     source = _open_source(spec)
+    # A file has a train split where only a share of it was named.
     if "all" in source.rows:
         return spec.split is not None
     return source.train_split in source.rows and source.train_split != spec.split
@@ -204,20 +226,22 @@ def _load_ours(spec: DatasetSpec) -> Dataset:
     split = spec.split or "test"
     if split not in SPLITS:
         raise UserError(f"data set {spec.set}: no split {split!r}; {suggest(split, SPLITS)}")
-    whole = DatasetSpec(spec.set, split=spec.split)
-    if spec != dataclasses.replace(whole, take=spec.take, families=spec.families, levels=spec.levels):
+    given = _list_given(spec).keys()
+    if not given <= {"split", "take", "families", "levels"}:
         raise UserError(f"data set {spec.set}: is our own; only split=, take=, families= and levels= go with it")
 
     path = generated.committed_path(spec.set, split)
     committed = generated.load_committed(spec.set, split)
+    # Of train there are more than the committed ones.
     problems = _draw_train(spec, spec.take) if split == "train" else _select_wanted(committed, spec)
     _check_count(problems, spec)
 
     # Our files are in stratified order already.
     problems = problems[: spec.take]
+    # Problems that were made on the spot stand in no line.
     places = {problem.id: str(path) for problem in problems}
     places |= {problem.id: f"{path}:{line}" for line, problem in enumerate(committed, 1)}
-    sha256 = sha256_file(path) if spec == whole else _hash_problems(problems)
+    sha256 = sha256_file(path) if given <= {"split"} else _hash_problems(problems)
     return Dataset(spec.set, problems, places, sha256, "", spec)
 
 
@@ -271,12 +295,19 @@ class _Source:
     A file of the user's is one split, "all"; its train, dev and test are shares of that.
     """
 
-    def __init__(self, name: str, spec: DatasetSpec, rows: Mapping[str, Iterable[Row]], origin: str = ""):
+    def __init__(
+        self,
+        name: str,
+        spec: DatasetSpec,
+        rows: Mapping[str, Iterable[Row]],
+        origin: str = "",
+    ):
         self.name = name
         self.spec = spec
         self.rows = rows
         self.origin = origin
 
+        # Each split once it was read: the rows of a file come only once.
         self.problems: dict[str, list[Problem]] = {}
         self.places: dict[str, str] = {}
         self.default_split = "all" if "all" in rows else "test"
@@ -302,7 +333,9 @@ class _Source:
         for name in DEV_NAMES:
             if name in self.rows:
                 return self._parse(name)
-        return _select_share(self._parse("all") if "all" in self.rows else self.read_split(self.train_split), "dev")
+
+        larger = "all" if "all" in self.rows else self.train_split
+        return _select_share(self.read_split(larger), "dev")
 
     def read_train(self) -> list[Problem]:
         # A question may stand in both of a set's own splits; then it is dev's.
@@ -341,17 +374,22 @@ def _open_source(spec: DatasetSpec) -> _Source:
     name = spec.set
     if name in BUILT_IN:
         known = parse_spec(BUILT_IN[name])
-        values = {key: value for key, value in dataclasses.asdict(spec).items() if value is not None}
-        full_spec = dataclasses.replace(known, **(values | {"set": known.set}))
+        full_spec = dataclasses.replace(known, **_list_given(spec))
         if not spec.file:
             return _open_hub(name, full_spec)
-        return _Source(name, full_spec, {spec.split or "test": read_rows(spec.file)})
+
+        # A copy holds the one split that was named.
+        rows = {spec.split or "test": read_rows(spec.file)}
+        return _Source(name, full_spec, rows)
 
     if spec.file:
         raise UserError(f"data set {name}: file= goes with {', '.join(BUILT_IN)}; give the file as the set instead")
-    is_file = Path(name).exists() and not Path(name).is_dir()
+
+    path = Path(name)
+    # Not is_file(), which says no of a pipe.
+    is_file = path.exists() and not path.is_dir()
     if is_file or name.endswith((".jsonl", ".json")):
-        return _Source(Path(name).stem, spec, {"all": read_rows(name)})
+        return _Source(path.stem, spec, {"all": read_rows(path)})
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         title = name.split("/")[1]
         return _open_hub(f"{title}_{spec.config}" if spec.config else title, spec)
@@ -368,12 +406,16 @@ def _open_hub(name: str, spec: DatasetSpec) -> _Source:
     for split, table in _load_hub(spec.set, spec.config, spec.revision).items():
         rows[split] = _read_hub(table, f"{spec.set} {split}")
         # datasets keeps what it read in a folder named by the commit, which it says nowhere else.
-        commits |= {Path(file["filename"]).parent.name for file in table.cache_files}
-    return _Source(name, spec, rows, " ".join(["hub", spec.set, "at", *sorted(commits)]))
+        for file in table.cache_files:
+            commits.add(Path(file["filename"]).parent.name)
+
+    origin = " ".join(["hub", spec.set, "at", *sorted(commits)])
+    return _Source(name, spec, rows, origin)
 
 
 @functools.cache
 def _load_hub(repository: str, config: str | None, revision: str | None) -> Mapping[str, Any]:
+    # Slow to import, and few runs need them.
     import httpx2
     from datasets import load_dataset
     from huggingface_hub.errors import HfHubHTTPError
@@ -381,6 +423,7 @@ def _load_hub(repository: str, config: str | None, revision: str | None) -> Mapp
     try:
         return load_dataset(repository, config, revision=revision)
     except (OSError, ValueError, HfHubHTTPError, httpx2.TransportError) as error:
+        # Some of these errors have several lines, others none.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"data set {repository}: the hub does not give it ({reason}); check the name, config= and the network, "
@@ -403,13 +446,30 @@ def _map_fields(row: Mapping[str, Any], spec: DatasetSpec, place: str) -> dict[s
             record.pop(field, None)
         elif mapping:
             record[field] = _read_field(row, mapping, place)
+
+    # A rationale may be a list of steps.
     for field in ("question", "rationale"):
         if isinstance(record.get(field), list):
             record[field] = _to_text(record[field], f"{place}: {field!r}")
+
     for field in ("question", "answer"):
         if field not in record:
             raise UserError(f"{place}: no field {field!r}; name it by {field}=FIELD; {suggest(field, row)}")
+    _split_answer(record, spec, place)
 
+    if spec.options:
+        record["choices"] = spec.options.split(",")
+    if spec.labels:
+        labels = spec.labels.split(",")
+        record["choices"] = {"text": record.get("choices"), "label": labels}
+    if spec.kind:
+        record["kind"] = spec.kind
+    return record
+
+
+def _split_answer(record: dict[str, Any], spec: DatasetSpec, place: str) -> None:
+    """Take the rationale off that stands before an answer in its field."""
+    # The last mark: a rationale may hold others.
     before, mark, answer = str(record["answer"]).rpartition(spec.answer_after or "\n####")
     if mark:
         record["answer"] = answer.strip()
@@ -418,25 +478,24 @@ def _map_fields(row: Mapping[str, Any], spec: DatasetSpec, place: str) -> dict[s
     elif spec.answer_after:
         raise UserError(f"{place}: the answer has no {spec.answer_after!r}; fix the line or answer_after=")
 
-    if spec.options:
-        record["choices"] = spec.options.split(",")
-    if spec.labels:
-        record["choices"] = {"text": record.get("choices"), "label": spec.labels.split(",")}
-    if spec.kind:
-        record["kind"] = spec.kind
-    return record
+
+_BRACED = re.compile(r"\{([^{}]+)\}")
 
 
 def _read_field(row: Mapping[str, Any], mapping: str, place: str) -> Any:
     """A field of a row; or several as one text, joined or in a template."""
-    names = re.findall(r"\{([^{}]+)\}", mapping) or mapping.split(",")
+    names = _BRACED.findall(mapping) or mapping.split(",")
+    # A single field keeps its type: choices are a list.
     if mapping in names:
         return _find_field(row, mapping, place)
 
-    texts = {name: _to_text(_find_field(row, name, place), f"{place}: {name!r}") for name in names}
+    texts = {}
+    for name in names:
+        value = _find_field(row, name, place)
+        texts[name] = _to_text(value, f"{place}: {name!r}")
     if "{" not in mapping:
         return " ".join(texts.values())
-    return re.sub(r"\{([^{}]+)\}", lambda match: texts[match[1]], mapping)
+    return _BRACED.sub(lambda match: texts[match[1]], mapping)
 
 
 def _find_field(row: Mapping[str, Any], name: str, place: str) -> Any:
@@ -478,8 +537,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", metavar="SET", help="what to read")
     parser.add_argument("--split", help="train, dev, test, or another that the set has")
     parser.add_argument("--out", metavar="FILE", help="the JSONL file to write")
-    text = "build our own benchmarks again, into data/benchmarks or a folder"
-    parser.add_argument("--committed", metavar="FOLDER", nargs="?", const=generated.FOLDER, type=Path, help=text)
+    parser.add_argument(
+        "--committed",
+        metavar="FOLDER",
+        nargs="?",
+        const=generated.FOLDER,
+        type=Path,
+        help="build our own benchmarks again, into data/benchmarks or a folder",
+    )
     options = parser.parse_args(arguments)
 
     if options.committed:

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+AnyPath = Path | str
+
 
 class UserError(Exception):
     """Something the user gave is wrong: one line that says what, where and how to fix it (exit status 2)."""
@@ -32,7 +34,7 @@ def suggest(name: str, valid: Iterable[str]) -> str:
 # Reading
 
 
-def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row's place and its object, as :func:`read_rows`; UserError where an id stands twice."""
     seen: dict[str, str] = {}
     for place, row in read_rows(path):
@@ -45,7 +47,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, row
 
 
-def read_rows(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row's place ("file:line") and its object, of a file with one JSON object a line.
 
     A file that is one JSON list of objects, or one object with such a list as ``examples``, is read too.
@@ -74,6 +76,7 @@ def _split_rows(path: Path) -> Iterator[tuple[str, Any]]:
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
+    # BIG-Bench Hard keeps its problems so.
     if isinstance(document, dict):
         document = document.get("examples")
 
@@ -84,6 +87,7 @@ def _split_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     for number, line in enumerate(text.split("\n"), 1):
         place = f"{path}:{number}"
+        # Files end with an empty line, and some have others.
         if not line.strip():
             continue
         try:
@@ -103,7 +107,7 @@ def _read_utf8(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 JSONL") from None
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: AnyPath) -> Any:
     """The value that a JSON file holds; UserError where it is missing or no JSON."""
     path = Path(path)
     try:
@@ -125,7 +129,7 @@ def make_folder(path: Path) -> None:
         raise UserError(f"{path}: cannot be written to ({error.strerror}); name another place") from None
 
 
-def write_text(path: Path | str, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write a file atomically: aside, synced, renamed. Parent folders are made; UserError where it cannot be.
 
     A symbolic link stays, and what it leads to is written. A device or a pipe is written through.
@@ -157,6 +161,7 @@ def _write_through(path: Path, text: str) -> bool:
     if not path.exists() or path.is_dir():
         return False
 
+    # Standard output or standard error under its path, such as /dev/stdout.
     # A stream is written to as it is open: opened again, a file behind it would be cut, and written over by print().
     streams = [number for number in (1, 2) if _is_open_at(path, number)]
     if path.is_file() and not streams:
@@ -181,12 +186,12 @@ def _is_open_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def write_json(path: Path | str, value: object) -> None:
+def write_json(path: AnyPath, value: object) -> None:
     """Write one indented JSON value, atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write objects, one a line, atomically."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_text(path, "".join(lines))
@@ -195,7 +200,7 @@ def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
 # Files that grow
 
 
-def append_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
+def append_jsonl(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append objects, one a line behind its checksum, and see them on the disk."""
     path = Path(path)
     make_folder(path.parent)
@@ -207,7 +212,7 @@ def append_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def read_appended_jsonl(path: Path | str) -> list[dict[str, Any]]:
+def read_appended_jsonl(path: AnyPath) -> list[dict[str, Any]]:
     """The objects of a file that :func:`append_jsonl` wrote; lines that are cut or damaged are taken out of the file.
 
     Returns:
@@ -217,7 +222,9 @@ def read_appended_jsonl(path: Path | str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
 
+    # A damaged byte may be no UTF-8; its line then misses its checksum.
     lines = path.read_bytes().decode(errors="replace").split("\n")
+    # The checksum is of eight digits, with a space behind it.
     whole = [line for line in lines if line == _add_checksum(line[9:])]
 
     # The last piece is what follows the last newline, and empty in a whole file.
@@ -233,7 +240,7 @@ def _add_checksum(text: str) -> str:
 # Checksums
 
 
-def sha256_file(path: Path | str) -> str:
+def sha256_file(path: AnyPath) -> str:
     """The sha256 of a file, in hex."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -244,5 +251,6 @@ def sha256_file(path: Path | str) -> str:
 
 def sha256_json(value: object) -> str:
     """The sha256 of a value as JSON, in hex."""
+    # Two equal values may hold their keys in another order.
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -18,12 +18,14 @@ from typing import Any
 
 from data.files import UserError
 
+Texts = tuple[str, ...]
+
 # "(A) wolf" and "A) wolf", and "- wolf" in a question.
 _MARKED = re.compile(r"(?P<mark>\(?[A-Z]\))\s*(?P<text>\S.*)", re.DOTALL)
 _OPTION = re.compile(r"^\s*(?:- +)?(\S.*?)\s*$", re.MULTILINE)
 
 
-def parse_choices(value: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def parse_choices(value: Any, where: str) -> tuple[Texts, Texts]:
     """Return the choices of a record, and what labels them; no labels where nothing does.
 
     They are a list of texts; texts with their labels (ARC); texts marked "A)", "B)" (LogicalDeduction); or a question
@@ -33,33 +35,55 @@ def parse_choices(value: Any, where: str) -> tuple[tuple[str, ...], tuple[str, .
         UserError: they are none of these; the line names ``where``.
     """
     if isinstance(value, str) and "\nOptions:" in value:
-        value = _OPTION.findall(value.rpartition("\nOptions:")[2])
+        # The last heading: an example in the question may have options of its own.
+        options = value.rpartition("\nOptions:")[2]
+        value = _OPTION.findall(options)
 
-    labels = None
+    labels: Any = None
     if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
-        value = {key: [each.get(key) for each in value] for key in ("text", "label")}
-    if isinstance(value, Mapping):
-        value, labels = value.get("text"), value.get("label")
+        labels = [each.get("label") for each in value]
+        value = [each.get("text") for each in value]
+    elif isinstance(value, Mapping):
+        labels = value.get("label")
+        value = value.get("text")
         are_lists = isinstance(value, list) and isinstance(labels, list)
         if not are_lists or len(labels) < len(value):
             raise UserError(f"{where}: 'choices' must have a text and a label each, or be a list of texts")
 
-    texts = value if isinstance(value, list) else []
-    are_filled = [isinstance(text, str) and bool(text.strip()) for text in texts]
-    if not texts or not all(are_filled):
+    are_texts = isinstance(value, list) and all(isinstance(each, str) and each.strip() for each in value)
+    if not value or not are_texts:
         raise UserError(f"{where}: 'choices' must be a list of texts, or be left out")
+
     if labels is not None:
-        return tuple(texts), tuple(map(str, labels[: len(texts)]))
-
-    # The marks are labels only where all choices have theirs, in order.
-    marked = [match for text in texts if (match := _MARKED.fullmatch(text.strip()))]
-    marks = [match["mark"].strip("()") for match in marked]
-    if marks == [chr(ord("A") + place) for place in range(len(texts))]:
-        return tuple(match["text"] for match in marked), tuple(marks)
-    return tuple(texts), ()
+        # There may be more labels than choices.
+        used = labels[: len(value)]
+        return tuple(value), tuple(map(str, used))
+    return _split_marks(value)
 
 
-def resolve_gold(answer: str | int | float, choices: Sequence[str], where: str, labels: Sequence[str] = ()) -> str:
+def _split_marks(choices: Sequence[str]) -> tuple[Texts, Texts]:
+    """Return the choices without their marks, and the letters of these; as they are where one has another mark."""
+    texts = []
+    letters = []
+    for choice in choices:
+        match = _MARKED.fullmatch(choice.strip())
+        if match:
+            texts.append(match["text"])
+            letters.append(match["mark"].strip("()"))
+
+    # A text may begin with a letter of its own: only all marks in order are labels.
+    expected = [chr(ord("A") + place) for place in range(len(choices))]
+    if letters != expected:
+        return tuple(choices), ()
+    return tuple(texts), tuple(letters)
+
+
+def resolve_gold(
+    answer: str | int | float,
+    choices: Sequence[str],
+    where: str,
+    labels: Sequence[str] = (),
+) -> str:
     """Return the text of the choice that an answer means; the answer as it is where it means none.
 
     Raises:
@@ -75,9 +99,14 @@ def resolve_gold(answer: str | int | float, choices: Sequence[str], where: str, 
         return str(answer).strip()
 
     if len(set(meanings.values())) > 1:
-        readings = ", ".join(f"{choices[place]!r} by its {reading}" for reading, place in meanings.items())
-        raise UserError(f"{where}: the answer {answer!r} is ambiguous: {readings}; give the choice's text or letter")
-    return choices[next(iter(meanings.values()))].strip()
+        readings = [f"{choices[place]!r} by its {reading}" for reading, place in meanings.items()]
+        raise UserError(
+            f"{where}: the answer {answer!r} is ambiguous: {', '.join(readings)}; give the choice's text or letter"
+        )
+
+    # All readings mean one choice.
+    place = next(iter(meanings.values()))
+    return choices[place].strip()
 
 
 def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[str, int]:
@@ -86,6 +115,7 @@ def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[st
     texts = [_normalize(choice) for choice in choices]
     meanings = {}
 
+    # The texts that a choice may have to be meant.
     names = {text}
     if isinstance(answer, bool):
         names = {"true", "yes"} if answer else {"false", "no"}
@@ -96,6 +126,7 @@ def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[st
 
     letter = re.compile("[a-z]")
     are_letters = all(map(letter.fullmatch, texts))
+    # Choices that are letters are meant by their texts alone.
     if letter.fullmatch(text) and not are_letters:
         meanings["letter"] = ord(text) - ord("a")
     elif type(answer) is int:
@@ -103,7 +134,9 @@ def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[st
     elif isinstance(answer, str) and re.fullmatch("[0-9]{1,2}", text):
         meanings["key"] = int(text) - 1
 
-    return {reading: place for reading, place in meanings.items() if 0 <= place < len(choices)}
+    # A letter or a number may lie beyond the choices, and means none then.
+    on_offer = range(len(choices))
+    return {reading: place for reading, place in meanings.items() if place in on_offer}
 
 
 def _normalize(text: str) -> str:

@@ -4,10 +4,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from data.files import UserError, read_jsonl, suggest, write_jsonl
+from data.files import AnyPath, UserError, read_jsonl, suggest, write_jsonl
 from data.golds import parse_choices, resolve_gold
 
 T = TypeVar("T")
@@ -90,8 +89,12 @@ def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
     # MultiArith has a list of one.
     if isinstance(gold, list) and len(gold) == 1:
         gold = gold[0]
-    filled = {"id": _is_filled(row.get("id")), "question": _is_filled(row.get("question"))}
-    filled["answer"] = _is_filled(gold) or isinstance(gold, bool)
+    filled = {
+        "id": _is_filled(row.get("id")),
+        "question": _is_filled(row.get("question")),
+        # BoolQ answers true or false.
+        "answer": _is_filled(gold) or isinstance(gold, bool),
+    }
     for key, is_filled in filled.items():
         if not is_filled:
             raise UserError(f"{where}: {key!r} is missing, empty or no text; every line needs id, question and answer")
@@ -101,13 +104,16 @@ def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
         raise UserError(f"{where}: 'rationale' must be a text, or be left out")
 
     # 5.0 is 5.
-    answer = str(int(gold) if isinstance(gold, float) and gold.is_integer() else gold).strip()
+    is_whole = isinstance(gold, float) and gold.is_integer()
+    answer = str(int(gold) if is_whole else gold).strip()
+
+    name = str(row["id"])
     choices = None
     if row.get("choices") is not None:
         choices, labels = parse_choices(row["choices"], where)
-        answer = resolve_gold(gold, choices, f"{where}: {str(row['id'])!r}", labels)
+        answer = resolve_gold(gold, choices, f"{where}: {name!r}", labels)
     return Problem(
-        id=str(row["id"]),
+        id=name,
         question=str(row["question"]),
         answer=answer,
         kind=_choose_kind(row, answer, where),
@@ -136,7 +142,7 @@ def _parse_level(level: object, where: str) -> int:
         return level
 
     digits = re.search(r"\d+", level) if isinstance(level, str) else None
-    if not digits:
+    if digits is None:
         raise UserError(f"{where}: 'level' must be a whole number, or a text with one, or be left out")
     return int(digits[0])
 
@@ -153,12 +159,12 @@ def _choose_kind(row: Mapping[str, Any], answer: str, where: str) -> str:
 # Files
 
 
-def read_problems(path: Path | str) -> list[Problem]:
+def read_problems(path: AnyPath) -> list[Problem]:
     """Read a benchmark file; UserError names the file and line of the first fault."""
     return [parse_problem(row, where) for where, row in read_jsonl(path)]
 
 
-def read_completions(path: Path | str) -> list[Completion]:
+def read_completions(path: AnyPath) -> list[Completion]:
     """Read a completions file; UserError names the file and line of the first fault."""
     completions = _read_typed(Completion, path)
     for completion in completions:
@@ -167,12 +173,12 @@ def read_completions(path: Path | str) -> list[Completion]:
     return completions
 
 
-def read_grades(path: Path | str) -> list[Grade]:
+def read_grades(path: AnyPath) -> list[Grade]:
     """Read a grades file; UserError names the file and line of the first fault."""
     return _read_typed(Grade, path)
 
 
-def _read_typed(record: type[T], path: Path | str) -> list[T]:
+def _read_typed(record: type[T], path: AnyPath) -> list[T]:
     """The rows of a file as records, each field of the type that the class says."""
     types = get_type_hints(record)
 
@@ -193,14 +199,16 @@ def _read_typed(record: type[T], path: Path | str) -> list[T]:
 
 def record_to_json(record: Any) -> dict[str, Any]:
     """A record as a JSON object: extra keys are merged back, empty optional ones left out."""
+    # Not dataclasses.asdict, which copies all that the extra keys hold.
     row = {each.name: getattr(record, each.name) for each in fields(record)}
     extra = row.pop("extra", {})
 
     if isinstance(record, Problem):
+        # What :func:`parse_problem` puts where a field is missing.
         row = {key: value for key, value in row.items() if value not in (None, "", 0)}
     return row | extra
 
 
-def write_records(path: Path | str, records: Iterable[Any]) -> None:
+def write_records(path: AnyPath, records: Iterable[Any]) -> None:
     """Write records as JSONL, atomically."""
     write_jsonl(path, [record_to_json(record) for record in records])

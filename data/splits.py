@@ -19,7 +19,8 @@ LEVELS = (1, 2, 3, 4, 5)
 def split_of(key: str) -> str:
     """The split a content key belongs to, for good: 60 % train, 15 % dev, 25 % test."""
     # Python's own hash changes from process to process.
-    percentile = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    percentile = int(digest, 16) % 100
 
     if percentile < 60:
         return "train"
@@ -28,6 +29,7 @@ def split_of(key: str) -> str:
 
 def normalize_text(text: str) -> str:
     """Text as it is compared: lower-case, single spaces, no punctuation except what is arithmetic."""
+    # A point before a digit is a decimal point.
     text = re.sub(r"\.(?!\d)|[^\w\s.+\-*/()<>=%]", "", text.lower())
     spaced = re.sub(r"([+\-*/()<>=%])", r" \1 ", text)
     return " ".join(spaced.split())
@@ -35,28 +37,32 @@ def normalize_text(text: str) -> str:
 
 def interleave(problems: Iterable[Problem]) -> list[Problem]:
     """Level after level, and family after family within a level, as evenly as the counts allow."""
-    groups: dict[int, dict[str, list[Problem]]] = defaultdict(lambda: defaultdict(list))
-    for problem in problems:
-        groups[problem.level][problem.family].append(problem)
-
     levels = []
-    for index, level in enumerate(sorted(groups)):
-        families = sorted(groups[level])
+    for index, level in enumerate(_group_by("level", problems)):
+        families = _group_by("family", level)
         # Each level begins with another family, or the first few problems would all be of one.
         first = index % len(families)
-        names = families[first:] + families[:first]
-        levels.append(_merge_in_turn([groups[level][name] for name in names]))
+        levels.append(_merge_in_turn(families[first:] + families[:first]))
     return _merge_in_turn(levels)
+
+
+def _group_by(field: str, problems: Iterable[Problem]) -> list[list[Problem]]:
+    """The problems with each value of a field, in the order of the values."""
+    groups = defaultdict(list)
+    for problem in problems:
+        groups[getattr(problem, field)].append(problem)
+    return [groups[value] for value in sorted(groups)]
 
 
 def _merge_in_turn(lists: Sequence[Sequence[Problem]]) -> list[Problem]:
     problems_in_turn = []
     for turn in itertools.zip_longest(*lists):
+        # A short list is out of problems in the later turns.
         problems_in_turn += [problem for problem in turn if problem is not None]
     return problems_in_turn
 
 
-def take_stratified(problems: Sequence[Problem], n: int) -> list[Problem]:
-    """``n`` of the problems, the same share of each level and family, in the order they came in."""
+def take_stratified(problems: Sequence[Problem], n: int | None) -> list[Problem]:
+    """``n`` of the problems, or all; the same share of each level and family, in the order they came in."""
     chosen = {problem.id for problem in interleave(problems)[:n]}
     return [problem for problem in problems if problem.id in chosen]
