@@ -12,9 +12,13 @@ from eval.numbers import is_same_unit, parse_number, parse_quantity
 Choices = Sequence[str] | None
 
 # For labels these are one value.
-_SYNONYMS = (("true", "yes"), ("false", "no"))
+_SYNONYMS = {"true": "yes", "yes": "true", "false": "no", "no": "false"}
 _SHORT = {"true": "t", "false": "f", "yes": "y", "no": "n"}
-_OPPOSITES = ({"true", "false"}, {"yes", "no"}, {"valid", "invalid"})
+_OPPOSITES = (
+    {"true", "false"},
+    {"yes", "no"},
+    {"valid", "invalid"},
+)
 
 _NAME = r"(?i:(?:the )?(?:correct |right |best )?(?:option|choice|answer|letter) )?"
 
@@ -73,28 +77,30 @@ def _make_offer(kind: str, choices: tuple[str, ...]) -> _Offer:
     values = tuple(normalize_answer(choice) for choice in choices)
     # Choices may differ in brackets or case only: "(1,2)" and "[1,2]".
     if len(set(values)) < len(values):
-        values = tuple(_squeeze(choice) for choice in choices)
+        values = tuple(map(_squeeze, choices))
     texts: dict[str, int] = {}
     for place, value in enumerate(values):
         texts[value] = -1 if value in texts else place
 
     places = {value: place for value, place in texts.items() if place >= 0}
-    if kind == "label":
-        _add_synonyms(texts, places)
-    for value, place in places.items():
-        if value in _SHORT:
-            texts.setdefault(_SHORT[value], place)
+    synonyms = _SYNONYMS if kind == "label" else {}
+    for value, name in [*synonyms.items(), *_SHORT.items()]:
+        # A name that is the text of another choice means that one.
+        if value in places:
+            texts.setdefault(name, places[value])
 
     numbers = {}
     for place, quantity in enumerate(map(parse_quantity, choices)):
         if quantity is not None:
             numbers[quantity.value] = (place, quantity.unit)
+    # Only where all choices are different numbers.
     if len(numbers) < len(choices):
         numbers = {}
 
     opposites = {}
     if set(values) in _OPPOSITES and len(values) == 2:
         opposites = {0: 1, 1: 0}
+    # Where the choices are letters, a letter is the text of one.
     has_letters = any(len(value) != 1 for value in values) or bool(numbers)
     return _Offer(values, texts, numbers, has_letters, opposites)
 
@@ -103,21 +109,16 @@ def _squeeze(text: str) -> str:
     return re.sub(r"[\s$]", "", text)
 
 
-def _add_synonyms(texts: dict[str, int], places: dict[str, int]) -> None:
-    for pair in _SYNONYMS:
-        for value, synonym in (pair, pair[::-1]):
-            if value in places:
-                texts.setdefault(synonym, places[value])
-
-
 @functools.cache
 def _make_usual_offer() -> _Offer:
     """Return what a label may be where a problem lists no choices."""
     labels = "yes no true false valid invalid unknown"
     texts = {label: place for place, label in enumerate(labels.split())}
     texts |= {"t": 0, "f": 1, "y": 0, "n": 1}
+    # By the places: yes is true, and no is false.
     values = ("true", "false", "true", "false", "valid", "invalid", "unknown")
-    return _Offer(values, texts, {}, False, {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4})
+    opposites = {0: 1, 1: 0, 2: 3, 3: 2, 4: 5, 5: 4}
+    return _Offer(values, texts, numbers={}, has_letters=False, opposites=opposites)
 
 
 def get_offer(kind: str, choices: Choices) -> _Offer | None:
@@ -137,18 +138,23 @@ def parse_choice(answer: str, offer: _Offer) -> str | None:
 
 
 def _find_place(answer: str, offer: _Offer, depth: int) -> int | None:
+    # A clause within a clause, or a text that is no choice.
     if depth == 0 or len(answer) > 300:
         return None
 
+    # Twice: a full stop may stand behind a bracket.
     cleaned = clean_markup(answer).strip(" .,;:!")
     cleaned = clean_markup(cleaned)
     by_text = _find_text(answer, cleaned, offer)
     letter = _ALONE.fullmatch(cleaned)
     by_letter = _find_letter(letter["letter"], offer) if letter else None
-    if by_text is not None and by_letter is not None:
-        return by_text if by_text == by_letter else None
-    if by_text is not None or by_letter is not None:
-        return by_letter if by_text is None else by_text
+    # A letter that is the text of another choice means neither.
+    if by_text is not None and by_letter not in (None, by_text):
+        return None
+    if by_text is not None:
+        return by_text
+    if by_letter is not None:
+        return by_letter
 
     both = _find_letter_with_text(cleaned, offer)
     if both is not None:
@@ -160,6 +166,8 @@ def _find_text(answer: str, cleaned: str, offer: _Offer) -> int | None:
     for form in (normalize_answer(answer), normalize_answer(cleaned), _squeeze(answer)):
         if form in offer.texts:
             return offer.texts[form]
+
+    # "5.0" for the choice "5".
     quantity = parse_quantity(cleaned) if offer.numbers else None
     if quantity is None or quantity.value not in offer.numbers:
         return None
@@ -192,12 +200,17 @@ def list_letters(kind: str, choices: Sequence[str]) -> list[str]:
 
 def _find_letter_with_text(cleaned: str, offer: _Offer) -> int | None:
     """Read "B. cat" and "cat (B)"."""
+    if not offer.has_letters:
+        return None
+
     for pattern in (_WITH_TEXT, _TEXT_FIRST):
-        match = pattern.fullmatch(cleaned) if offer.has_letters else None
+        match = pattern.fullmatch(cleaned)
         if match is None:
             continue
+        text = match["text"]
         place = _find_letter(match["letter"], offer)
-        if place is not None and place == _find_text(match["text"], match["text"], offer):
+        # Both must mean the same choice.
+        if place is not None and place == _find_text(text, text, offer):
             return place
     return None
 
@@ -213,6 +226,7 @@ def _find_in_clause(cleaned: str, offer: _Offer, depth: int) -> int | None:
 
     match = _SHORT_REPLY.fullmatch(cleaned)
     if match:
+        # What follows must not name another choice.
         place = _find_text(match["word"], match["word"], offer)
         return place if find_mentions(match["rest"], offer) <= {place} else None
 
@@ -238,7 +252,8 @@ def find_mentions(text: str, offer: _Offer) -> set[int]:
     normalized = f" {normalize_answer(cleaned)} "
     places = set()
     for phrase, place in offer.texts.items():
-        if len(phrase) > 1 and re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", normalized):
+        pattern = rf"(?<!\w){re.escape(phrase)}(?!\w)"
+        if len(phrase) > 1 and re.search(pattern, normalized):
             places.add(place)
 
     for letter in re.findall(r"(?<![\w'])[A-Z](?![\w'])|\([a-z]\)", cleaned, re.ASCII):
@@ -264,11 +279,14 @@ def find_choice(sentence: str, offer: _Offer) -> str | None:
     longest_first = sorted(offer.texts, key=len, reverse=True)
 
     for phrase in longest_first:
-        if len(phrase) < 2 or phrase in _ONLY_ALONE or not normalized.endswith(" " + phrase):
+        if len(phrase) < 2 or phrase in _ONLY_ALONE:
+            continue
+        if not normalized.endswith(" " + phrase):
             continue
         before = normalized[: -len(phrase)]
         if _NEGATION.search(before) or count_mentions(before, offer):
             return None
+        # Letters are capitals here, which a normalized text has not.
         if offer.has_letters and _MARKED_LETTER.search(clean_markup(sentence)[: -len(phrase)]):
             return None
         return phrase

@@ -13,14 +13,20 @@ _FORMULA = re.compile(r"[^\w\s.,;:!?\"-]|\d|(?<=\S)\s?-\s|(?<!\w)-|\b[A-Za-z]-[A
 _PLAIN_SUM = re.compile(r"\d+(?:[.,]\d+)*(?:\s?[-+–]\s?\d+(?:[.,]\d+)*)+")
 
 
-def compare_answers(gold: str, answer: str, kind: str, choices: Choices = None) -> Verdict:
+def compare_answers(
+    gold: str,
+    answer: str,
+    kind: str,
+    choices: Choices = None,
+) -> Verdict:
     """Return whether an answer says the same as the gold one."""
     offer = get_offer(kind, choices)
     if offer is not None:
         value = parse_choice(gold, offer)
         if value is not None:
             return value == parse_choice(answer, offer)
-        return not choices and bool(normalize_answer(gold)) and normalize_answer(gold) == normalize_answer(answer)
+        # A label that is none of the usual ones is compared as words.
+        return not choices and _compare_words(gold, answer)
 
     if kind == "number":
         return _compare_numbers(gold, answer)
@@ -43,6 +49,7 @@ def _compare_texts(gold: str, answer: str) -> Verdict:
         right = parse_quantity(answer)
         if right is None:
             return False
+        # Strictly: of a text, two units that are not the same differ, known or not.
         is_same = left.unit == right.unit or not left.unit or not right.unit
         return left.value == right.value and is_same
 
@@ -51,6 +58,10 @@ def _compare_texts(gold: str, answer: str) -> Verdict:
         return _squeeze(gold) == _squeeze(answer)
     if is_formula(gold):
         return _squeeze(gold) == _squeeze(answer) or compare_formulas(gold, answer)
+    return _compare_words(gold, answer)
+
+
+def _compare_words(gold: str, answer: str) -> bool:
     normalized = normalize_answer(gold)
     return bool(normalized) and normalized == normalize_answer(answer)
 
@@ -66,6 +77,7 @@ def is_formula(text: str) -> bool:
     try:
         parse_formula(text)
     except TooLarge:
+        # Two words in a row make it a text.
         return not re.search(r"[A-Za-z]{3,} [A-Za-z]{2,}", text)
     except NotReadable:
         return bool(re.search(r"\\(?!text|boxed|mathrm)[A-Za-z]{2,}", text))

@@ -54,19 +54,17 @@ def compare_formulas(gold: str, answer: str) -> Verdict:
         return False
     except TooLarge:
         return None
-    return compare_nodes(left, right)
 
-
-def compare_nodes(left: Node, right: Node) -> Verdict:
-    """Return whether two trees are equal, by their structure and the values of their expressions."""
+    # The same formula needs no work, however large it is.
     if left == right:
         return True
-    if count_nodes(left) > MAX_NODES or count_nodes(right) > MAX_NODES:
+    if max(count_nodes(left), count_nodes(right)) > MAX_NODES:
         return None
     return _compare(left, right)
 
 
 def _compare(left: Node, right: Node) -> Verdict:
+    """Compare two trees by their structure and the values of their expressions."""
     if left.op == "quantity" or right.op == "quantity":
         return _compare_quantities(left, right)
 
@@ -79,8 +77,10 @@ def _compare(left: Node, right: Node) -> Verdict:
         return _compare_relations(left, right, signed=False)
     if left.op == "chain":
         return _compare_chains(left, right)
+    # For a structure with brackets the text is these: an open interval is not a closed one.
     if left.text != right.text or len(left.args) != len(right.args):
         return False
+    # Each part may have to be compared with each.
     if len(left.args) > MAX_ARGUMENTS:
         return None
     if left.op in _UNORDERED:
@@ -89,11 +89,8 @@ def _compare(left: Node, right: Node) -> Verdict:
 
 
 def _compare_in_order(left: Sequence[Node], right: Sequence[Node]) -> Verdict:
-    return combine([_compare(one, other) for one, other in zip(left, right, strict=True)])
-
-
-def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return False where one is, else None where one is, else True."""
+    verdicts = [_compare(one, other) for one, other in zip(left, right, strict=True)]
+    # One part that differs settles it, whatever the open ones are.
     if False in verdicts:
         return False
     return None if None in verdicts else True
@@ -126,7 +123,8 @@ def _compare_quantities(left: Node, right: Node) -> Verdict:
 def _split_unit(node: Node) -> tuple[str, Node]:
     if node.op != "quantity":
         return "", node
-    return name_unit(node.text.lower().split()), node.args[0]
+    words = node.text.lower().split()
+    return name_unit(words), node.args[0]
 
 
 def _compare_assignment(left: Node, right: Node) -> Verdict:
@@ -144,30 +142,38 @@ def _difference(left: Node, right: Node) -> Node:
 
 
 def _has_structure(node: Node) -> bool:
-    return node.op in _STRUCTURES or node.op == "quantity" or any(_has_structure(part) for part in node.args)
+    if node.op in _STRUCTURES or node.op == "quantity":
+        return True
+    return any(map(_has_structure, node.args))
 
 
 def _compare_relations(left: Node, right: Node, signed: bool) -> Verdict:
     """Compare equations: their differences of both sides are the same up to a constant factor."""
-    if any(_has_structure(side) for side in (*left.args, *right.args)):
+    # Structures have no difference: side by side, or crosswise where the sign reads both ways.
+    if any(map(_has_structure, (*left.args, *right.args))):
         straight = _compare_in_order(left.args, right.args)
-        return straight or (not signed and _compare_in_order(left.args, right.args[::-1]))
+        if straight or signed:
+            return bool(straight)
+        return _compare_in_order(left.args, right.args[::-1])
 
     pairs = _evaluate_pairs(_difference(*left.args), _difference(*right.args))
     if pairs is None:
         return None
+    # Where the one equation holds, the other must.
     if any((one == 0) != (other == 0) for one, other in pairs.values):
         return False
 
     ratios = [one / other for one, other in pairs.values if one != 0]
     if not ratios:
         return None
-    if not all(_agree(ratio, ratios[0]) for ratio in ratios):
+    first = ratios[0]
+    if not all(_agree(ratio, first) for ratio in ratios):
         return False
     # A ratio at one point alone proves nothing where the equation has variables.
     if len(ratios) < 2 and pairs.names:
         return None
-    if signed and not (ratios[0].imag == 0 and ratios[0].real > 0):
+    # A negative factor turns an inequality round.
+    if signed and not (first.imag == 0 and first.real > 0):
         return False
     return None if pairs.is_large else True
 
@@ -182,8 +188,9 @@ def _compare_chains(left: Node, right: Node) -> Verdict:
 
     verdicts: list[Verdict] = []
     # From the right, each sign is turned round: "x < 3" is "3 > x".
-    turned = " ".join(right.text.translate(_TURNED).split()[::-1])
-    for candidate in (right, Node("chain", right.args[::-1], turned)):
+    signs = right.text.translate(_TURNED).split()
+    mirrored = Node("chain", right.args[::-1], " ".join(signs[::-1]))
+    for candidate in (right, mirrored):
         if candidate.text != left.text:
             continue
         if len(left.args) == 2:
@@ -219,7 +226,7 @@ def _agree(one: Any, other: Any) -> bool:
     if one == other:
         return True
     scale = max(abs(one), abs(other))
-    return bool(abs(one - other) < scale * _get_context().mpf(10) ** -AGREEMENT)
+    return bool(abs(one - other) < scale * _raise_ten(-AGREEMENT))
 
 
 @dataclass
@@ -234,16 +241,22 @@ class _Pairs:
 def _evaluate_pairs(left: Node, right: Node) -> _Pairs | None:
     """Return the values of two formulas at the fixed points; None where too few of them are within the bounds."""
     pairs = _Pairs(find_names(left) | find_names(right))
-    for number in range(POINTS if pairs.names else 1):
-        point = _Point(number, is_complex="i" in pairs.names or not pairs.names)
+    # Numbers alone have one value, which may be complex.
+    count = POINTS if pairs.names else 1
+    is_complex = "i" in pairs.names or not pairs.names
+
+    for number in range(count):
+        point = _Point(number, is_complex)
         try:
-            pairs.values.append((point.evaluate(left), point.evaluate(right)))
+            values = (point.evaluate(left), point.evaluate(right))
         except _OutOfDomain:
             continue
         except _Undecided:
             return None
+        pairs.values.append(values)
         pairs.is_large |= point.is_large
 
+    # At one point alone, formulas that differ may agree by chance.
     enough = 2 if pairs.names else 1
     return pairs if len(pairs.values) >= enough else None
 
@@ -257,11 +270,17 @@ def _get_context() -> Any:
     return context
 
 
+@functools.cache
+def _raise_ten(exponent: int) -> Any:
+    return _get_context().mpf(10) ** exponent
+
+
 class _Point:
     """Fixed values of all variables, and the arithmetic at them."""
 
     def __init__(self, number: int, is_complex: bool):
         self.number = number
+        # Whether values may be.
         self.is_complex = is_complex
         self.context = _get_context()
         self.is_large = False
@@ -269,11 +288,12 @@ class _Point:
     def evaluate(self, node: Node) -> Any:
         value = self._evaluate(node)
         if value != 0:
+            # mag() gives powers of two.
             magnitude = abs(self.context.mag(value)) * 0.302
             if magnitude > HUGE_MAGNITUDE:
                 raise _Undecided
             self.is_large |= magnitude > MAX_MAGNITUDE
-        if not self.is_complex and getattr(value, "imag", 0) != 0:
+        if not self.is_complex and value.imag != 0:
             raise _OutOfDomain
         return value
 
@@ -305,7 +325,7 @@ class _Point:
         total = self.context.fsum(terms)
         largest = max(abs(term) for term in terms)
         # What is left after cancelling is rounding.
-        is_rounding = abs(total) < largest * self.context.mpf(10) ** (20 - DIGITS)
+        is_rounding = abs(total) < largest * _raise_ten(20 - DIGITS)
         return self.context.mpf(0) if is_rounding else total
 
     def _get_variable(self, name: str) -> Any:
@@ -313,8 +333,12 @@ class _Point:
             return self.context.mpc(0, 1)
         if name == "e":
             return self.context.e * 1
+
+        # By the name: a variable has the same value in both formulas.
         digest = hashlib.sha256(f"{self.number} {name}".encode()).digest()
-        value = self.context.mpf(int.from_bytes(digest[:16])) / 2**128 + self.context.mpf("0.3")
+        fraction = self.context.mpf(int.from_bytes(digest[:16])) / 2**128
+        # Not near 0, where quotients are huge.
+        value = fraction + self.context.mpf("0.3")
         # The first half of the points is positive, for roots and logarithms.
         is_negative = self.number >= POINTS // 2 and digest[16] % 2 == 1
         return -value if is_negative else value
@@ -330,18 +354,21 @@ class _Point:
         if node.op == "^":
             return self._raise(*arguments)
         if node.text == "binom":
-            top, bottom = (self._as_count(value) for value in arguments)
+            top, bottom = map(self._as_count, arguments)
             return self.context.binomial(top, bottom)
         if node.text == "factorial":
             return self.context.factorial(self._as_count(arguments[0]))
 
+        # The work of a function grows with its argument.
         if self.context.mag(arguments[0] or 1) > 300:
             raise _Undecided
         if node.text in ("ln", "log"):
             return self._log(node.text, arguments)
         if node.text == "abs":
             return abs(arguments[0])
-        function: Callable[[Any], Any] = getattr(self.context, _LIBRARY_NAMES.get(node.text, node.text))
+
+        name = _LIBRARY_NAMES.get(node.text, node.text)
+        function: Callable[[Any], Any] = getattr(self.context, name)
         try:
             return function(arguments[0])
         except (ValueError, ZeroDivisionError):
@@ -355,22 +382,26 @@ class _Point:
 
     def _log(self, name: str, arguments: list[Any]) -> Any:
         value, *bases = arguments
-        base = bases[0] if bases else self.context.e if name == "ln" else self.context.mpf(10)
+        natural = self.context.e if name == "ln" else self.context.mpf(10)
+        base = bases[0] if bases else natural
         if value == 0 or base in (0, 1):
             raise _OutOfDomain
         return self.context.log(value) / self.context.log(base)
 
     def _raise(self, base: Any, exponent: Any) -> Any:
         if base == 0:
-            if getattr(exponent, "imag", 0) != 0 or exponent.real <= 0:
+            # 0^0 and 1/0 have no value.
+            if exponent.imag != 0 or exponent.real <= 0:
                 raise _OutOfDomain
             return self.context.mpf(0)
         # The magnitude is known before anything is multiplied.
-        if abs(exponent) * (abs(self.context.mag(base)) + 1) > HUGE_MAGNITUDE * 3:
+        magnitude = abs(self.context.mag(base)) + 1
+        if abs(exponent) * magnitude > HUGE_MAGNITUDE * 3:
             raise _Undecided
 
         # An odd root of a negative number is a negative number.
-        if getattr(base, "imag", 0) == 0 and base.real < 0 and not self._is_whole(exponent):
+        is_negative = base.imag == 0 and base.real < 0
+        if is_negative and not self._is_whole(exponent):
             degree = 1 / exponent
             if self._is_whole(degree) and int(self.context.nint(degree)) % 2 == 1:
                 return -((-base) ** exponent)
@@ -380,7 +411,7 @@ class _Point:
 
     def _is_whole(self, value: Any) -> bool:
         nearest = self.context.nint(value.real)
-        return bool(abs(value - nearest) < self.context.mpf(10) ** -AGREEMENT)
+        return bool(abs(value - nearest) < _raise_ten(-AGREEMENT))
 
 
 _LIBRARY_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}

@@ -92,7 +92,9 @@ def split_thought(text: str) -> SplitText:
         thought = text[inside:end]
 
     rest = text[end + len("</think>") :]
-    return SplitText(thought, rest, rest.rfind("<think>") <= rest.rfind("</think>"))
+    # Both are -1 where there is no second thought.
+    is_closed = rest.rfind("<think>") <= rest.rfind("</think>")
+    return SplitText(thought, rest, is_closed)
 
 
 def has_reasoning(text: str) -> bool:
@@ -114,7 +116,10 @@ def has_reasoning(text: str) -> bool:
 
 
 def _shows_work(box: str) -> bool:
-    return len(box.split()) > FEW_WORDS or re.search(r"\d[^=]{0,99}=", box) is not None
+    if len(box.split()) > FEW_WORDS:
+        return True
+    # "3 + 4 = 7"
+    return re.search(r"\d[^=]{0,99}=", box) is not None
 
 
 def parse_value(answer: str, kind: str, choices: Choices) -> Value:
@@ -145,15 +150,19 @@ class _Asked:
         self.is_free = kind == "text" and not choices
 
     def parses(self, phrase: str) -> bool:
+        if not phrase:
+            return False
+        # Not by parse_value, to which a label of any wording is one.
         if self.offer is not None:
-            return bool(phrase) and parse_choice(phrase, self.offer) is not None
-        return bool(phrase) and parse_value(phrase, self.kind, self.choices) is not None
+            return parse_choice(phrase, self.offer) is not None
+        return parse_value(phrase, self.kind, self.choices) is not None
 
     def names_by_text(self, phrase: str) -> bool:
         """Whether a phrase is a choice by its text and not by its letter."""
         return self.offer is not None and is_choice_text(strip_reason(phrase), self.offer)
 
     def agree(self, one: str, other: str) -> bool:
+        # Most are written alike, and a comparison may be work.
         return one == other or compare_answers(one, other, self.kind, self.choices) is True
 
     def count_named(self, text: str) -> int:
@@ -173,15 +182,19 @@ def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None
     if asked.is_free and is_box:
         return phrase
     if asked.is_free:
-        return strip_emphasis(strip_reason(strip_lead_in(strip_emphasis(phrase)))) or None
+        bare = strip_lead_in(strip_emphasis(phrase))
+        # The reason may have stood outside the emphasis.
+        return strip_emphasis(strip_reason(bare)) or None
 
     bare = strip_lead_in(clean_markup(phrase))
-    bare = strip_reason(bare if is_box else strip_working(bare)).strip()
+    if not is_box:
+        bare = strip_working(bare)
+    bare = strip_reason(bare).strip()
     if asked.parses(bare):
         return bare
 
     contrast = split_contrast(bare)
-    if contrast and asked.parses(contrast[0]) and asked.parses(contrast[1]):
+    if contrast and all(map(asked.parses, contrast)):
         return contrast[0]
     # A label that is none of the usual ones.
     is_open = asked.kind == "label" and not asked.choices
@@ -241,25 +254,31 @@ def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
     """Whether the last box is denied, or has a second guess beside it in its sentence."""
     start, end = spans[-1]
     opening = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
-    before = text[max(opening - MAX_SENTENCE, 0) : opening].rpartition("\n")[2]
-    if before and ends_open(before):
+    before = text[max(opening - MAX_SENTENCE, 0) : opening]
+    # Of its own line: "not \boxed{7}".
+    line = before.rpartition("\n")[2]
+    if line and ends_open(line):
         return True
 
     after = re.sub(r"^[\s})\]$*\\]*", "", text[end + 1 : end + MAX_SENTENCE])
     if not after:
         return False
-    if begins_with_hedge(re.split(r"\n\s*\n", after)[0]):
+    paragraph = re.split(r"\n\s*\n", after)[0]
+    if begins_with_hedge(paragraph):
         return True
 
-    # "and 52", ", 52"
     stop = find_sentence_end(after)
     rest = after[:stop] if stop >= 0 else after
     another = re.search(r"\b(?:or|vs|versus)\b\.?\s+(.+)", rest)
     if another and not asked.is_free and asked.parses(another[1]):
         return True
+
+    # "and 52", ", 52"
     match = re.match(r"[,;&]?\s*(?:and\s)?\s*", rest)
     second = rest[match.end() :].rstrip(" .") if match else ""
-    is_second = not asked.is_free and len(rest) > len(second) and asked.parses(second)
+    # Without anything between, it goes on with the answer.
+    is_apart = len(rest) > len(second)
+    is_second = not asked.is_free and is_apart and asked.parses(second)
     return is_second and not asked.agree(second, text[start:end])
 
 
@@ -280,11 +299,14 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
     phrase = ""
     place = 0  # where the last phrase begins
 
-    for match in list(_MARKER.finditer(text))[-MAX_MARKERS:]:
+    # The last ones, where there are more: they say what the text ends with.
+    matches = list(_MARKER.finditer(text))
+    for match in matches[-MAX_MARKERS:]:
         candidate = _cut_phrase(text, match.end(), finished, asked)
         if not candidate:
             continue
         written = _read_phrase(candidate, asked)
+        # "not 7, so 8"
         if written is None and re.match(r"neither\b|not\b", candidate, re.IGNORECASE):
             written = _read_phrase(split_conclusion(candidate), asked)
         # "#### Step 1" is a heading.
@@ -292,8 +314,10 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
             continue
 
         # What stood before a correction is taken back.
-        before = text[max(match.start() - 60, 0) : match.start()]
-        is_final = "final" in before[-6:].lower() + match[0].lower()
+        start = match.start()
+        before = text[max(start - 60, 0) : start]
+        marker = before[-6:] + match[0]
+        is_final = "final" in marker.lower()
         if is_final or _CORRECTION.search(before):
             values.clear()
         values.append(written)
@@ -308,8 +332,9 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
 
     guesses = [value for value in dict.fromkeys(values) if value is not None]
     is_several = not all(asked.agree(guess, last) for guess in guesses)
-    following = text[place:].lstrip(" :*_$\n").partition(phrase)[2][:MAX_SENTENCE]
-    following = re.sub(r"^(?:[*$.!?\s]|</answer>)*", " ", following)
+    # "The answer is 7. Or maybe 8."
+    following = text[place:].lstrip(" :*_$\n").partition(phrase)[2]
+    following = re.sub(r"^(?:[*$.!?\s]|</answer>)*", " ", following[:MAX_SENTENCE])
     return Extraction(last, ambiguous=is_several or begins_with_hedge(following))
 
 
@@ -317,7 +342,12 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
 _LETTER_END = re.compile(r"(?:^|\s)\W{0,3}[A-Za-z]\W{0,2}$", re.ASCII)
 
 
-def _cut_phrase(text: str, place: int, finished: bool, asked: _Asked) -> str:
+def _cut_phrase(
+    text: str,
+    place: int,
+    finished: bool,
+    asked: _Asked,
+) -> str:
     """Return the sentence or line that follows a marker; "" where it is empty or unfinished."""
     window = text[place : place + 2 * MAX_SENTENCE]
     reaches_end = place + len(window) == len(text)
@@ -327,10 +357,12 @@ def _cut_phrase(text: str, place: int, finished: bool, asked: _Asked) -> str:
     end = find_sentence_end(window)
     if end < 0 and reaches_end and not finished and not tag:
         return ""
-    phrase = window[: end if end >= 0 else MAX_SENTENCE][:MAX_SENTENCE].strip()
+    stop = min(end, MAX_SENTENCE) if end >= 0 else MAX_SENTENCE
+    phrase = window[:stop].strip()
 
     if asked.choices and end >= 0 and _LETTER_END.fullmatch(phrase):
-        following = split_sentences(window[end:].partition("\n")[0].lstrip(".*"))
+        line = window[end:].partition("\n")[0]
+        following = split_sentences(line.lstrip(".*"))
         if following and asked.names_by_text(following[0]):
             return f"{phrase}. {following[0]}"
     return phrase
@@ -341,19 +373,22 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
     tail = text[-MAX_TAIL:]
     if asked.is_free:
         lines = [line for line in tail.splitlines() if line.strip()]
+        # A longer one is no answer, but a remark.
         if not lines or len(lines[-1].strip()) > MAX_LAST_LINE:
             return Extraction(None)
-        return Extraction(_read_phrase(strip_emphasis(lines[-1]).rstrip(" .!?"), asked))
+        phrase = strip_emphasis(lines[-1]).rstrip(" .!?")
+        return Extraction(_read_phrase(phrase, asked))
 
     sentences = split_sentences(tail)
     if not sentences:
         return Extraction(None)
     last = sentences[-1][-MAX_SENTENCE:]
     before_last = sentences[-2][-MAX_SENTENCE:] if len(sentences) > 1 else ""
-    # "B. cat"
+    # The full stop of "B. cat" ends no sentence.
     if asked.choices and _LETTER_END.search(before_last) and asked.names_by_text(last):
         last = f"{before_last}. {last}"
 
+    # A question claims nothing: "Is it 7?"
     is_question = tail.rstrip(" \n*)\"'").endswith("?")
     written = None if is_question else _read_sentence(last, asked)
     first = _find_first_choice(text, sentences, asked)
@@ -362,6 +397,7 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
             return Extraction(last, ambiguous=True)
         return Extraction(clean_markup(first) if first else None)
 
+    # "Yes. … So no."
     if first and not asked.agree(first, written):
         return Extraction(last, ambiguous=True)
     return Extraction(written)
@@ -370,6 +406,7 @@ def _extract_from_sentences(text: str, asked: _Asked) -> Extraction:
 def _find_first_choice(text: str, sentences: list[str], asked: _Asked) -> str | None:
     """Return a first sentence that is nothing but a choice: "Yes. There is no other way."."""
     first = sentences[0]
+    # Of a longer text these are the sentences of its tail.
     is_alone = len(sentences) < 2 or len(text) > MAX_TAIL
     if is_alone or asked.kind == "number" or len(first) > MAX_LAST_LINE:
         return None
@@ -393,8 +430,10 @@ def _drop_run_on(text: str, asked: _Asked) -> str:
     if not _RUN_ON.search(text):
         return text
 
+    # Behind the first answer in either form.
     ends = [end for _, end in _find_answer_boxes(text)[:1]]
-    for match in list(_MARKER.finditer(text))[:MAX_MARKERS]:
+    matches = list(_MARKER.finditer(text))
+    for match in matches[:MAX_MARKERS]:
         phrase = _cut_phrase(text, match.end(), True, asked)
         if phrase and _read_phrase(phrase, asked) is not None:
             ends.append(match.end())
@@ -408,13 +447,20 @@ def _find_answer_boxes(text: str) -> list[tuple[int, int]]:
     """Return where the content of each box is, those aside that repeat the instruction."""
     spans = []
     for start, end in find_box_spans(text):
+        # A long box repeats no instruction, and is not worth the work.
         is_short = end - start < MAX_LAST_LINE
-        if not is_short or not _PLACEHOLDER.fullmatch(clean_markup(text[start:end]).strip(" <>[]")):
+        content = clean_markup(text[start:end]) if is_short else ""
+        if not _PLACEHOLDER.fullmatch(content.strip(" <>[]")):
             spans.append((start, end))
     return spans
 
 
-def extract(text: str, kind: str, choices: Choices = None, finished: bool = True) -> Extraction:
+def extract(
+    text: str,
+    kind: str,
+    choices: Choices = None,
+    finished: bool = True,
+) -> Extraction:
     """Find the one answer in the text after the thought (see :func:`split_thought`) by the three rules above.
 
     Never raises; linear in the length of the text.

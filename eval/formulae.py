@@ -37,7 +37,8 @@ _GREEK = read_words("""
     alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi chi psi
     omega Gamma Delta Theta Lambda Sigma Phi Omega ell
 """)
-_DROPPED = {"left", "right", "big", "Big", "displaystyle", "textstyle", "limits", "quad", "qquad", *",;:! "}
+# Sizes and spaces.
+_DROPPED = read_words("left right big Big displaystyle textstyle limits quad qquad , ; : !") | {" "}
 
 # What commands and characters are to the parser.
 _COMMANDS = LOGIC_SIGNS | read_pairs(r"""
@@ -62,7 +63,13 @@ _TOKEN = re.compile(
 
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "in")
 # The brackets that may end another, its own first: those of an interval may differ.
-_CLOSINGS = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "set(": ("set)",), "|": ("|",)}
+_CLOSINGS = {
+    "(": (")", "]"),
+    "[": ("]", ")"),
+    "{": ("}",),
+    "set(": ("set)",),
+    "|": ("|",),
+}
 _SIGNS = ("+", "-", "±", "∓")
 # What joins parts of logic and of sets, the loosest first.
 _JOINS = ("∨", "∧", "∖", "∪", "∩")
@@ -71,11 +78,14 @@ _OPENING = read_words("number name frac sqrt function binom ( [ { set( | π ∞ 
 
 
 def _join(op: str, parts: Sequence[Node]) -> Node:
+    """Return a node of several parts, or the one part as it is."""
     return parts[0] if len(parts) == 1 else Node(op, tuple(parts))
 
 
 @dataclass(frozen=True)
 class _Token:
+    """A word of the parser: a sign is its own kind, a number or a name has a text."""
+
     kind: str
     text: str = ""
 
@@ -91,7 +101,9 @@ def _tokenize(text: str) -> list[_Token]:
     text = re.sub(rf"\^\s*(?:{circle}|\{{\s*{circle}\s*\}})", "°", text)
 
     tokens: list[_Token] = []
-    for match in _TOKEN.finditer(text.strip().rstrip(".").strip()):
+    bare = text.strip().rstrip(".").strip()
+    for match in _TOKEN.finditer(bare):
+        # Each alternative of the pattern has its reader.
         group = str(match.lastgroup)
         tokens += _TOKEN_READERS[group](match[group])
     return tokens
@@ -103,7 +115,8 @@ def _read_text(text: str) -> list[_Token]:
         return []
     if words in ("and", "or"):
         return [_Token(words)]
-    return [_Token("name", words)] if len(words) == 1 else [_Token("unit", words)]
+    kind = "name" if len(words) == 1 else "unit"
+    return [_Token(kind, words)]
 
 
 def _read_command(name: str) -> list[_Token]:
@@ -207,13 +220,20 @@ class _Parser:
             signs.append(sign)
             sides.append(self.read_implication())
 
+        if not signs:
+            return sides[0]
+        # An inequality is a chain of one sign.
         op = signs[0] if signs in (["="], ["in"]) else "chain"
-        return Node(op, tuple(sides), " ".join(signs)) if signs else sides[0]
+        return Node(op, tuple(sides), " ".join(signs))
 
     def read_implication(self) -> Node:
         left = self.read_joined(_JOINS)
         sign = self.accept("→", "↔")
-        return Node(sign, (left, self.nest(self.read_implication))) if sign else left
+        if not sign:
+            return left
+        # To the right: p → q → r is p → (q → r).
+        right = self.nest(self.read_implication)
+        return Node(sign, (left, right))
 
     def read_joined(self, signs: Sequence[str]) -> Node:
         """Read parts joined by the first of some signs, each of parts joined by the next."""
@@ -222,7 +242,8 @@ class _Parser:
         sign, *tighter = signs
         # A negation holds less than ∧ and more than what joins sets.
         if sign == "∖" and self.accept("¬"):
-            return Node("¬", (self.nest(lambda: self.read_joined(signs)),))
+            denied = self.nest(lambda: self.read_joined(signs))
+            return Node("¬", (denied,))
 
         parts = [self.read_joined(tighter)]
         while self.accept(sign):
@@ -243,7 +264,8 @@ class _Parser:
         node = read()
         if sign in (None, "+"):
             return node
-        return Node("negative" if sign == "-" else str(sign), (node,))
+        op = "negative" if sign == "-" else str(sign)
+        return Node(op, (node,))
 
     def read_product(self) -> Node:
         factors = [self.read_factor()]
@@ -288,11 +310,13 @@ class _Parser:
                 return node
 
     def read_exponent(self) -> Node:
+        # One digit ends it: in "2^3!" the factorial is of all.
         if self.kind == "number" and len(self.tokens[self.place].text) == 1:
             return Node("number", text=self.take().text)
         return self.nest(self.read_factor)
 
     def nest(self, read: Callable[[], Node]) -> Node:
+        # Not lowered where it fails: then the whole text is no formula.
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise TooLarge
@@ -309,9 +333,12 @@ class _Parser:
         if token.kind in ("π", "∞", "∅"):
             return Node("constant", text=token.kind)
         if token.kind == "frac":
-            return Node("*", (self.read_argument(), Node("inverse", (self.read_argument(),))))
+            top = self.read_argument()
+            bottom = self.read_argument()
+            return Node("*", (top, Node("inverse", (bottom,))))
         if token.kind == "binom":
-            return Node("call", (self.read_argument(), self.read_argument()), "binom")
+            arguments = (self.read_argument(), self.read_argument())
+            return Node("call", arguments, "binom")
         if token.kind in ("sqrt", "√"):
             return self.read_root()
         if token.kind == "function":
@@ -329,9 +356,10 @@ class _Parser:
 
         place = self.place
         fraction = self.read_atom()
-        numbers = (fraction.args[0], fraction.args[1].args[0])
-        if all(number.op == "number" for number in numbers):
+        top, inverse = fraction.args
+        if top.op == inverse.args[0].op == "number":
             return Node("+", (whole, fraction))
+        # Of other parts it is a factor, and read again as one.
         self.place = place
         return whole
 
@@ -354,7 +382,8 @@ class _Parser:
         token = self.tokens[self.place]
         if token.kind == "number" and len(token.text) == 2:
             # "\frac12": a digit each.
-            self.tokens[self.place : self.place + 1] = [_Token("number", digit) for digit in token.text]
+            digits = [_Token("number", digit) for digit in token.text]
+            self.tokens[self.place : self.place + 1] = digits
         if self.kind in ("{", "("):
             return self.read_bracket(self.take().kind)
         return self.nest(self.read_atom)
@@ -365,12 +394,14 @@ class _Parser:
             degree = self.nest(self.read_sum)
             self.expect("]")
         # "\\sqrt12" is the root of 12.
-        radicand = Node("number", text=self.take().text) if self.kind == "number" else self.read_argument()
+        is_number = self.kind == "number"
+        radicand = Node("number", text=self.take().text) if is_number else self.read_argument()
         return Node("^", (radicand, Node("inverse", (degree,))))
 
     def read_call(self, name: str) -> Node:
         base: tuple[Node, ...] = ()
         power = None
+        # "\log_2 8", "\sin^2 x"
         if self.accept("_"):
             base = (self.read_argument(),)
         if self.accept("^"):
@@ -384,6 +415,7 @@ class _Parser:
         return Node("^", (call, power)) if power else call
 
     def read_call_argument(self) -> Node:
+        """Read an argument without brackets: "\\sin 2x", up to the next function."""
         factors = [self.read_power()]
         while self.kind in ("number", "name", "π", "frac", "sqrt"):
             factors.append(self.read_power())
@@ -403,8 +435,11 @@ class _Parser:
 
         if opening == "|":
             return Node("call", (inner,), "abs")
-        if opening == "set(" or (opening == "{" and inner.op == "list"):
-            return Node("set", inner.args if inner.op == "list" else (inner,))
+        if opening == "set(" and inner.op != "list":
+            return Node("set", (inner,))
+        if opening in ("set(", "{") and inner.op == "list":
+            return Node("set", inner.args)
+        # The brackets tell an open interval from a closed one.
         if inner.op == "list":
             return Node("tuple", inner.args, opening + end)
         if opening != "{" and closing[0] != end:
@@ -422,7 +457,8 @@ class _Parser:
             rows[-1].append(self.nest(self.read_sum))
 
         self.expect("end")
-        return Node("matrix", tuple(Node("tuple", tuple(row), "row") for row in rows), name)
+        tuples = [Node("tuple", tuple(row), "row") for row in rows]
+        return Node("matrix", tuple(tuples), name)
 
 
 @functools.lru_cache(2_000)
@@ -440,14 +476,18 @@ def parse_formula(text: str) -> Node:
 
 
 def _has_sign(node: Node) -> bool:
-    return node.op in ("±", "∓") or any(_has_sign(part) for part in node.args)
+    return node.op in ("±", "∓") or any(map(_has_sign, node.args))
 
 
 def _choose_sign(node: Node, upper: bool) -> Node:
+    """Return a formula with the upper or the lower one of each double sign."""
     args = tuple(_choose_sign(part, upper) for part in node.args)
-    if node.op in ("±", "∓"):
-        return args[0] if (node.op == "±") == upper else Node("negative", args)
-    return Node(node.op, args, node.text)
+    if node.op not in ("±", "∓"):
+        return Node(node.op, args, node.text)
+
+    # The upper sign of ∓ is a minus.
+    is_plus = (node.op == "±") == upper
+    return args[0] if is_plus else Node("negative", args)
 
 
 def _expand_signs(node: Node) -> Node:
@@ -455,14 +495,16 @@ def _expand_signs(node: Node) -> Node:
     if not _has_sign(node):
         return node
     if node.op in ("list", "or", "set"):
+        # The cases stand among the other parts: "1, ±2" has three.
         parts: list[Node] = []
         for part in node.args:
             expanded = _expand_signs(part)
             parts += expanded.args if expanded != part else (part,)
         return Node(node.op, tuple(parts), node.text)
 
-    cases = (_choose_sign(node, True), _choose_sign(node, False))
-    return Node("or" if node.op in ("=", "chain") else "list", cases)
+    cases = (_choose_sign(node, upper=True), _choose_sign(node, upper=False))
+    op = "or" if node.op in ("=", "chain") else "list"
+    return Node(op, cases)
 
 
 def find_names(node: Node) -> frozenset[str]:

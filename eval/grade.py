@@ -23,7 +23,12 @@ from eval.extract import extract, parse_value, split_thought
 from eval.numbers import parse_number
 
 
-def is_equal(gold: str, answer: str, kind: str, choices: Choices = None) -> bool:
+def is_equal(
+    gold: str,
+    answer: str,
+    kind: str,
+    choices: Choices = None,
+) -> bool:
     """Whether an extracted answer says the same as the gold one; False where that cannot be decided.
 
     Numbers are compared exactly, as :func:`eval.extract.parse_number` reads them; percent is a unit, so "50%" is 50 and
@@ -44,10 +49,12 @@ def load_benchmark(benchmark: str | DatasetSpec) -> Dataset:
     dataset = load_spec(spec)
 
     for problem in dataset.problems:
-        gold = f"{dataset.places[problem.id]}: the answer {problem.answer[:80]!r} of {problem.id!r}"
-        if problem.kind == "number" and parse_number(problem.answer) is None:
+        answer = problem.answer
+        # An answer may be a whole text.
+        gold = f"{dataset.places[problem.id]}: the answer {answer[:80]!r} of {problem.id!r}"
+        if problem.kind == "number" and parse_number(answer) is None:
             raise UserError(f"{gold} is no number that can be read; write it out in digits, or set kind to text")
-        if problem.choices and parse_value(problem.answer, problem.kind, problem.choices) is None:
+        if problem.choices and parse_value(answer, problem.kind, problem.choices) is None:
             raise UserError(f"{gold} is none of its choices; fix the answer or the choices")
     return dataset
 
@@ -62,7 +69,8 @@ def grade(problem: Problem, completion: Completion) -> Grade:
     finished = completion.finish == "stop"
     _, rest, closed = split_thought(completion.text)
     if not closed:
-        return Grade(problem.id, False, None, "unclosed" if finished else "truncated", False)
+        verdict = "unclosed" if finished else "truncated"
+        return Grade(problem.id, False, None, verdict, False)
 
     extraction = extract(rest, problem.kind, problem.choices, finished)
     answer = extraction.answer
@@ -70,6 +78,7 @@ def grade(problem: Problem, completion: Completion) -> Grade:
     if answer is None:
         verdict = "no_answer" if finished else "truncated"
     elif extraction.ambiguous:
+        # Several guesses earn nothing, though one of them be right.
         verdict = "wrong"
     else:
         verdict = _judge(problem, answer)
@@ -83,6 +92,7 @@ def _judge(problem: Problem, answer: str) -> str:
         return "correct"
     if is_same is None:
         return "undecided"
+    # What is no value of the kind is not a wrong one.
     is_readable = parse_value(answer, problem.kind, problem.choices) is not None
     return "wrong" if is_readable else "no_answer"
 
@@ -96,6 +106,7 @@ def grade_all(problems: Sequence[Problem], completions: Sequence[Completion]) ->
     Raises:
         UserError: where the ids do not match.
     """
+    # By id: a file may hold them in any order.
     completion_of = {completion.id: completion for completion in completions}
     ids = {problem.id for problem in problems}
 

@@ -23,6 +23,7 @@ def read_words(table: str) -> set[str]:
 def read_pairs(table: str) -> dict[str, str]:
     """Return the table that a text holds: a name, its value, the next name, its value."""
     words = table.split()
+    # Every other word is a name.
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
@@ -55,6 +56,7 @@ def find_box_spans(text: str) -> list[tuple[int, int]]:
     for match in re.finditer(r"\\(?:boxed|fbox)\s{0,4}\{|\\[\\{}]|[{}]", text):
         token = match.group()
 
+        # A longer token opens a box; an escaped brace opens nothing.
         if len(token) > 2:
             open_braces.append(match.end())
         elif token == "{":
@@ -69,7 +71,7 @@ def find_box_spans(text: str) -> list[tuple[int, int]]:
                 spans.pop()
             spans.append((start, match.start()))
 
-    return [span for span in spans if text[slice(*span)].strip()]
+    return [(start, end) for start, end in spans if text[start:end].strip()]
 
 
 def clean_markup(text: str) -> str:
@@ -100,7 +102,7 @@ def to_plain_characters(text: str) -> str:
     if text.isascii():
         return text
 
-    text = "".join(character if character.isascii() else _to_ascii(character) for character in text)
+    text = "".join(map(_to_ascii, text))
     text = re.sub("[\u2010-\u2014\u2212\ufe63]", "-", text)  # dashes and minus signs
     return re.sub("[’′]", "'", text)
 
@@ -109,6 +111,7 @@ def strip_brackets(text: str) -> str:
     """Take off brackets and quotes around the whole of a text, however many."""
     while len(text) > 1 and text[0] + text[-1] in _PAIRS:
         inner = text[1:-1]
+        # "(a)(b)" is no text in brackets.
         if re.search(r"[(){}]", inner) or text[0] in inner:
             break
         text = inner.strip()
@@ -134,7 +137,11 @@ def _clean_latex(text: str) -> str:
 
     text = re.sub(r"\^\s?\{?\s?\\circ\s?\}?", "°", text)
     text = re.sub(r"\\([A-Za-z]+)\s?", _to_sign, text)
-    return text.replace("\\$", "$").replace("\\%", "%").replace("⁄", "/")
+
+    # Signs that LaTeX needs a backslash for, and the slash of a fraction.
+    for written, meant in (("\\$", "$"), ("\\%", "%"), ("⁄", "/")):
+        text = text.replace(written, meant)
+    return text
 
 
 def drop_thousands_marks(text: str) -> str:
@@ -148,6 +155,8 @@ def _to_sign(match: re.Match[str]) -> str:
 
 
 def _to_ascii(character: str) -> str:
+    if character.isascii():
+        return character
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)
@@ -179,13 +188,17 @@ def normalize_answer(text: str) -> str:
 
 
 def _normalize(text: str) -> str:
-    cleaned = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", clean_markup(text).casefold())
+    cleaned = clean_markup(text).casefold()
+    # A hyphen between letters is a space; elsewhere it is a minus.
+    cleaned = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", cleaned)
     cleaned = _ARTICLE.sub("", cleaned)
 
     # Punctuation, but no decimal point, no prime and no apostrophe within a word.
     bare = re.sub(r"(?<!\d)\.|\.(?!\d)|[,;:!?\"“”‘(){}\[\]_]", " ", cleaned)
     bare = re.sub(r"(?<!\w)'|(?<=[^\W\d_]{2})'(?!\w)", " ", bare)
-    return re.sub(r"\s?([-+*/^=<>¬∧∨→↔±×√])\s?", r"\1", " ".join(bare.split())) or text
+    spaced = " ".join(bare.split())
+    # Of punctuation alone, that is the text.
+    return re.sub(r"\s?([-+*/^=<>¬∧∨→↔±×√])\s?", r"\1", spaced) or text
 
 
 _normalize_short = functools.lru_cache(10_000)(_normalize)

@@ -24,9 +24,21 @@ _TO_NINETEEN = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _ONES = {word: number for number, word in enumerate(_TO_NINETEEN.split())}
 _WORDS = _ONES | {word: 10 * number for number, word in enumerate(_TENS.split(), 2)}
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 
-_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
+_CURRENCIES = {
+    "$": "dollar",
+    "€": "euro",
+    "£": "pound sterling",
+    "¥": "yen",
+    "₹": "rupee",
+}
 _CURRENCY_WORDS = read_pairs("us dollar  usd dollar  eur euro  rs rupee")
 
 # Units by their abbreviations; other names are units by being nouns, so that only these may touch the number.
@@ -42,7 +54,8 @@ _ABBREVIATIONS = read_pairs("""
     "km/h": "kilometer per hour",
     "m/s": "meter per second",
 }
-_KNOWN_UNITS = {*_ABBREVIATIONS.values(), *_CURRENCIES.values()} | read_words("pound euro day week month year cent")
+_OTHER_UNITS = read_words("pound euro day week month year cent")
+_KNOWN_UNITS = {*_ABBREVIATIONS.values(), *_CURRENCIES.values(), *_OTHER_UNITS}
 
 # Words that no unit holds: they make "5 WORD" another number, a judgement, or a second clause.
 _CLAUSE_WORDS = read_words("""
@@ -143,9 +156,11 @@ def _compute_value(match: re.Match[str]) -> Fraction | None:
     if match["word"]:
         value = _WORDS[match["word"]]
         ones = _ONES.get(match["ones"])
-        if ones is not None and not (value >= 20 and 0 < ones < 10):
-            return None
-        return Fraction(scale * (value + (ones or 0)))
+        if ones is None:
+            return Fraction(scale * value)
+        # "twenty one", but not "two one" or "twenty zero".
+        is_one_number = value >= 20 and 0 < ones < 10
+        return Fraction(scale * (value + ones)) if is_one_number else None
 
     number = _parse_digits(match["number"])
     if number is not None and match["exponent"]:
@@ -153,10 +168,12 @@ def _compute_value(match: re.Match[str]) -> Fraction | None:
     if number is None or not match["bottom"]:
         return number and number * scale
 
+    # Of "1 2/3" the number is the whole, of "2/3" the top.
     whole = Fraction(0)
     top: Fraction | None = number
     if match["top"]:
-        whole, top = number, _parse_digits(match["top"])
+        whole = number
+        top = _parse_digits(match["top"])
     bottom = int(match["bottom"])
     if top is None or bottom == 0 or whole.denominator != 1 or top.denominator != 1:
         return None
@@ -172,6 +189,7 @@ def _parse_digits(text: str) -> Fraction | None:
 
 
 def _raise_ten(value: Fraction, exponent: str) -> Fraction | None:
+    # The length first: to read an exponent of many digits is work, too.
     if len(exponent) > 5 or abs(int(exponent)) > MAX_EXPONENT:
         return None
     return value * Fraction(10) ** int(exponent)
@@ -189,19 +207,23 @@ def _read_unit(text: str, place: int) -> tuple[str | None, int]:
         words.append("".join(part[0].split()))
         place = part.end()
 
-    return (name_unit(words) if len(words) <= MAX_UNIT else None), place
+    # So many words are a clause.
+    unit = name_unit(words) if len(words) <= MAX_UNIT else None
+    return unit, place
 
 
 def _is_unit_word(text: str, part: re.Match[str], is_first: bool) -> bool:
     word = part["word"]
-    touches_number = text[part.start() - 1].isdigit() and part[0] == word
-    if touches_number:
+    is_bare = part[0] == word
+    # "5km", but not "5apples" or "3x".
+    if is_bare and text[part.start() - 1].isdigit():
         return len(word) > 1 and word in _ABBREVIATIONS
     if word in _ORDINALS:
         following = _UNIT_PART.match(text, part.end())
         return following is not None and following["word"] not in (None, *_NO_UNIT)
     if word in _NO_UNIT:
         return False
+    # A single letter is a variable, unless it abbreviates a unit, or is the "a" of "dollars a day".
     return len(word) > 1 or word in _ABBREVIATIONS or (word == "a" and not is_first)
 
 
@@ -222,7 +244,10 @@ def name_unit(words: list[str]) -> str:
     names = []
     for word in words:
         name = _ABBREVIATIONS.get(word) or _CURRENCIES.get(word, word)
-        is_plural = name == word and len(word) > 3 and word.endswith("s") and not word.endswith("ss")
+        # A name that the tables know is singular.
+        is_unknown = name == word and len(word) > 3
+        # "classes", but not "class".
+        is_plural = is_unknown and word.endswith("s") and not word.endswith("ss")
         names.append(word[:-1] if is_plural else name)
     return " ".join(names)
 
@@ -231,7 +256,9 @@ def is_same_unit(left: str, right: str) -> bool:
     """Whether two units do not contradict each other: one may be left out, and only known ones can differ."""
     if not left or not right or left == right:
         return True
-    return not {left.split(" ")[0], right.split(" ")[0]} <= _KNOWN_UNITS
+    # By the first word: "dollar per hour" is of dollars.
+    heads = {unit.split(" ")[0] for unit in (left, right)}
+    return not heads <= _KNOWN_UNITS
 
 
 def parse_quantity(text: str) -> Quantity | None:
@@ -271,9 +298,13 @@ def find_quantity(sentence: str) -> Quantity | None:
 
     # The first side may begin with words.
     lead = re.split(r"\d", working[0], maxsplit=1)[0]
-    first = working[0].removeprefix(lead)
-    is_plain = _is_plain_lead(re.findall(r"[a-z']+", lead.lower()))
-    return quantity if is_plain and _is_working([first.strip() or "x", *working[1:]], quantity.value) else None
+    lead_words = re.findall(r"[a-z']+", lead.lower())
+    if not _is_plain_lead(lead_words):
+        return None
+
+    # Plain words alone are a name, as "x" is.
+    first = working[0].removeprefix(lead).strip() or "x"
+    return quantity if _is_working([first, *working[1:]], quantity.value) else None
 
 
 def _split_working(text: str) -> list[str]:
@@ -325,6 +356,7 @@ def _is_plain_lead(words: list[str]) -> bool:
     """Whether the words before a number say nothing about it: "the sum is", but not "the sum of"."""
     if any(word in _NO_LEAD or word.endswith("n't") for word in words):
         return False
+    # The last three, from the number back: a verb parts it from what was said before.
     for word in words[:-4:-1]:
         if word in _VERBS:
             return True
@@ -335,4 +367,5 @@ def _is_plain_lead(words: list[str]) -> bool:
 
 def count_numbers(text: str) -> int:
     """Return how many numbers in digits a text holds."""
-    return sum(bool(token["number"]) for token in _TOKEN.finditer(clean_markup(text[:MAX_NUMBER])))
+    tokens = _TOKEN.finditer(clean_markup(text[:MAX_NUMBER]))
+    return sum(bool(token["number"]) for token in tokens)

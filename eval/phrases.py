@@ -59,7 +59,8 @@ def find_sentence_end(text: str) -> int:
 
 def split_sentences(text: str) -> list[str]:
     """Return the sentences and lines of a text that hold something."""
-    return [sentence.strip() for sentence in _SENTENCE_END.split(text) if sentence.strip()]
+    sentences = map(str.strip, _SENTENCE_END.split(text))
+    return [sentence for sentence in sentences if sentence]
 
 
 def begins_with_hedge(text: str) -> bool:
@@ -69,6 +70,7 @@ def begins_with_hedge(text: str) -> bool:
 
 def ends_open(text: str) -> bool:
     """Whether a text that precedes an answer denies it or makes it one of several."""
+    # Only what stands right before the answer.
     return _OPEN.search(text[-40:]) is not None
 
 
@@ -83,6 +85,7 @@ def strip_emphasis(phrase: str) -> str:
 def strip_lead_in(phrase: str) -> str:
     """Take off the known words before an answer."""
     place = 0
+    # Several may stand in a row: "So the answer is: exactly 7".
     while match := _LEAD_IN.match(phrase, place):
         if match.end() == place:
             break
@@ -94,11 +97,13 @@ def strip_reason(phrase: str) -> str:
     """Take off a reason after an answer, and asides such as "I think"."""
     for pattern in (_REASON, _CLAUSE):
         match = pattern.search(phrase)
+        # A reason that comes first may hold the answer.
         if match and match.start() > 0:
             phrase = phrase[: match.start()]
     phrase = _BRACKET.sub("", phrase)
 
     phrase = phrase.rstrip(" .,;:")
+    # Only at the end; elsewhere the same words are part of the answer.
     for match in _ASIDE.finditer(phrase):
         if match.end() == len(phrase):
             return phrase[: match.start()].rstrip(" ,")
