@@ -1,14 +1,24 @@
 """Several runs in one table: two bases, two recipes or two rewards, paired on the same problems."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from data.files import UserError
 from eval import table
 from eval.run_view import RunView
 from eval.stats import mcnemar_p
 
-HEADINGS = ("benchmark", "stage", "run", "variant", "n", "accuracy", "tokens", "thinking", "p", "p Holm")
+HEADINGS = (
+    "benchmark",
+    "stage",
+    "run",
+    "variant",
+    "n",
+    "accuracy",
+    "tokens",
+    "thinking",
+    "p",
+    "p Holm",
+)
 
 NOTE = """\
 Of each stage the most accurate variant, in percent with its 95 % interval (Wilson), and the mean tokens of a text and
@@ -22,10 +32,10 @@ RULES = {
     "max_new_tokens": "eval.generation.max_new_tokens",
 }
 
-Correct = dict[tuple[str, str], bool]
+Correct = dict[tuple[str, str], bool]  # (benchmark, id of the problem) -> verdict
 
 
-def compare_runs(runs: Sequence[RunView]) -> list[dict[str, Any]]:
+def compare_runs(runs: Sequence[RunView]) -> list[table.Row]:
     """Return a row for each benchmark, stage and run, without controls.
 
     A row is that of the run's own table, with ``run`` and ``p_vs_first``, which is None in the rows of the first run
@@ -64,6 +74,7 @@ def check_comparable(first: RunView, other: RunView, rules: Mapping[str, str]) -
                 "run one of them again with the other's"
             )
 
+    # A benchmark that only one of them has is in nobody's way.
     for benchmark, problems in first.problems.items():
         if other.problems.get(benchmark, problems) != problems:
             raise UserError(
@@ -72,13 +83,16 @@ def check_comparable(first: RunView, other: RunView, rules: Mapping[str, str]) -
             )
 
 
-def _compare_stage(runs: Sequence[RunView], benchmark: str, stage: str) -> list[dict[str, Any]]:
+def _compare_stage(runs: Sequence[RunView], benchmark: str, stage: str) -> list[table.Row]:
     """Return the rows of one stage on one benchmark, in the order of the runs."""
     rows = []
     first: Correct = {}
 
     for run in runs:
-        rivals = [row for row in run.rows if (row["benchmark"], row["stage"]) == (benchmark, stage)]
+        rivals = []
+        for row in run.rows:
+            if (row["benchmark"], row["stage"]) == (benchmark, stage):
+                rivals.append(row)
         if not rivals:
             continue
         best = max(rivals, key=lambda row: row["accuracy"])
@@ -87,13 +101,15 @@ def _compare_stage(runs: Sequence[RunView], benchmark: str, stage: str) -> list[
         p_value = None
         if run is runs[0]:
             first = correct
+        # Not where the first run has no such row, or one over other benchmarks.
         elif first.keys() == correct.keys():
-            p_value = mcnemar_p([correct[key] for key in first], list(first.values()))
+            ours = [correct[key] for key in first]
+            p_value = mcnemar_p(ours, list(first.values()))
         rows.append({"run": run.name, **best, "p_vs_first": p_value, "p_holm": None})
     return rows
 
 
-def collect_correct(run: RunView, row: dict[str, Any]) -> Correct:
+def collect_correct(run: RunView, row: table.Row) -> Correct:
     """Return the verdicts that a row of a run's table is made from, by benchmark and problem."""
     [stage] = [stage for stage in run.stages if stage.name == row["stage"]]
     correct: Correct = {}
@@ -103,16 +119,16 @@ def collect_correct(run: RunView, row: dict[str, Any]) -> Correct:
     return correct
 
 
-def format_row(row: dict[str, Any]) -> list[str]:
+def format_row(row: table.Row) -> list[str]:
     """Return a row as texts, one for each of ``HEADINGS``."""
+    # As in a table of one run, but for what it is tested against.
     texts = table.format_row(row | {"p_vs_previous": row["p_vs_first"]})
     cells = dict(zip(table.HEADINGS, texts, strict=True))
     cells["run"] = row["run"]
     return [cells[heading] for heading in HEADINGS]
 
 
-def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+def to_markdown(rows: Sequence[table.Row]) -> str:
     """Return the rows as a GitHub Markdown table, with the notes under it."""
     text = table.format_markdown(HEADINGS, map(format_row, rows))
-    caveats = "".join(f"- {line}\n" for line in table.describe_caveats(rows))
-    return f"{text}\n{NOTE}\n{caveats}"
+    return f"{text}\n{NOTE}\n{table.list_caveats(rows)}"

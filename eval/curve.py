@@ -43,14 +43,24 @@ class Outcome:
         return Outcome(self.correct[rows], self.tokens[rows])
 
 
-def collect_outcome(problems: Sequence[Problem], completions: Sequence[Completion], grades: Sequence[Grade]) -> Outcome:
+def collect_outcome(
+    problems: Sequence[Problem],
+    completions: Sequence[Completion],
+    grades: Sequence[Grade],
+) -> Outcome:
     """Return the outcome of one completion a problem; KeyError where a problem has none."""
-    tokens_of = {completion.id: completion.thinking_tokens + completion.answer_tokens for completion in completions}
+    tokens_of = {}
+    for completion in completions:
+        tokens_of[completion.id] = completion.thinking_tokens + completion.answer_tokens
     correct_of = {grade.id: grade.correct for grade in grades}
 
+    # In the order of the problems, which all ways to answer share.
     correct = [correct_of[problem.id] for problem in problems]
     tokens = [tokens_of[problem.id] for problem in problems]
-    return Outcome(np.array(correct, dtype=float), np.array(tokens, dtype=float))
+    return Outcome(
+        correct=np.array(correct, dtype=float),
+        tokens=np.array(tokens, dtype=float),
+    )
 
 
 def pool_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
@@ -74,7 +84,9 @@ def toss_coin(never: Outcome, always: Outcome, choice: Outcome) -> Outcome:
     extra = choice.tokens.mean() - cheapest
     width = always.tokens.mean() - cheapest
     share = extra / width if width > 0 else 0.0
-    return mix_outcomes(never, always, np.clip(share, 0, 1))
+    # A choice may cost less than the one end, or more than the other.
+    share = np.clip(share, 0, 1)
+    return mix_outcomes(never, always, share)
 
 
 def ask_oracle(never: Outcome, always: Outcome) -> Outcome:
@@ -113,18 +125,23 @@ def make_curve(
         outcome = mix_outcomes(never, always, direct_probability < threshold)
         points.append(_make_point(SWEEP, outcome, float(threshold)))
 
+    coin = toss_coin(never, always, choice)
+    oracle = ask_oracle(never, always)
     points.append(_make_point(CHOICE, choice))
-    points.append(_make_point(COIN, toss_coin(never, always, choice)))
-    points.append(_make_point(ORACLE, ask_oracle(never, always)))
-
-    above_coin = _compare_to_coin(never, always, choice)
-    return {"n": len(never.correct), "points": points, "above_coin": above_coin}
+    points.append(_make_point(COIN, coin))
+    points.append(_make_point(ORACLE, oracle))
+    return {
+        "n": len(never.correct),
+        "points": points,
+        "above_coin": _compare_to_coin(never, always, choice),
+    }
 
 
 def _make_point(name: str, outcome: Outcome, limit: float | None = None) -> dict[str, Any]:
     n = len(outcome.correct)
+    total = float(outcome.correct.sum())
     # A sum of chances may end up a rounding error above n.
-    low, high = wilson_interval(min(float(outcome.correct.sum()), n), n)
+    low, high = wilson_interval(min(total, n), n)
     return {
         "name": name,
         "limit": limit,
@@ -138,7 +155,8 @@ def _make_point(name: str, outcome: Outcome, limit: float | None = None) -> dict
 def _pick_thresholds(probability: np.ndarray) -> np.ndarray:
     """Return thresholds evenly spaced among the values that occur: only those change a choice."""
     values = np.unique(probability)
-    places = np.linspace(0, len(values) - 1, min(SWEEP_POINTS, len(values)))
+    count = min(SWEEP_POINTS, len(values))
+    places = np.linspace(0, len(values) - 1, count)
     return values[places.round().astype(int)]
 
 
@@ -146,40 +164,72 @@ def _compare_to_coin(never: Outcome, always: Outcome, choice: Outcome) -> dict[s
     # A fixed seed: the same files give the same interval.
     rng = np.random.default_rng(0)
     n = len(never.correct)
-
-    def difference(rows: np.ndarray) -> float:
-        parts = [outcome.take(rows) for outcome in (never, always, choice)]
+    draws = []
+    for _ in range(RESAMPLES):
+        rows = rng.integers(0, n, n)
         # The coin costs what the choice costs on these very problems.
-        return float(parts[-1].correct.mean() - toss_coin(*parts).correct.mean())
+        draws.append(_measure_gain(never.take(rows), always.take(rows), choice.take(rows)))
 
-    draws = [difference(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
     low, high = np.quantile(draws, [0.025, 0.975])
-    return {"value": difference(np.arange(n)), "ci_low": float(low), "ci_high": float(high)}
+    return {
+        "value": _measure_gain(never, always, choice),
+        "ci_low": float(low),
+        "ci_high": float(high),
+    }
+
+
+def _measure_gain(never: Outcome, always: Outcome, choice: Outcome) -> float:
+    """Return how far the choice is more accurate than the coin."""
+    coin = toss_coin(never, always, choice)
+    return float(choice.correct.mean() - coin.correct.mean())
 
 
 def plot_curve(curve: Mapping[str, Any], path: Path) -> None:
     """Plot a curve into a file, whose suffix names the format (.png, .svg)."""
+    # Slow to import, and only plots need it.
     import matplotlib
 
     matplotlib.use("agg")  # needs no screen
     from matplotlib import pyplot
 
-    styles = {NEVER: "kx", ALWAYS: "k*", FORCED: "C0s-", SWEEP: "C1.-", CHOICE: "C2D", COIN: "C3o", ORACLE: "C4P"}
+    # A colour, a marker, and a line where a limit moves the point.
+    styles = {
+        NEVER: "kx",
+        ALWAYS: "k*",
+        FORCED: "C0s-",
+        SWEEP: "C1.-",
+        CHOICE: "C2D",
+        COIN: "C3o",
+        ORACLE: "C4P",
+    }
     figure, axes = pyplot.subplots(figsize=(5.5, 4), layout="constrained")
 
     for name, style in styles.items():
         points = [point for point in curve["points"] if point["name"] == name]
+        # Lines go from left to right.
         points.sort(key=lambda point: point["tokens"])
-
-        tokens = [point["tokens"] for point in points]
-        accuracy = [100 * point["accuracy"] for point in points]
-        axes.plot(tokens, accuracy, style, label=name)
+        _plot_points(axes, points, style, name)
 
     # Between the two ends, a coin reaches every point of a straight line.
-    ends = curve["points"][:2]
-    axes.plot([point["tokens"] for point in ends], [100 * point["accuracy"] for point in ends], "k:")
+    _plot_points(axes, curve["points"][:2], "k:")
 
-    axes.set(xlabel="tokens a problem", ylabel="accuracy, %", title=f"n = {curve['n']}", xlim=(0, None))
+    axes.set(
+        xlabel="tokens a problem",
+        ylabel="accuracy, %",
+        title=f"n = {curve['n']}",
+        xlim=(0, None),
+    )
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=160)
     pyplot.close(figure)
+
+
+def _plot_points(
+    axes: Any,
+    points: Sequence[Mapping[str, Any]],
+    style: str,
+    label: str | None = None,
+) -> None:
+    tokens = [point["tokens"] for point in points]
+    accuracy = [100 * point["accuracy"] for point in points]
+    axes.plot(tokens, accuracy, style, label=label)

@@ -61,7 +61,14 @@ class GradedCompletion:
     @property
     def kind(self) -> str | None:
         """The kind of error; None where the answer is correct."""
-        return error_kind(self.problem, self.completion, self.grade)
+        completion, grade = self.completion, self.grade
+        if grade.correct:
+            return None
+        if _is_loop(completion):
+            return "loop"
+        if grade.verdict in ("truncated", "unclosed"):
+            return grade.verdict
+        return _judge_text(self.problem, completion.text, grade)
 
     @property
     def is_lucky(self) -> bool:
@@ -69,35 +76,31 @@ class GradedCompletion:
         return self.grade.correct and find_wrong_step(self.problem, self.completion.text) is not None
 
 
-def error_kind(problem: Problem, completion: Completion, grade: Grade) -> str | None:
-    """Return the kind of error of a completion; None where its answer is correct."""
-    if grade.correct:
-        return None
-    if _is_loop(completion):
-        return "loop"
-    if grade.verdict in ("truncated", "unclosed"):
-        return grade.verdict
-
+def _judge_text(problem: Problem, text: str, grade: Grade) -> str:
+    """Return the kind of a wrong answer, or of none, after a thought that ended."""
     # Without a thought, the whole text may hold steps.
-    thought, rest, _ = split_thought(completion.text)
-    steps = find_steps(completion.text if thought is None else thought)
+    thought, rest, _ = split_thought(text)
+    steps = find_steps(text if thought is None else thought)
+
     # A wrong step comes first: whatever follows it is wrong for that reason.
     if any(not step.correct for step in steps):
         return "slip"
-    if find_wrong_step(problem, completion.text):
+    if find_wrong_step(problem, text):
         return "unfounded"
 
     has_thought = thought is not None and bool(thought.strip())
-    if grade.verdict == "no_answer":
-        if steps:
-            return "format" if is_equal(problem.answer, steps[-1].result, problem.kind, problem.choices) else "unknown"
+    if grade.verdict == "no_answer" and not steps:
         return "unknown" if has_thought else "no attempt"
+    if grade.verdict == "no_answer":
+        is_solved = is_equal(problem.answer, steps[-1].result, problem.kind, problem.choices)
+        return "format" if is_solved else "unknown"
 
     if steps:
         return _judge_steps(problem, steps, grade)
-    if thought is None or not has_thought:
+    # More words may be steps that nothing here can check.
+    if not has_thought:
         return "guess" if len(rest.split()) <= GUESS_WORDS else "unknown"
-    return "contradiction" if is_checked(problem, completion.text) else "unknown"
+    return "contradiction" if is_checked(problem, text) else "unknown"
 
 
 def _is_loop(completion: Completion) -> bool:
@@ -125,26 +128,29 @@ def format_kinds(columns: Mapping[str, Sequence[GradedCompletion]]) -> str:
     counts = []
     for graded in columns.values():
         count = Counter(item.kind or "correct" for item in graded)
+        count["n"] = len(graded)
+        # A part of the correct ones.
         count["  through a wrong step"] = sum(item.is_lucky for item in graded)
         counts.append(count)
 
     # The first cell of each line is its label.
-    sizes = [len(graded) for graded in columns.values()]
-    lines = [["", *columns], ["n", *map(str, sizes)]]
+    sizes = [str(count["n"]) for count in counts]
+    lines = [["", *columns], ["n", *sizes]]
     for label in ("correct", "  through a wrong step", *KINDS):
         if any(count[label] for count in counts):
-            percents = [100 * count[label] / size for count, size in zip(counts, sizes, strict=True)]
-            lines.append([label, *(f"{percent:.1f}" for percent in percents)])
+            percents = [f"{100 * count[label] / count['n']:.1f}" for count in counts]
+            lines.append([label, *percents])
 
     return _align(lines)
 
 
 def _align(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    # Labels on the left, figures on the right of their columns.
+    first_width, *widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ""
     for label, *cells in lines:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        text += "  ".join([label.ljust(widths[0]), *padded]) + "\n"
+        padded = map(str.rjust, cells, widths)
+        text += "  ".join([label.ljust(first_width), *padded]) + "\n"
     return text
 
 
@@ -153,7 +159,9 @@ def format_wrong_steps(graded: Sequence[GradedCompletion]) -> str:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for item in graded:
         problem = item.problem
-        count = counts[f"{problem.family or 'problems'} {problem.level or ''}".strip()]
+        # A user's problems may have neither.
+        group = f"{problem.family or 'problems'} {problem.level or ''}".strip()
+        count = counts[group]
         count["n"] += 1
         count["correct"] += item.grade.correct
 
@@ -166,8 +174,8 @@ def format_wrong_steps(graded: Sequence[GradedCompletion]) -> str:
     lines = [["first wrong step", "n", *headings]]
     for group in sorted(counts):
         count = counts[group]
-        percents = [f"{100 * count[name] / count['n']:.1f}" if count[name] else "" for name in headings]
-        lines.append([group, str(count["n"]), *percents])
+        cells = [f"{100 * count[name] / count['n']:.1f}" if count[name] else "" for name in headings]
+        lines.append([group, str(count["n"]), *cells])
     return _align(lines)
 
 
@@ -181,7 +189,7 @@ def grade_file(path: Path, problems: Mapping[str, Problem]) -> list[GradedComple
     # A part of the problems is enough: a limit may have been set.
     answered = [problems[completion.id] for completion in completions]
     grades = grade_all(answered, completions)
-    return [GradedCompletion(*parts) for parts in zip(answered, completions, grades, strict=True)]
+    return list(map(GradedCompletion, answered, completions, grades))
 
 
 def print_examples(name: str, graded: Sequence[GradedCompletion], count: int) -> None:
@@ -202,8 +210,11 @@ def _column_name(path: Path) -> str:
     *folders, _ = path.parts
     if "completions" not in folders[1:]:
         return str(path)
+    # The last folder of that name: the project may lie in another.
     place = len(folders) - 1 - folders[::-1].index("completions")
-    return " ".join([folders[place - 1], *folders[place + 1 :]])
+    stage = folders[place - 1]
+    variant = folders[place + 1 :]
+    return " ".join([stage, *variant])
 
 
 @exit_on_user_error
@@ -212,9 +223,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m eval.errors", description="Count the kinds of error in completions.")
     add = parser.add_argument
     add("--benchmark", required=True, metavar="FILE|NAME", help="the problems")
-    text = "what models wrote; a column for each file"
-    add("--completions", required=True, type=Path, metavar="FILE", action="extend", nargs="+", help=text)
-    add("--examples", type=int, default=0, metavar="N", help="texts to show of each kind of error, for each file")
+    add(
+        "--completions",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        action="extend",
+        nargs="+",
+        help="what models wrote; a column for each file",
+    )
+    add(
+        "--examples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="texts to show of each kind of error, for each file",
+    )
     options = parser.parse_args(arguments)
 
     problems = {problem.id: problem for problem in load_benchmark(options.benchmark).problems}
@@ -225,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         column = name if names.count(name) == 1 else str(path)
         columns[column] = grade_file(path, problems)
 
+    # The tables first, then the texts, which may be long.
     print(format_kinds(columns), end="")
     for name, graded in columns.items():
         print(f"\n{name}\n{format_wrong_steps(graded)}", end="")

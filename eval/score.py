@@ -1,7 +1,7 @@
 """The numbers of one benchmark and variant, from completions and their grades."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +13,10 @@ SCORES_VERSION = 4  # of what score_completions returns
 
 
 def score_completions(
-    problems: Sequence[Problem], completions: Sequence[Completion], grades: Sequence[Grade], seconds: float
+    problems: Sequence[Problem],
+    completions: Sequence[Completion],
+    grades: Sequence[Grade],
+    seconds: float,
 ) -> dict[str, Any]:
     """Score one completion a problem; completions and grades may be in any order.
 
@@ -41,6 +44,9 @@ def score_completions(
     n = len(problems)
     correct = [grade.correct for grade in grades]
     verdicts = Counter(grade.verdict for grade in grades)
+    # As JSON gives them back: its keys are texts.
+    levels = [str(problem.level) for problem in problems]
+    families = [problem.family for problem in problems]
 
     return {
         "n": n,
@@ -52,10 +58,11 @@ def score_completions(
         "truncated_rate": fmean(c.finish == "length" for c in completions),
         "undecided_rate": verdicts["undecided"] / n,
         "seconds": seconds,
+        # All of them, those that none got too.
         "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
         **guess_baselines(problems),
-        "by_level": _score_groups((str(problem.level) for problem in problems), correct),
-        "by_family": _score_groups((problem.family for problem in problems), correct),
+        "by_level": _score_groups(levels, correct),
+        "by_family": _score_groups(families, correct),
     }
 
 
@@ -65,13 +72,17 @@ def _share(total: float, n: int) -> dict[str, float]:
     return {"accuracy": total / n, "ci_low": low, "ci_high": high}
 
 
-def _score_groups(names: Iterable[str], correct: Sequence[bool]) -> dict[str, dict[str, float]]:
+def _score_groups(names: Sequence[str], correct: Sequence[bool]) -> dict[str, dict[str, float]]:
     """Return the accuracy of each group; ``names`` holds the group of each problem."""
     groups = defaultdict(list)
     for name, is_correct in zip(names, correct, strict=True):
         groups[name].append(is_correct)
 
-    return {name: {"n": len(hits), "accuracy": fmean(hits)} for name, hits in sorted(groups.items())}
+    scores = {}
+    for name in sorted(groups):
+        hits = groups[name]
+        scores[name] = {"n": len(hits), "accuracy": fmean(hits)}
+    return scores
 
 
 def guess_baselines(problems: Sequence[Problem]) -> dict[str, float]:
@@ -98,6 +109,7 @@ def guess_baselines(problems: Sequence[Problem]) -> dict[str, float]:
 
         chances.append(1 / len(choices) if choices else 0.0)
 
+    # Each family is answered by its own guess.
     majority = sum(max(answers.values()) for answers in counts.values())
     return {"chance": fmean(chances), "majority": majority / len(problems)}
 
@@ -120,15 +132,16 @@ def score_samples(problems: Sequence[Problem], samples: Sequence[Sequence[Grade]
     grades_by_problem = list(zip(*samples, strict=True))
     correct_counts = [sum(grade.correct for grade in grades) for grades in grades_by_problem]
 
-    powers_of_two = {2**i for i in range(count.bit_length())}
-    ks = sorted({k for k in powers_of_two if k <= count} | {count})
-
+    # The powers of two up to the number of samples, and that itself.
+    ks = {2**i for i in range(count.bit_length())} | {count}
     pass_at = {}
-    for k in ks:
+    for k in sorted(ks):
         total = sum(pass_at_k(k, count, correct) for correct in correct_counts)
         pass_at[str(k)] = _share(total, n)
 
-    votes = [_majority_vote(*pair) for pair in zip(problems, grades_by_problem, strict=True)]
+    votes = []
+    for problem, grades in zip(problems, grades_by_problem, strict=True):
+        votes.append(_majority_vote(problem, grades))
     return {"pass_at": pass_at, "maj": _share(sum(votes), n)}
 
 
@@ -148,5 +161,6 @@ def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
     if not votes:
         return 0.0
     # Equal answers are graded alike, so the first of each speaks for all.
-    most = max(len(hits) for hits in votes.values())
-    return fmean(hits[0] for hits in votes.values() if len(hits) == most)
+    most = max(map(len, votes.values()))
+    winners = [hits[0] for hits in votes.values() if len(hits) == most]
+    return fmean(winners)

@@ -8,10 +8,20 @@ from typing import Any
 from data.files import UserError
 from eval import table
 from eval.compare import Correct, check_comparable, collect_correct
-from eval.run_view import RunView
+from eval.run_view import RunView, StageView
 from eval.stats import paired_interval, sign_flip_p
 
-NUMBER_HEADINGS = ("n", "seeds", "accuracy", "sd", "tokens", "tokens sd", "gain", "p", "p Holm")
+NUMBER_HEADINGS = (
+    "n",
+    "seeds",
+    "accuracy",
+    "sd",
+    "tokens",
+    "tokens sd",
+    "gain",
+    "p",
+    "p Holm",
+)
 HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS)
 
 NOTE = """\
@@ -27,7 +37,7 @@ The test says whether these seeds' adapters differ on problems like these; how f
 class _Entry:
     """A row of the runs' tables: the row and the verdicts of each run that has it, by the run's place."""
 
-    rows: dict[int, dict[str, Any]]
+    rows: dict[int, table.Row]
     correct: dict[int, Correct]
 
     @property
@@ -35,7 +45,7 @@ class _Entry:
         return fmean(row["accuracy"] for row in self.rows.values())
 
 
-def summarize_seeds(runs: Sequence[RunView]) -> list[dict[str, Any]]:
+def summarize_seeds(runs: Sequence[RunView]) -> list[table.Row]:
     """Return a row for each row that the runs' tables have, those of guessing aside.
 
     A row has ``seeds`` (how many have it), mean and sample standard deviation of accuracy and tokens (None with one
@@ -59,9 +69,10 @@ def summarize_seeds(runs: Sequence[RunView]) -> list[dict[str, Any]]:
 
 
 def _check_settings(first: RunView, other: RunView) -> None:
-    expected = {stage.name: stage.manifest["scoring"]["inputs"]["settings"] for stage in first.stages}
+    expected = {stage.name: _get_settings(stage) for stage in first.stages}
     for stage in other.stages:
-        settings = stage.manifest["scoring"]["inputs"]["settings"]
+        settings = _get_settings(stage)
+        # A stage that the first run has not is compared with none.
         if settings != expected.get(stage.name, settings):
             raise UserError(
                 f"seeds: {stage.name} has other settings in {other.name} than in {first.name}; run both with the same "
@@ -69,11 +80,16 @@ def _check_settings(first: RunView, other: RunView) -> None:
             )
 
 
+def _get_settings(stage: StageView) -> Any:
+    return stage.manifest["scoring"]["inputs"]["settings"]
+
+
 def _collect_entries(runs: Sequence[RunView]) -> list[_Entry]:
     """Return the rows of all runs, those of one variant and benchmark together."""
     entries: dict[tuple[str, str, str], _Entry] = {}
     for place, run in enumerate(runs):
         for row in run.rows:
+            # Guessing is the same under each seed.
             if row["stage"] in table.BASELINES:
                 continue
 
@@ -84,9 +100,11 @@ def _collect_entries(runs: Sequence[RunView]) -> list[_Entry]:
     return list(entries.values())
 
 
-def _make_row(entry: _Entry, entries: Sequence[_Entry]) -> dict[str, Any]:
+def _make_row(entry: _Entry, entries: Sequence[_Entry]) -> table.Row:
     rows = list(entry.rows.values())
-    row = {key: rows[0][key] for key in ("benchmark", "stage", "variant", "n", "compared_to")}
+    # All seeds have these in common.
+    shared = ("benchmark", "stage", "variant", "n", "compared_to")
+    row = {key: rows[0][key] for key in shared}
     row["seeds"] = len(rows)
 
     for name, key in (("accuracy", "accuracy"), ("tokens", "tokens_mean")):
@@ -95,6 +113,7 @@ def _make_row(entry: _Entry, entries: Sequence[_Entry]) -> dict[str, Any]:
         row[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
 
     row |= dict.fromkeys(("gain", "gain_low", "gain_high", "p_vs_previous", "p_holm"))
+    # With the variant that is best over all seeds, not with another for each.
     earlier = [other for other in entries if _is_compared(row, other)]
     if earlier:
         best = max(earlier, key=lambda other: other.accuracy)
@@ -102,7 +121,7 @@ def _make_row(entry: _Entry, entries: Sequence[_Entry]) -> dict[str, Any]:
     return row
 
 
-def _is_compared(row: dict[str, Any], other: _Entry) -> bool:
+def _is_compared(row: table.Row, other: _Entry) -> bool:
     other_row = next(iter(other.rows.values()))
     return other_row["benchmark"] == row["benchmark"] and other_row["stage"] in row["compared_to"]
 
@@ -115,19 +134,23 @@ def _compare(entry: _Entry, best: _Entry) -> dict[str, float]:
 
     differences = []
     for problem in next(iter(entry.correct.values())):
-        differences.append(sum(entry.correct[seed][problem] - best.correct[seed][problem] for seed in seeds))
+        ours = sum(entry.correct[seed][problem] for seed in seeds)
+        theirs = sum(best.correct[seed][problem] for seed in seeds)
+        differences.append(ours - theirs)
 
+    # Whole numbers, so that the test is exact; divided by the seeds only here.
     low, high = paired_interval(differences)
+    count = len(seeds)
     return {
-        "gain": fmean(differences) / len(seeds),
+        "gain": fmean(differences) / count,
         # Of a single problem the interval has no end.
-        "gain_low": max(-1.0, low / len(seeds)),
-        "gain_high": min(1.0, high / len(seeds)),
+        "gain_low": max(-1.0, low / count),
+        "gain_high": min(1.0, high / count),
         "p_vs_previous": sign_flip_p(differences),
     }
 
 
-def format_row(row: dict[str, Any]) -> list[str]:
+def format_row(row: table.Row) -> list[str]:
     """Return a row as texts, one for each of ``HEADINGS``."""
     gain = ""
     if row["gain"] is not None:
@@ -150,7 +173,7 @@ def format_row(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+def to_markdown(rows: Sequence[table.Row]) -> str:
     """Return the rows as a GitHub Markdown table, with the notes under it."""
     text = table.format_markdown(HEADINGS, [format_row(row) for row in rows])
     return f"{text}\n{NOTE}\n{table.describe_comparisons(rows)}\n"

@@ -50,8 +50,14 @@ _ANNOUNCED = re.compile(rf"(?:[^=]*: )?({_NUMBER} [-+*/] {_NUMBER})")
 
 # What a line of a procedure looks like, right or wrong, by what it does.
 FORMS = {
-    "analogy": {"relation": r"\w+ (?:is|are) .+", "answer": r".+: \w+"},
-    "boolean": {"comparison": r"\(?\d+ [<>] \d+\)? = \w+", "operator": r"(?:not )?\w+(?: (?:and|or) \w+)? = \w+"},
+    "analogy": {
+        "relation": r"\w+ (?:is|are) .+",
+        "answer": r".+: \w+",
+    },
+    "boolean": {
+        "comparison": r"\(?\d+ [<>] \d+\)? = \w+",
+        "operator": r"(?:not )?\w+(?: (?:and|or) \w+)? = \w+",
+    },
     "ordering": {
         "question": r"(?:Is|Who is) .+: .+",
         "comparison": r"\w+ is \w+ than .+",
@@ -96,8 +102,10 @@ def find_steps(text: str) -> list[Step]:
 
 def _find_sums(line: str) -> Iterator[re.Match[str]]:
     # Thousands separators and currency signs go.
+    bare = re.sub("[,$]", "", line)
     # One space at most, or a sum that never comes would be looked for from each of many.
-    return _SUM.finditer(re.sub(r"\s+", " ", line.replace(",", "").replace("$", "")))
+    spaced = re.sub(r"\s+", " ", bare)
+    return _SUM.finditer(spaced)
 
 
 def _check_truth(match: re.Match[str]) -> Step:
@@ -124,6 +132,7 @@ def _compute(expression: str) -> Fraction | None:
     total = Fraction(0)
     term = Fraction(first)  # signed, not yet added to the total
 
+    # They take turns: an operation, its operand.
     for operation, text in zip(others[::2], others[1::2], strict=True):
         operand = Fraction(text)
         if operation in "*×":
@@ -155,16 +164,18 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
     # What numbers a question gives is known where its operations are.
     known = _read_numbers(problem.question) if "program" in problem.extra else None
     for before, line in itertools.pairwise(["", *lines]):
+        # No solution needs the same line twice in a row.
         is_repeated = known is not None and line == before
         for match in _find_sums(line):
-            is_founded = known is None or known.issuperset(_list_numbers(match[1]))
-            if is_repeated or not is_founded or _compute(match[1]) != Fraction(match[2]):
-                return WrongStep(match[0], _name_operation(match[1]))
+            text, expression, result = match.group(0, 1, 2)
+            is_founded = not is_repeated and _is_founded(expression, known)
+            if not is_founded or _compute(expression) != Fraction(result):
+                return WrongStep(text, _name_operation(expression))
             if known is not None:
-                known |= _split_number(match[2])
+                known |= _split_number(result)
 
         announced = _ANNOUNCED.fullmatch(line)
-        if announced and known is not None and (is_repeated or not known.issuperset(_list_numbers(announced[1]))):
+        if announced and (is_repeated or not _is_founded(announced[1], known)):
             return WrongStep(line, _name_operation(announced[1]))
 
         truth = _TRUTH.fullmatch(line)
@@ -173,10 +184,17 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
     return None
 
 
+def _is_founded(expression: str, known: set[Fraction] | None) -> bool:
+    """Whether each number of an expression is known; what is known may be unknown itself."""
+    numbers = map(Fraction, re.findall(_NUMBER, expression))
+    return known is None or known.issuperset(numbers)
+
+
 def is_checked(problem: Problem, text: str) -> bool:
     """Whether a completion has no wrong step, and its steps come to the problem's answer."""
     lines = _read_lines(text)
     if has_procedure(problem):
+        # Nothing may follow: the last line is the conclusion.
         accepted, _ = _follow_procedure(problem, lines)
         return not _list_next_lines(problem, accepted) and find_wrong_step(problem, text) is None
 
@@ -188,7 +206,8 @@ def is_checked(problem: Problem, text: str) -> bool:
 
 def _read_lines(text: str) -> list[str]:
     """The lines of a completion's thought, or of the whole text where it has none."""
-    lines = [line.strip() for line in (split_thought(text).thought or text).split("\n")]
+    solution = split_thought(text).thought or text
+    lines = [line.strip() for line in solution.split("\n")]
     return [line for line in lines if line]
 
 
@@ -207,7 +226,8 @@ def _follow_procedure(problem: Problem, lines: Sequence[str]) -> tuple[list[str]
     next_lines = _list_next_lines(problem, accepted)
 
     # In prose the steps are the sentences of one line.
-    for sentence in itertools.chain.from_iterable(re.split(r"(?<=\.)\s+", line) for line in lines):
+    sentences = re.split(r"(?<=\.)\s+|\n", "\n".join(lines))
+    for sentence in sentences:
         claim = sentence.rstrip(".")
         allowed = [line for line in next_lines if line.rstrip(".") == claim]
         if allowed:
@@ -215,6 +235,7 @@ def _follow_procedure(problem: Problem, lines: Sequence[str]) -> tuple[list[str]
             next_lines = _list_next_lines(problem, accepted)
             continue
 
+        # A line that looks like a step of the procedure must be one; any other is a remark.
         for operation, form in FORMS[problem.family].items():
             if re.fullmatch(form, claim):
                 return accepted, WrongStep(sentence, operation)
@@ -227,18 +248,18 @@ def _read_numbers(question: str) -> set[Fraction]:
     for text in re.findall(_NUMBER, question.replace(",", "")):
         numbers |= _split_number(text)
 
-    words = set(re.findall(r"[a-z]+", question.lower()))
-    return numbers | {Fraction(number) for word, number in NUMBER_WORDS.items() if word in words}
-
-
-def _list_numbers(expression: str) -> list[Fraction]:
-    return [Fraction(number) for number in re.findall(_NUMBER, expression)]
+    words = re.findall(r"[a-z]+", question.lower())
+    for word, number in NUMBER_WORDS.items():
+        if word in words:
+            numbers.add(Fraction(number))
+    return numbers
 
 
 def _split_number(text: str) -> set[Fraction]:
     """A number and its parts, one for each nonzero digit."""
     number = Fraction(text)
-    parts = list_places(int(number)) if number.denominator == 1 and number > 0 else []
+    is_countable = number.denominator == 1 and number > 0
+    parts = list_places(int(number)) if is_countable else []
     return {number, *map(Fraction, parts)}
 
 

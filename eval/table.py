@@ -12,6 +12,8 @@ from eval.stats import detectable_difference, holm, mcnemar_p, wilson_interval
 POOLED = "all"  # the benchmark that holds the problems of all
 BASELINES = ("chance", "majority")
 
+Row = dict[str, Any]  # by the names of the README and of table.json
+
 # Means over the problems, so pooling weights them by their numbers.
 MEANS = (
     "tokens_mean",
@@ -20,6 +22,18 @@ MEANS = (
     "format_rate",
     "truncated_rate",
     "undecided_rate",
+)
+
+# What a row takes over from the scores of a benchmark.
+SCORES = (
+    "benchmark_sha256",
+    "n",
+    "accuracy",
+    "ci_low",
+    "ci_high",
+    *MEANS,
+    "seconds",
+    "overlaps",
 )
 
 # What all rows of a table must have in common, and what a message calls it.
@@ -75,7 +89,7 @@ class _Entry:
         return f"{self.stage.name} ({self.variant})"
 
 
-def make_rows(stages: Sequence[StageScores]) -> list[dict[str, Any]]:
+def make_rows(stages: Sequence[StageScores]) -> list[Row]:
     """Return the rows of the table, benchmark by benchmark, in the order of the stages.
 
     With several benchmarks the rows of all problems together come first. A benchmark's first rows are what guessing
@@ -104,8 +118,9 @@ def make_rows(stages: Sequence[StageScores]) -> list[dict[str, Any]]:
     return rows
 
 
-def correct_p_values(rows: Sequence[dict[str, Any]], key: str) -> None:
+def correct_p_values(rows: Sequence[Row], key: str) -> None:
     """Set ``p_holm`` of the rows that have a p-value under a key."""
+    # Only these are tests: more of them would make each count for less.
     tested = [row for row in rows if row[key] is not None]
     corrected = holm([row[key] for row in tested])
     for row, p_value in zip(tested, corrected, strict=True):
@@ -132,7 +147,8 @@ def _list_entries(stage: StageScores) -> list[_Entry]:
         for scores in variant["benchmarks"]:
             benchmark = scores["benchmark"]
             # Two benchmarks may use the same ids.
-            correct = {(benchmark, grade.id): grade.correct for grade in stage.grades[name, benchmark]}
+            grades = stage.grades[name, benchmark]
+            correct = {(benchmark, grade.id): grade.correct for grade in grades}
             entries.append(_Entry(stage, name, scores, correct))
     return entries
 
@@ -160,19 +176,26 @@ def _pool_benchmarks(entries: Sequence[_Entry]) -> list[_Entry]:
     variants: dict[str, list[_Entry]] = {}
     for entry in entries:
         variants.setdefault(entry.label, []).append(entry)
-    return [_pool(parts) for parts in variants.values() if len(parts) == len(benchmarks)]
+
+    # A part of the benchmarks may be the easier part.
+    whole = [parts for parts in variants.values() if len(parts) == len(benchmarks)]
+    return list(map(_pool, whole))
 
 
 def _pool(parts: Sequence[_Entry]) -> _Entry:
     scores = [part.scores for part in parts]
     sizes = [part["n"] for part in scores]
 
-    correct = {key: verdict for part in parts for key, verdict in part.correct.items()}
+    correct: dict[tuple[str, str], bool] = {}
+    for part in parts:
+        correct |= part.correct
     low, high = wilson_interval(sum(correct.values()), len(correct))
 
+    # In whatever order they were scored.
+    checksums = sorted(part["benchmark_sha256"] for part in scores)
     pooled: dict[str, Any] = {
         "benchmark": POOLED,
-        "benchmark_sha256": sha256_json(sorted(part["benchmark_sha256"] for part in scores)),
+        "benchmark_sha256": sha256_json(checksums),
         "n": len(correct),
         "accuracy": fmean(correct.values()),
         "ci_low": low,
@@ -185,15 +208,15 @@ def _pool(parts: Sequence[_Entry]) -> _Entry:
     return _Entry(parts[0].stage, parts[0].variant, pooled, correct)
 
 
-def _make_row(entry: _Entry, rivals: Sequence[_Entry]) -> dict[str, Any]:
+def _make_row(entry: _Entry, rivals: Sequence[_Entry]) -> Row:
     """Return the row of an entry; ``rivals`` are all entries of its benchmark."""
     stage = entry.stage
-    row: dict[str, Any] = {
+    row: Row = {
         "benchmark": entry.benchmark,
         "stage": stage.name,
         "variant": entry.variant,
     }
-    for key in ("benchmark_sha256", "n", "accuracy", "ci_low", "ci_high", *MEANS, "seconds", "overlaps"):
+    for key in SCORES:
         row[key] = entry.scores[key]
 
     row["profile"] = stage.profile
@@ -212,8 +235,9 @@ def _make_row(entry: _Entry, rivals: Sequence[_Entry]) -> dict[str, Any]:
     return row
 
 
-def _make_guess_row(name: str, entry: _Entry) -> dict[str, Any]:
+def _make_guess_row(name: str, entry: _Entry) -> Row:
     """Return the row of a baseline that reads no problem, from any stage's scores of the benchmark."""
+    # The same keys as any other row; what does not apply is None.
     row = dict.fromkeys(_make_row(entry, []))
     for key in ("benchmark", "benchmark_sha256", "n"):
         row[key] = entry.scores[key]
@@ -221,24 +245,43 @@ def _make_guess_row(name: str, entry: _Entry) -> dict[str, Any]:
         row[key] = entry.scores[name]
     for key in (*MEANS, "seconds"):
         row[key] = 0.0
-    return row | {"stage": name, "variant": "", "overlaps": 0, "control": False, "compared_to": []}
+    return row | {
+        "stage": name,
+        "variant": "",
+        "overlaps": 0,
+        "control": False,
+        "compared_to": [],
+    }
 
 
 TEXT_HEADINGS = ("benchmark", "stage", "run", "variant")  # all others are numbers
-NUMBER_HEADINGS = ("n", "accuracy", "tokens", "thinking", "thinks", "boxed", "truncated", "undecided", "seconds")
+NUMBER_HEADINGS = (
+    "n",
+    "accuracy",
+    "tokens",
+    "thinking",
+    "thinks",
+    "boxed",
+    "truncated",
+    "undecided",
+    "seconds",
+)
 HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS, "p", "p Holm")
 
 
-def format_row(row: dict[str, Any]) -> list[str]:
+def format_row(row: Row) -> list[str]:
     """Return a row as texts, one for each of ``HEADINGS``."""
     accuracy = f"{100 * row['accuracy']:.1f}"
     if row["stage"] in BASELINES:
+        # All other cells are empty: guessing has no interval and writes nothing.
         cells = [row["benchmark"], row["stage"], "", str(row["n"]), accuracy]
-        return cells + [""] * (len(HEADINGS) - len(cells))
+        empty = len(HEADINGS) - len(cells)
+        return cells + [""] * empty
 
-    rates = [row[key] for key in ("thinking_rate", "format_rate", "truncated_rate", "undecided_rate")]
+    rates = [row[key] for key in MEANS if key.endswith("_rate")]
     return [
         row["benchmark"],
+        # The caveats say what the star means.
         row["stage"] + (" *" if row["overlaps"] else ""),
         row["variant"],
         str(row["n"]),
@@ -259,13 +302,16 @@ def format_p(p_value: float | None) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def describe_caveats(rows: Sequence[dict[str, Any]]) -> list[str]:
+def describe_caveats(rows: Sequence[Row]) -> list[str]:
     """Return a line on each thing to know before trusting the rows.
 
     What each benchmark's number of problems can tell apart, which problems overlap with training, which trainings were
     stopped.
     """
-    quick, detectable, overlaps, alarms = [], [], [], []
+    quick = []
+    detectable = []
+    overlaps = []
+    alarms = []
     for row in rows:
         benchmark = f"{row['benchmark']}, n = {row['n']}"
         detectable.append(f"{benchmark}: {_describe_detectable(row['n'])}")
@@ -285,6 +331,7 @@ def describe_caveats(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _describe_detectable(n: int) -> str:
     difference = detectable_difference(n, CHANGED)
+    # No difference can be larger than the share that changes.
     reach = "a difference" if difference < CHANGED - 1e-6 else "not even a difference"
     return (
         f"{reach} of {100 * difference:.0f} points is found four times in five, a smaller one less often, where "
@@ -292,7 +339,7 @@ def _describe_detectable(n: int) -> str:
     )
 
 
-def describe_comparisons(rows: Sequence[dict[str, Any]]) -> str:
+def describe_comparisons(rows: Sequence[Row]) -> str:
     """Return one line on what each stage is tested against."""
     compared = {row["stage"]: row["compared_to"] for row in rows if row["compared_to"]}
     pairs = [f"{stage} with {' and '.join(others)}" for stage, others in compared.items()]
@@ -301,6 +348,7 @@ def describe_comparisons(rows: Sequence[dict[str, Any]]) -> str:
 
 def format_markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return rows of texts as an aligned GitHub Markdown table; only ``TEXT_HEADINGS`` stand on the left."""
+    # A bar would end the cell.
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     columns = []
     for column in zip(headings, *escaped, strict=True):
@@ -308,22 +356,28 @@ def format_markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> s
         # The rule under the heading needs three dashes and a colon.
         width = max(4, *map(len, column))
         if heading in TEXT_HEADINGS:
-            columns.append([cell.ljust(width) for cell in (heading, "-" * width, *cells)])
+            rule = "-" * width
+            columns.append([cell.ljust(width) for cell in (heading, rule, *cells)])
         else:
-            columns.append([cell.rjust(width) for cell in (heading, "-" * (width - 1) + ":", *cells)])
+            rule = "-" * (width - 1) + ":"
+            columns.append([cell.rjust(width) for cell in (heading, rule, *cells)])
 
     lines = [" | ".join(line) for line in zip(*columns, strict=True)]
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+def to_markdown(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table, with the notes under it."""
     table = format_markdown(HEADINGS, map(format_row, rows))
-    caveats = "".join(f"- {line}\n" for line in describe_caveats(rows))
-    return f"{table}\n{NOTE}\n{describe_comparisons(rows)}\n\n{caveats}"
+    return f"{table}\n{NOTE}\n{describe_comparisons(rows)}\n\n{list_caveats(rows)}"
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
+def list_caveats(rows: Sequence[Row]) -> str:
+    """Return the caveats as a list in Markdown."""
+    return "".join(f"- {line}\n" for line in describe_caveats(rows))
+
+
+def print_table(rows: Sequence[Row]) -> None:
     """Print the rows to stdout; plain text where that is no terminal. Never narrower than its numbers."""
     from rich.console import Console
     from rich.table import Table
@@ -331,7 +385,8 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for heading in HEADINGS:
-        grid.add_column(heading, justify="left" if heading in TEXT_HEADINGS else "right", no_wrap=True)
+        side: Any = "left" if heading in TEXT_HEADINGS else "right"
+        grid.add_column(heading, justify=side, no_wrap=True)
     for row in rows:
         grid.add_row(*map(Text, format_row(row)))  # Text: a name is never read as markup
 
@@ -339,7 +394,9 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 160
-    needed = console.measure(grid, options=console.options.update(width=1000)).maximum
+    # Measured where there is room enough for any table.
+    wide = console.options.update(width=1000)
+    needed = console.measure(grid, options=wide).maximum
     console.width = max(console.width, needed)
 
     console.print(grid)

@@ -33,11 +33,15 @@ def render_report(runs: Sequence[RunView]) -> str:
     comparison = compare.compare_runs(runs) if len(runs) > 1 else []
     parts: dict[str, list[Series]] = {}
     problems: list[dict[str, Any]] = []
+    # Each benchmark once, in the order of the runs.
     for benchmark in dict.fromkeys(name for run in runs for name in run.problems):
         parts[benchmark] = collect_series(runs, benchmark)
         problems += _describe_problems(runs, benchmark, parts[benchmark])
 
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    # The content security policy names the script by its hash.
+    script_hash = hashlib.sha256(script.encode()).digest()
+    answers = zlib.compress(json.dumps(problems).encode(), 9)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -55,13 +59,17 @@ def render_report(runs: Sequence[RunView]) -> str:
         plot_learning_curves=plot_learning_curves,
         plot_study=plot_study,
         count=len(problems),
-        answers=_to_base64(zlib.compress(json.dumps(problems).encode(), 9)),
+        answers=_to_base64(answers),
         script=script,
-        script_hash=_to_base64(hashlib.sha256(script.encode()).digest()),
+        script_hash=_to_base64(script_hash),
     )
 
 
-def _describe_problems(runs: Sequence[RunView], benchmark: str, series: Sequence[Series]) -> list[dict[str, Any]]:
+def _describe_problems(
+    runs: Sequence[RunView],
+    benchmark: str,
+    series: Sequence[Series],
+) -> list[dict[str, Any]]:
     """Return what the script shows of each problem."""
     # All runs have the same problems.
     problems = next(run.problems[benchmark] for run in runs if benchmark in run.problems)

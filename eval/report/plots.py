@@ -48,11 +48,14 @@ def plot_cost(series: Sequence[Series], title: str) -> str:
     axes = figure.subplots()
 
     for place, one in enumerate(series):
-        low, accuracy, high = [100 * one.scores[key] for key in ("ci_low", "accuracy", "ci_high")]
+        scores = one.scores
+        accuracy = 100 * scores["accuracy"]
+        below = accuracy - 100 * scores["ci_low"]
+        above = 100 * scores["ci_high"] - accuracy
         axes.errorbar(
-            one.scores["tokens_mean"],
+            scores["tokens_mean"],
             accuracy,
-            [[accuracy - low], [high - accuracy]],
+            [[below], [above]],
             marker=MARKERS[place % len(MARKERS)],
             fillstyle="none",
             linestyle="",
@@ -60,7 +63,12 @@ def plot_cost(series: Sequence[Series], title: str) -> str:
             label=one.label,
         )
 
-    axes.set(xlabel="tokens a problem", ylabel="accuracy, %", xlim=(0, None), ylim=(0, 100))
+    axes.set(
+        xlabel="tokens a problem",
+        ylabel="accuracy, %",
+        xlim=(0, None),
+        ylim=(0, 100),
+    )
     figure.legend(loc="outside lower center", ncols=3)
     return _to_svg(figure, title)
 
@@ -80,8 +88,12 @@ def plot_learning_curves(stage: StageView) -> str:
     for axes, (label, lines) in zip(grid.flat, panels.items(), strict=True):
         for look, (key, points) in zip(LINES, lines.items(), strict=False):
             if points:
-                axes.plot(*zip(*points, strict=True), look, label=key, markersize=3.5)
-        axes.set(ylabel=label, ylim=(min(0, axes.get_ylim()[0]), None))
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, look, label=key, markersize=3.5)
+
+        # From 0 on, or from below where a value is negative.
+        lowest, _ = axes.get_ylim()
+        axes.set(ylabel=label, ylim=(min(0, lowest), None))
         axes.legend()
 
     axes.set(xlabel="step")

@@ -39,9 +39,19 @@ def collect_series(runs: Sequence[RunView], benchmark: str) -> list[Series]:
             variants = _find_variants(stage, benchmark)
             if variants:
                 best = max(variants, key=lambda variant: variants[variant]["accuracy"])
+                # Of one run, its name would stand at every series.
                 label = f"{run.name} {stage.name}" if len(runs) > 1 else stage.name
                 answers = _describe_answers(run, stage, (best, benchmark), label)
-                series.append(Series(run.name, stage.name, label, variants[best], answers, _count(answers)))
+                series.append(
+                    Series(
+                        run=run.name,
+                        stage=stage.name,
+                        label=label,
+                        scores=variants[best],
+                        answers=answers,
+                        counts=_count_kinds(answers),
+                    )
+                )
     return series
 
 
@@ -55,14 +65,21 @@ def _find_variants(stage: StageView, benchmark: str) -> dict[str, dict[str, Any]
     return variants
 
 
-def _describe_answers(run: RunView, stage: StageView, key: tuple[str, str], label: str) -> dict[str, dict[str, Any]]:
+def _describe_answers(
+    run: RunView,
+    stage: StageView,
+    key: tuple[str, str],
+    label: str,
+) -> dict[str, dict[str, Any]]:
+    """Return what the script shows of the answers of one (variant, benchmark), by the problem's id."""
     completions = {completion.id: completion for completion in stage.completions[key]}
     grades = {grade.id: grade for grade in stage.grades[key]}
+    place = {"run": run.name, "stage": stage.name, "label": label}
 
+    _, benchmark = key
     answers = {}
-    for problem in run.problems[key[1]]:
+    for problem in run.problems[benchmark]:
         graded = GradedCompletion(problem, completions[problem.id], grades[problem.id])
-        place = {"run": run.name, "stage": stage.name, "label": label}
         answers[problem.id] = place | _describe_answer(graded)
     return answers
 
@@ -71,6 +88,7 @@ def _describe_answer(graded: GradedCompletion) -> dict[str, Any]:
     completion = graded.completion
     thought, rest, is_closed = split_thought(completion.text)
     lucky = LUCKY if graded.is_lucky else ""
+    # Under the names that page.js reads.
     return {
         "verdict": graded.grade.verdict,
         "kind": graded.kind or lucky,
@@ -82,7 +100,9 @@ def _describe_answer(graded: GradedCompletion) -> dict[str, Any]:
     }
 
 
-def _count(answers: dict[str, dict[str, Any]]) -> Counter[str]:
+def _count_kinds(answers: dict[str, dict[str, Any]]) -> Counter[str]:
     counts = Counter(answer["kind"] for answer in answers.values())
-    counts[CORRECT] = sum(answer["verdict"] == CORRECT for answer in answers.values())
+    verdicts = Counter(answer["verdict"] for answer in answers.values())
+    # An answer that was correct through a wrong step counts as both.
+    counts[CORRECT] = verdicts[CORRECT]
     return counts

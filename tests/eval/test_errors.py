@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from data.problem import Completion, Problem, write_records
-from eval.errors import KINDS, GradedCompletion, error_kind, format_wrong_steps, main
+from eval.errors import KINDS, GradedCompletion, format_wrong_steps, main
 from eval.grade import grade
 
 SUM = Problem("s", "What is 25 * 4 + 8?", "108", "number", extra={"program": [["*", 25, 4, 100], ["+", 100, 8, 108]]})
@@ -63,7 +63,7 @@ def write_answer(steps: str, answer: str) -> str:
 def test_each_kind_of_error(problem, text, kind):
     completion = Completion(problem.id, text, 0, 0, 0, "stop")
 
-    assert error_kind(problem, completion, grade(problem, completion)) == kind
+    assert GradedCompletion(problem, completion, grade(problem, completion)).kind == kind
     assert kind is None or kind in KINDS
 
 
@@ -78,7 +78,7 @@ def test_each_kind_of_error(problem, text, kind):
 def test_a_truncated_text_is_a_loop_where_it_repeats_itself(text, kind):
     completion = Completion("s", text, 0, 0, 0, "length")
 
-    assert error_kind(SUM, completion, grade(SUM, completion)) == kind
+    assert GradedCompletion(SUM, completion, grade(SUM, completion)).kind == kind
 
 
 @pytest.fixture
