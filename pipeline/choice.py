@@ -134,8 +134,8 @@ def build_choice_rows(
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
         thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
         has_content = len(thinking) > 1
+        # Right by luck: there is nothing in it to keep.
         if has_content and find_wrong_step(outcome.problem, outcome.thinking.completion.text):
-            # Right by luck: there is nothing in it to keep.
             thinking = thinking[:1]
         direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
 
@@ -144,19 +144,31 @@ def build_choice_rows(
     return [row for row in rows if any(row["weights"])]
 
 
-def _encode_answer(tokenizer, answer: Answer, beginning: str, ids: list[int]) -> list[int]:
+def _encode_answer(
+    tokenizer,
+    answer: Answer,
+    beginning: str,
+    ids: list[int],
+) -> list[int]:
     """The choice, and all that follows it where the answer is right and whole."""
     if not answer.is_right or answer.completion.finish != "stop":
         return ids[:1]
 
-    rest = answer.completion.text.removeprefix(beginning)
-    return [*ids, *encode_text(tokenizer, rest), tokenizer.eos_token_id]
+    rest = encode_text(tokenizer, answer.completion.text.removeprefix(beginning))
+    return [*ids, *rest, tokenizer.eos_token_id]
 
 
-def _build_row(start: list[int], answer: list[int], advantage: float, content_weight: float) -> Row:
+def _build_row(
+    start: list[int],
+    answer: list[int],
+    advantage: float,
+    content_weight: float,
+) -> Row:
     """A row with a weight for each token: 0 before the choice, and for a choice that does not pay."""
-    count = len(answer) - 1
+    # A choice that does not pay is not pushed away: its rival is the label of the other row.
     weights = [max(advantage, 0.0)]
+    # All tokens of the content share one weight, so that long answers count no more.
+    count = len(answer) - 1
     weights += [content_weight / count] * count if count else []
     return {
         "input_ids": start + answer,
@@ -183,7 +195,13 @@ class ChoiceTrainer(DevScoredSftTrainer):
     # The loss is divided by the rows of the whole step, below.
     loss_is_scaled_for_ga: Any = True
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model,
+        inputs,
+        return_outputs=False,
+        num_items_in_batch=None,
+    ):
         """Return the loss of a micro-batch, its share of the batch of the step."""
         weights = inputs.pop("weights")
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
@@ -212,6 +230,7 @@ def measure_point(outcomes: Sequence[Outcome], threshold: float) -> Point:
 
 def sweep_thresholds(outcomes: Sequence[Outcome]) -> list[Point]:
     """Return a point for every threshold that makes a difference, from always direct to always thinking."""
+    # Below every probability all answers are direct, at the highest none is.
     thresholds = {-1.0, *(outcome.probability for outcome in outcomes)}
     return [measure_point(outcomes, threshold) for threshold in sorted(thresholds)]
 
@@ -224,7 +243,12 @@ def choose_point(points: Sequence[Point], least_accuracy: float) -> Point:
     return max(points, key=lambda point: point.accuracy)
 
 
-def compute_cost(accuracy: float, tokens: float, least_accuracy: float, max_new_tokens: int) -> float:
+def compute_cost(
+    accuracy: float,
+    tokens: float,
+    least_accuracy: float,
+    max_new_tokens: int,
+) -> float:
     """Return what adapters are compared by on dev, where less is better: tokens, but above all enough accuracy."""
     lack = least_accuracy - accuracy
     return max_new_tokens * (1 + lack) if lack > 0 else tokens

@@ -4,7 +4,13 @@ A reward takes ``prompts``, ``completions`` (texts), ``completion_ids`` and colu
 and returns a float for each. The columns are ``question``, ``answer``, ``kind``, ``choices``, ``finish`` (stop or
 length), ``completion_tokens``, and ``problem`` with all fields of the problem. For example, in ``mine.py``:
 
-    def short(prompts, completions, completion_ids, completion_tokens, **columns):
+    def short(
+        prompts,
+        completions,
+        completion_ids,
+        completion_tokens,
+        **columns
+    ):
         return [1.0 / tokens for tokens in completion_tokens]
 
 is the reward ``mine.py:short``. The reward ``random`` is a control: accuracy that rises under it is not due to rewards.
@@ -57,7 +63,11 @@ def _grade_texts(problems: Sequence[Mapping], texts: Sequence[str], finishes: Se
     return grades
 
 
-REWARDS: dict[str, Reward] = {"correctness": correctness, "format": format_reward, "random": random_reward}
+REWARDS: dict[str, Reward] = {
+    "correctness": correctness,
+    "format": format_reward,
+    "random": random_reward,
+}
 
 
 # A user's own
@@ -94,7 +104,7 @@ def _load_function(name: str) -> Reward:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        # Whatever a user's file does.
+        # Whatever a user's file does when it is read.
         raise UserError(f"reward {name}: {path} does not load ({type(error).__name__}: {error}); fix it") from error
 
     function = getattr(module, function_name, None)
@@ -134,12 +144,13 @@ def score_rewards(
         completions: What was written.
         completion_ids: Their token ids; None where only the texts are known.
     """
+    questions = [problem.question for problem in problems]
     return reward(
-        prompts=[problem.question for problem in problems],
+        prompts=questions,
         completions=[completion.text for completion in completions],
         completion_ids=completion_ids,
         problem=[dict(vars(problem)) for problem in problems],
-        question=[problem.question for problem in problems],
+        question=questions,
         answer=[problem.answer for problem in problems],
         kind=[problem.kind for problem in problems],
         choices=[problem.choices for problem in problems],

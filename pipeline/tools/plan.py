@@ -29,7 +29,12 @@ from pipeline.stages.stage import Stage
 from pipeline.traces.sources import choose_solutions
 
 # Mean tokens of an answer where a run has none of its own yet: run E of docs/results.md, both benchmarks.
-ANSWER_TOKENS = {"plain zero-shot": 106, "plain 4-shot": 8, "cot zero-shot": 111, "cot 4-shot": 57}
+ANSWER_TOKENS = {
+    "plain zero-shot": 106,
+    "plain 4-shot": 8,
+    "cot zero-shot": 111,
+    "cot 4-shot": 57,
+}
 THINKING_TOKENS = 53
 DIRECT_TOKENS = 14
 
@@ -46,7 +51,11 @@ READ_PROMPTS = 32  # prompts that are read, whose time is that of as many more
 TRAIN_STEPS = 3  # the first of them warms up and is not counted
 
 # Tokens/s decoded in 512 slots that are filled again as answers end (84,000 while all are busy), and trained on.
-H200 = {"decoded": 23_000, "trained": 114_000, "source": "not measured here: an H200, smollm2-135m, bf16"}
+H200 = {
+    "decoded": 23_000,
+    "trained": 114_000,
+    "source": "not measured here: an H200, smollm2-135m, bf16",
+}
 
 # Tokens that are decoded, and tokens that are trained on.
 Work = tuple[float, float]
@@ -72,8 +81,12 @@ class Plan:
         """Return the work of a stage: training, and scoring on every benchmark."""
         parts: list[Work] = getattr(self, f"list_{stage.name}", list)()
         for row in list_rows(self.run, stage):
-            parts.append((len(row.benchmark.problems) * self.get_tokens(f"{stage.name} {row.variant}"), 0.0))
-        return sum(part[0] for part in parts), sum(part[1] for part in parts)
+            tokens = self.get_tokens(f"{stage.name} {row.variant}")
+            parts.append((len(row.benchmark.problems) * tokens, 0.0))
+
+        decoded = sum(part[0] for part in parts)
+        trained = sum(part[1] for part in parts)
+        return decoded, trained
 
     def get_tokens(self, row: str) -> float:
         """Return the mean tokens of an answer under a "STAGE VARIANT"."""
@@ -92,7 +105,8 @@ class Plan:
             training = self.count_training(settings, settings.grpo.trainer, 0)
             samples = training[1] / self.row_tokens
             # Where half of the groups differ in reward, twice as many are sampled.
-            return [training, (samples * min(settings.grpo.max_resample, 2) * tokens, 0.0)]
+            resampled = samples * min(settings.grpo.max_resample, 2)
+            return [training, (resampled * tokens, 0.0)]
 
         iteration = settings.expert_iteration
         problems = count_problems(settings.problems)
@@ -110,10 +124,11 @@ class Plan:
         settings = self.run.recipe.stages["adaptive"]
         problems = count_problems(settings.problems)
         asked = problems + 2 * count_dev_problems(settings)
+        both_answers = self.get_tokens("rl zero-shot") + DIRECT_TOKENS
         rows = problems * CHOICE_ROWS
         last = {**settings.trainer, "num_train_epochs": 0.5}
         return [
-            (asked * (self.get_tokens("rl zero-shot") + DIRECT_TOKENS), 0.0),
+            (asked * both_answers, 0.0),
             self.count_training(settings, settings.trainer, rows),
             self.count_training(settings, last, rows),
         ]
@@ -125,7 +140,9 @@ class Plan:
     def count_training(self, settings: Any, trainer: Mapping[str, Any], rows: float) -> Work:
         """Return the work of training on so many rows, with the points on dev."""
         batch = trainer["per_device_train_batch_size"] * trainer.get("gradient_accumulation_steps", 1)
-        steps = max(trainer.get("max_steps", 0), 0) or math.ceil(rows * trainer.get("num_train_epochs", 1) / batch)
+        epochs = trainer.get("num_train_epochs", 1)
+        # TRL takes the epochs where max_steps is -1.
+        steps = max(trainer.get("max_steps", 0), 0) or math.ceil(rows * epochs / batch)
         points = steps // trainer["eval_steps"] + int(trainer.get("eval_on_start", False))
         return points * self.count_dev(settings)[0], steps * batch * self.row_tokens
 
@@ -172,7 +189,11 @@ def find_rates(run: Run, rows: Sequence[Any]) -> dict[str, Any]:
 
     file = get_cache_folder() / "rates" / f"{sha256_json(key)[:16]}.json"
     if not file.is_file():
-        rates = {"decoded": measure_decoding(run), "trained": measure_training(run, rows), "source": "measured here"}
+        rates = {
+            "decoded": measure_decoding(run),
+            "trained": measure_training(run, rows),
+            "source": "measured here",
+        }
         write_json(file, rates)
     return read_json(file)
 
@@ -196,7 +217,8 @@ def measure_decoding(run: Run) -> float:
     read_seconds, _ = decode(prompts, 1)
     # One prompt in all rows is read once, so what is left is the decoding.
     seconds, tokens = decode(prompts[:1] * size, DECODED_TOKENS)
-    return THINKING_TOKENS / (read_seconds / len(prompts) + THINKING_TOKENS * seconds / tokens)
+    seconds_an_answer = read_seconds / len(prompts) + THINKING_TOKENS * seconds / tokens
+    return THINKING_TOKENS / seconds_an_answer
 
 
 def measure_training(run: Run, rows: Sequence[Any]) -> float:
@@ -204,9 +226,16 @@ def measure_training(run: Run, rows: Sequence[Any]) -> float:
     from pipeline.training import count_batch_rows, train_sft
 
     sft, seed = run.recipe.stages["sft"], run.recipe.seed
-    trainer = {**sft.trainer, "max_steps": TRAIN_STEPS, "save_strategy": "no", "load_best_model_at_end": False}
-    # Dev is "scored" before the first step and after each: there the clock is read.
-    trainer |= {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True}
+    trainer = {
+        **sft.trainer,
+        "max_steps": TRAIN_STEPS,
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        # Dev is "scored" before the first step and after each: there the clock is read.
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "eval_on_start": True,
+    }
     times: list[float] = []
 
     def read_clock(model) -> dict[str, float]:
@@ -216,16 +245,18 @@ def measure_training(run: Run, rows: Sequence[Any]) -> float:
     size = count_batch_rows(trainer)
     # Rows of middle length: few batches, dealt at random, may hold the longest or the shortest alone.
     count = TRAIN_STEPS * size
-    ordered = sorted(
-        itertools.islice(itertools.cycle(rows), max(count, len(rows))), key=lambda row: len(row["input_ids"])
-    )
+    enough = itertools.islice(itertools.cycle(rows), max(count, len(rows)))
+    ordered = sorted(enough, key=lambda row: len(row["input_ids"]))
     start = (len(ordered) - count) // 2
     middle = ordered[start : start + count]
     model, tokenizer = load_model(run.base_folder, trainable=True, load=run.recipe.base.load)
     with tempfile.TemporaryDirectory() as work:
         options: dict[str, Any] = {"lora": sft.lora, "seed": seed, "fast": run.recipe.base.fast_training}
         train_sft(model, tokenizer, middle, trainer, work=Path(work), label="plan", score_dev=read_clock, **options)
-    return sum(len(row["input_ids"]) for row in middle[size:]) / (times[TRAIN_STEPS] - times[1])
+
+    # Without the first step, which warms up.
+    tokens = sum(len(row["input_ids"]) for row in middle[size:])
+    return tokens / (times[TRAIN_STEPS] - times[1])
 
 
 def make_plan(run: Run) -> list[str]:
