@@ -118,13 +118,13 @@ _READY = re.compile(r"\(\d [<>] \d\)|not (?:True|False)|(?:True|False) (?:and|or
 
 def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
-    # A line may be of several places, so there may be several expressions left.
-    left = set(_EXPRESSION.findall(question))
+    # A line may be of several places, so there may be several expressions left. A dict keeps their order, which a set
+    # does not: the first of the next lines is the same in every process.
+    left = dict.fromkeys(_EXPRESSION.findall(question))
     for line in lines:
         steps = _list_steps(left)
-        left = {rest for equation, rest in steps if equation == line}
+        left = dict.fromkeys(rest for equation, rest in steps if equation == line)
 
-    # Each equation once, in the order of the expression.
     equations = [equation for equation, _ in _list_steps(left)]
     return list(dict.fromkeys(equations))
 

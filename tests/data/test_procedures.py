@@ -3,6 +3,8 @@
 import math
 import random
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 
 import pytest
@@ -16,6 +18,9 @@ from data.solutions import render_solution, write_procedure
 RULES = "Tom is a cat. No dogs are red. Every cat is red. Is it true that Tom is red?"
 ORDER = "Ann is older than Bob. Ann is younger than Eve. Bob is older than Dan. "
 VALID = "All cats are dogs. All dogs are pigs. Therefore, all cats are pigs. Is this argument valid or invalid?"
+
+# The second line is of either bracket.
+LINES = ["(5 > 1) = True", "True or False = True"]
 
 
 def solve(family: str, question: str) -> list[str]:
@@ -167,6 +172,19 @@ def test_any_path_that_the_rules_allow_comes_to_the_same_answer():
             lines.append(rng.choice(allowed))
 
         assert read_answer(problem, lines) == problem.answer
+
+
+def test_a_solution_is_the_same_in_every_process(root):
+    """With one line of two places, there are two expressions to go on with; sets would order them by Python's hash."""
+    question = "What is (not ((5 > 1) or False)) and (True or False)?"
+    script = f"from data.logic.boolean import list_next_lines as f; print(f({question!r}, {LINES!r}))"
+    outputs = set()
+    for seed in ("1", "2", "3", "4"):
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=root, env={"PYTHONHASHSEED": seed}, capture_output=True
+        )
+        outputs.add(done.stdout)
+    assert outputs == {b"['not True = False', 'True or False = True']\n"}
 
 
 def test_a_question_of_another_kind_has_no_procedure():
