@@ -59,13 +59,17 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="FOLDER", help="for completions, grades and scores")
 
 
-def score_model(options: argparse.Namespace) -> dict[str, Any]:
-    """Ask a model a benchmark, grade and score it; write everything into ``options.out`` and return the scores."""
+def check_score_options(options: argparse.Namespace) -> None:
+    """Raise UserError where options are out of range, or do not go together."""
     if not 0 < options.temperature < math.inf:
         raise UserError(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
     if options.url and (options.budget is not None or options.min_thinking):
         raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
 
+
+def score_model(options: argparse.Namespace) -> dict[str, Any]:
+    """Ask a model a benchmark, grade and score it; write everything into ``options.out`` and return the scores."""
+    check_score_options(options)
     from pipeline.evaluate import evaluate
 
     prompt = read_prompt(options.prompt)
