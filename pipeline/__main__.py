@@ -209,8 +209,11 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
     command.set_defaults(handler=make_studies, to_run=())
     command.add_argument("names", nargs="*", metavar="NAME", help=f"default: all ({', '.join(STUDIES)})")
     command.add_argument("--base", help="default: the one that the study's recipe names")
-    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go")
-    command.add_argument("--set", action="append", default=[], dest="overrides", metavar="NAME.KEY=VALUE")
+    command.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go (default: runs)"
+    )
+    text = "a value of a study's recipe, such as planning.seed=2; repeatable"
+    command.add_argument("--set", action="append", default=[], dest="overrides", metavar="NAME.KEY=VALUE", help=text)
     return parser, list(commands.choices)
 
 
