@@ -1,6 +1,6 @@
 """Stage 4: the sft adapter learns from rewards, on problems whose solutions it never saw; the reward is the grader.
 
-One recipe, one reward, two algorithms. Expert iteration samples, keeps what is verified and trains a new adapter on it
+One recipe, one reward, two algorithms. Expert iteration samples, keeps what is verified and trains on it
 (expert_iteration.py). GRPO trains the adapter further on the difference between a problem's samples (grpo.py).
 """
 
