@@ -1,5 +1,6 @@
 """The page of worked solutions shows what is written today. ``python -m tests.test_solutions_page`` writes it anew."""
 
+import textwrap
 from pathlib import Path
 
 from data.datasets import DatasetSpec, load_train
@@ -34,7 +35,8 @@ def build_page() -> str:
 
 def show_problem(problem: Problem) -> str:
     """Return a problem with its solutions in two styles, and the answer."""
-    lines = [f"Level {problem.level}: {problem.question} **{problem.answer}**\n"]
+    question = f"Level {problem.level}: {problem.question} **{problem.answer}**"
+    lines = [textwrap.fill(question, 120) + "\n"]
     solutions = {style: render_solution(problem, style) for style in ("procedure", "short")}
     if solutions["procedure"] == solutions["short"]:
         solutions = {"both": solutions["short"]}

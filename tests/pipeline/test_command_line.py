@@ -18,7 +18,7 @@ GOOD = json.dumps({"id": "1", "question": "What is 1 + 1?", "answer": "2"})
 COMMANDS = (
     *[stage.name for stage in STAGES],
     *("all", "controls", "table", "seeds", "report", "plan", "status", "check", "compare", "export"),
-    *("ask", "traces", "tradeoff", "score"),
+    *("ask", "traces", "tradeoff", "score", "studies"),
 )
 
 

@@ -60,7 +60,7 @@ def test_score_writes_completions_grades_and_scores(options, tmp_path, capsys):
 
     printed = capsys.readouterr().out
     assert printed.startswith("squares: ")
-    assert printed.count("\n") == 1
+    assert printed.endswith("and each answer and its grade in completions/ and grades/\n")
 
 
 def test_samples_give_pass_at_k_and_the_majority(options, tmp_path, capsys):
