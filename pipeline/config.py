@@ -164,7 +164,7 @@ class GrpoSettings(Settings):
 class RlSettings(Settings):
     """Stage 4."""
 
-    algorithm: Literal["expert_iteration", "grpo"]
+    algorithm: Literal["expert_iteration", "grpo", "both"]
     problems: Problems
     dev: Count
     rewards: Annotated[list[str], Field(min_length=1)]

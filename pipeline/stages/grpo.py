@@ -234,7 +234,7 @@ class GrpoTraining:
 
         if best["step"] == 0:
             assert self.context.parent_adapter is not None
-            say(f"{self.label}: nothing was better on dev than {self.context.stage.parent}, so its adapter is kept")
+            say(f"{self.label}: GRPO came to nothing better on dev, so the adapter that it started from is kept")
             return self.context.parent_adapter
 
         # The trainer has loaded its best checkpoint.

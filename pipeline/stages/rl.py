@@ -4,9 +4,14 @@ One recipe, one reward, two algorithms. Expert iteration samples, keeps what is 
 (expert_iteration.py). GRPO trains the adapter further on the difference between a problem's samples (grpo.py).
 """
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import RlSettings
+from pipeline.learnability import NoSignal
+from pipeline.processes import on_main_process
+from pipeline.progress import say
 from pipeline.stages.stage import Stage, TrainingContext
 
 
@@ -19,7 +24,36 @@ def train(context: TrainingContext) -> Path:
 
     from pipeline.stages.expert_iteration import train_expert_iteration
 
-    return train_expert_iteration(context)
+    adapter = train_expert_iteration(context)
+    if context.settings.algorithm == "both":
+        return train_further(context, adapter)
+    return adapter
+
+
+def train_further(context: TrainingContext, adapter: Path) -> Path:
+    """Train the adapter of expert iteration by GRPO; returns the better of the two on dev."""
+    from pipeline.stages.grpo import train_grpo
+
+    # Both algorithms write files of the same names.
+    work = context.work / "grpo"
+    on_main_process(lambda: work.mkdir(exist_ok=True))
+    try:
+        best = train_grpo(replace(context, work=work, start=adapter))
+    except NoSignal as error:
+        say(f"{error}; the adapter of expert iteration is kept")
+        return adapter
+
+    on_main_process(lambda: keep_notes(work))
+    return best
+
+
+def keep_notes(work: Path) -> None:
+    """Copy what GRPO wrote beside what expert iteration wrote, as grpo_curve.json and the like."""
+    for note in work.iterdir():
+        if note.name == "alarm.txt":
+            shutil.copy(note, work.parent)
+        elif note.suffix in (".json", ".jsonl"):
+            shutil.copy(note, work.parent / f"grpo_{note.name}")
 
 
 RL = Stage(

@@ -55,6 +55,7 @@ class TrainingContext:
     Args:
         settings: the stage's section of the recipe, with a control's overrides.
         work: the folder for checkpoints and for files that are kept when training ends (*.json, *.jsonl, *.txt).
+        start: the adapter to start from in place of the parent's.
     """
 
     run: Run
@@ -62,10 +63,13 @@ class TrainingContext:
     settings: Any
     seed: int
     work: Path
+    start: Path | None = None
 
     @property
     def parent_adapter(self) -> Path | None:
         """The adapter that the training starts from."""
+        if self.start:
+            return self.start
         if self.stage.parent is None:
             return None
         return self.run.dir.stage(self.stage.parent).adapter

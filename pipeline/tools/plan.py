@@ -100,14 +100,24 @@ class Plan:
     def list_rl(self) -> list[Work]:
         """Return the parts of stage 4's training."""
         settings = self.run.recipe.stages["rl"]
-        tokens = self.get_tokens("sft zero-shot")
-        if settings.algorithm == "grpo":
-            training = self.count_training(settings, settings.grpo.trainer, 0)
-            samples = training[1] / self.row_tokens
-            # Where half of the groups differ in reward, twice as many are sampled.
-            resampled = samples * min(settings.grpo.max_resample, 2)
-            return [training, (resampled * tokens, 0.0)]
+        parts: list[Work] = []
+        if settings.algorithm != "grpo":
+            parts += self.list_expert_iteration(settings)
+        if settings.algorithm != "expert_iteration":
+            parts += self.list_grpo(settings)
+        return parts
 
+    def list_grpo(self, settings: Any) -> list[Work]:
+        """Return the parts of a GRPO training: training and sampling."""
+        training = self.count_training(settings, settings.grpo.trainer, 0)
+        samples = training[1] / self.row_tokens
+        # Where half of the groups differ in reward, twice as many are sampled.
+        resampled = samples * min(settings.grpo.max_resample, 2)
+        return [training, (resampled * self.get_tokens("sft zero-shot"), 0.0)]
+
+    def list_expert_iteration(self, settings: Any) -> list[Work]:
+        """Return the parts of all rounds: sampling, training and dev."""
+        tokens = self.get_tokens("sft zero-shot")
         iteration = settings.expert_iteration
         problems = count_problems(settings.problems)
         # A problem is new in one round, and half of the other rounds follow it in the mean.

@@ -128,7 +128,7 @@ def test_data_sets_are_written_as_blocks_or_as_text():
         ("rl.dev", "no '='"),
         ("rl.dev=[", "not YAML"),
         ("rl.dev.more=1", "rl.dev: must be a valid integer"),
-        ("rl.algorithm=gpro", "'expert_iteration' or 'grpo'"),
+        ("rl.algorithm=gpro", "'expert_iteration', 'grpo' or 'both'"),
         ("rl.grpo.levels=[1]", "unknown key 'rl.grpo.levels'; did you mean rl.grpo?"),
         ("rl.expert_iteration.generation.temperature=0", "must be greater than 0"),
         ("rl.expert_iteration.generation.top_q=1", "unknown key"),

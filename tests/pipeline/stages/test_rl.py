@@ -1,20 +1,56 @@
 """Stage 4 chooses its algorithm by the recipe."""
 
 import types
+from pathlib import Path
 
 import pytest
 
+from pipeline.learnability import NoSignal
 from pipeline.stages import expert_iteration, grpo
 from pipeline.stages.rl import RL
+from pipeline.stages.stage import TrainingContext
 
 
-@pytest.mark.parametrize("algorithm", ["expert_iteration", "grpo"])
-def test_the_recipe_chooses_the_algorithm(algorithm, monkeypatch):
-    monkeypatch.setattr(grpo, "train_grpo", lambda context: "grpo")
-    monkeypatch.setattr(expert_iteration, "train_expert_iteration", lambda context: "expert_iteration")
-    context = types.SimpleNamespace(settings=types.SimpleNamespace(algorithm=algorithm))
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """The function that trains by an algorithm, with stand-ins for both: expert iteration returns work/adapter-1."""
 
-    assert RL.train(context) == algorithm
+    def train_expert_iteration(context):
+        (context.work / "curve.json").write_text("[1]")
+        return context.work / "adapter-1"
+
+    def train_grpo(context):
+        (context.work / "curve.json").write_text("[2]")
+        (context.work / "alarm.txt").write_text("a collapse")
+        return Path(context.start or "sft") / "further"
+
+    monkeypatch.setattr(expert_iteration, "train_expert_iteration", train_expert_iteration)
+    monkeypatch.setattr(grpo, "train_grpo", train_grpo)
+
+    def train(algorithm):
+        return RL.train(TrainingContext(None, RL, types.SimpleNamespace(algorithm=algorithm), 1, tmp_path))
+
+    return train
+
+
+def test_the_recipe_chooses_the_algorithm(train, tmp_path):
+    assert train("grpo") == Path("sft/further")
+    assert train("expert_iteration") == tmp_path / "adapter-1"
+
+
+def test_both_start_grpo_from_the_adapter_of_expert_iteration_and_keep_the_files_of_both(train, tmp_path):
+    assert train("both") == tmp_path / "adapter-1" / "further"
+    assert (tmp_path / "curve.json").read_text() == "[1]"
+    assert (tmp_path / "grpo_curve.json").read_text() == "[2]"
+    assert (tmp_path / "alarm.txt").read_text() == "a collapse"
+
+
+def test_where_grpo_has_nothing_to_learn_the_adapter_of_expert_iteration_is_kept(train, tmp_path, monkeypatch):
+    def find_no_signal(context):
+        raise NoSignal("all samples earn the same")
+
+    monkeypatch.setattr(grpo, "train_grpo", find_no_signal)
+    assert train("both") == tmp_path / "adapter-1"
 
 
 def test_it_starts_from_sft_and_is_compared_to_it():

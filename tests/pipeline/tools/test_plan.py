@@ -56,6 +56,8 @@ def test_work_follows_from_the_recipe(new_run):
     assert rounds[1] > count("rl")[1]
 
     steps = count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=6")
+    both = count("rl", "rl.algorithm=both", "rl.grpo.trainer.max_steps=6")
+    assert both[1] == pytest.approx(steps[1] + count("rl")[1])
     assert count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=12")[1] == pytest.approx(2 * steps[1])
     # Six steps of 64 samples of 53 tokens, once in place of twice.
     once = count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=6", "rl.grpo.max_resample=1")
