@@ -201,6 +201,15 @@ def test_a_narrow_screen_does_not_scroll_sideways(open_page, width):
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
 
 
+def test_a_narrow_screen_shows_the_accuracy_of_each_stage(open_page):
+    browser = open_page(width=400)
+    # The first table compares the runs.
+    table = find(browser, "#results ~ h3 + .wide > table")[1]
+    headings = table.find_elements("css selector", "thead th")
+    assert [heading.text for heading in headings[:4]] == ["stage", "variant", "n", "accuracy"]
+    assert headings[3].rect["x"] + headings[3].rect["width"] <= 400
+
+
 # The luminance of the page, and the least contrast of a text with what is behind it.
 CONTRAST = """
 const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
