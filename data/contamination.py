@@ -39,7 +39,8 @@ class Overlap:
 
 def find_overlaps(train: Sequence[Problem], benchmark: Iterable[Problem]) -> list[Overlap]:
     """The problems of a benchmark that train gives away, each with the surest reason and one train problem."""
-    overlaps = map(_Index(train).find_overlap, benchmark)
+    index = _Index(train)
+    overlaps = map(index.find_overlap, benchmark)
     return [overlap for overlap in overlaps if overlap]
 
 
@@ -48,28 +49,36 @@ class _Index:
 
     def __init__(self, train: Sequence[Problem]):
         self.train = train
-        self.by_text = {normalize_text(problem.question): problem for problem in train}
-        self.by_template = {_make_template(problem.question): problem for problem in train}
-
-        self.grams = [_list_grams(problem.question) for problem in train]
+        self.by_text: dict[str, Problem] = {}
+        self.by_template: dict[tuple[str, Numbers], Problem] = {}
+        self.grams: list[set[Gram]] = []
         # Which train problems have the same numbers and an n-gram, so that few of them need to be compared.
         self.holders: dict[tuple[Numbers, Gram], list[int]] = defaultdict(list)
-        for place, grams in enumerate(self.grams):
-            numbers = _sort_numbers(train[place].question)
+
+        for place, problem in enumerate(train):
+            question = problem.question
+            self.by_text[normalize_text(question)] = problem
+            self.by_template[_make_template(question)] = problem
+
+            grams = _list_grams(question)
+            self.grams.append(grams)
+            numbers = _sort_numbers(question)
             for gram in grams:
                 self.holders[numbers, gram].append(place)
 
     def find_overlap(self, problem: Problem) -> Overlap | None:
-        same = self.by_text.get(normalize_text(problem.question))
+        question = problem.question
+        same = self.by_text.get(normalize_text(question))
         if same:
             return Overlap(same, problem, EXACT)
 
         # With a single number, a template alone says too little.
-        same = self.by_template.get(_make_template(problem.question))
-        if same and len(_list_numbers(problem.question)) > 1:
+        template = _make_template(question)
+        same = self.by_template.get(template)
+        if same and len(_list_numbers(question)) > 1:
             return Overlap(same, problem, TEMPLATE)
 
-        same = self._find_near(problem.question)
+        same = self._find_near(question)
         return Overlap(same, problem, NEAR) if same else None
 
     def _find_near(self, question: str) -> Problem | None:
@@ -80,12 +89,14 @@ class _Index:
         # Whoever shares that much shares one of the rarest n-grams: fewer than (1 - threshold) of all may be missing.
         holders = [self.holders.get((numbers, gram), []) for gram in grams]
         rarest_first = sorted(holders, key=len)
-        count = int((1 - threshold) * len(grams)) + 1
+        missing = int((1 - threshold) * len(grams))
+        count = missing + 1
         candidates = set(itertools.chain(*rarest_first[:count]))
 
         for place in sorted(candidates):
             other = self.grams[place]
-            similarity = len(grams & other) / len(grams | other)
+            common = len(grams & other)
+            similarity = common / len(grams | other)
             if similarity >= threshold:
                 return self.train[place]
         return None
@@ -102,11 +113,17 @@ def _sort_numbers(text: str) -> Numbers:
 def _make_template(text: str) -> tuple[str, Numbers]:
     """A question without its numbers and its capitalized words; and its numbers."""
     nameless = re.sub(r"\b[A-Z]\w*", "name", text)
-    return normalize_text(NUMBER.sub("0", nameless)), _list_numbers(text)
+    bare = NUMBER.sub("0", nameless)
+    return normalize_text(bare), _list_numbers(text)
 
 
 def _list_grams(text: str) -> set[Gram]:
     words = normalize_text(text).split()
     # A shorter text is one n-gram.
     count = max(1, len(words) - GRAM_WORDS + 1)
-    return {tuple(words[start : start + GRAM_WORDS]) for start in range(count)}
+
+    grams = set()
+    for start in range(count):
+        gram = words[start : start + GRAM_WORDS]
+        grams.add(tuple(gram))
+    return grams

@@ -13,6 +13,7 @@ labels its choices itself (ARC), a label means its choice, and nothing else is t
 """
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,25 +41,34 @@ def parse_choices(value: Any, where: str) -> tuple[Texts, Texts]:
         value = _OPTION.findall(options)
 
     labels: Any = None
-    if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
-        labels = [each.get("label") for each in value]
-        value = [each.get("text") for each in value]
-    elif isinstance(value, Mapping):
+    if isinstance(value, Mapping):
+        # One list of all texts, and one of all labels.
         labels = value.get("label")
         value = value.get("text")
         are_lists = isinstance(value, list) and isinstance(labels, list)
         if not are_lists or len(labels) < len(value):
             raise UserError(f"{where}: 'choices' must have a text and a label each, or be a list of texts")
 
-    are_texts = isinstance(value, list) and all(isinstance(each, str) and each.strip() for each in value)
-    if not value or not are_texts:
+    elif _is_list_of(value, Mapping):
+        labels = [each.get("label") for each in value]
+        value = [each.get("text") for each in value]
+
+    if not _is_list_of(value, str) or not all(map(str.strip, value)):
         raise UserError(f"{where}: 'choices' must be a list of texts, or be left out")
 
-    if labels is not None:
-        # There may be more labels than choices.
-        used = labels[: len(value)]
-        return tuple(value), tuple(map(str, used))
-    return _split_marks(value)
+    if labels is None:
+        return _split_marks(value)
+
+    # There may be more labels than choices.
+    used = labels[: len(value)]
+    return tuple(value), tuple(map(str, used))
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    """Whether a value is a list that holds something, and nothing of another kind."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(each, kind) for each in value)
 
 
 def _split_marks(choices: Sequence[str]) -> tuple[Texts, Texts]:
@@ -72,7 +82,7 @@ def _split_marks(choices: Sequence[str]) -> tuple[Texts, Texts]:
             letters.append(match["mark"].strip("()"))
 
     # A text may begin with a letter of its own: only all marks in order are labels.
-    expected = [chr(ord("A") + place) for place in range(len(choices))]
+    expected = list(string.ascii_uppercase[: len(choices)])
     if letters != expected:
         return tuple(choices), ()
     return tuple(texts), tuple(letters)
@@ -99,7 +109,9 @@ def resolve_gold(
         return str(answer).strip()
 
     if len(set(meanings.values())) > 1:
-        readings = [f"{choices[place]!r} by its {reading}" for reading, place in meanings.items()]
+        readings = []
+        for reading, place in meanings.items():
+            readings.append(f"{choices[place]!r} by its {reading}")
         raise UserError(
             f"{where}: the answer {answer!r} is ambiguous: {', '.join(readings)}; give the choice's text or letter"
         )
@@ -109,7 +121,10 @@ def resolve_gold(
     return choices[place].strip()
 
 
-def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[str, int]:
+def _find_meanings(
+    answer: str | int | float,
+    choices: Sequence[str],
+) -> dict[str, int]:
     """Return the place of the choice for each reading that an answer has."""
     text = _normalize(str(answer))
     texts = [_normalize(choice) for choice in choices]
@@ -135,11 +150,15 @@ def _find_meanings(answer: str | int | float, choices: Sequence[str]) -> dict[st
         meanings["key"] = int(text) - 1
 
     # A letter or a number may lie beyond the choices, and means none then.
-    on_offer = range(len(choices))
-    return {reading: place for reading, place in meanings.items() if place in on_offer}
+    on_offer = {}
+    for reading, place in meanings.items():
+        if 0 <= place < len(choices):
+            on_offer[reading] = place
+    return on_offer
 
 
 def _normalize(text: str) -> str:
     bare = " ".join(text.split()).casefold()
+    # "(B)" is as good as "B".
     match = re.fullmatch(r"\(([^()]*)\)", bare)
     return match[1].strip() if match else bare

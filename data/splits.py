@@ -29,9 +29,11 @@ def split_of(key: str) -> str:
 
 def normalize_text(text: str) -> str:
     """Text as it is compared: lower-case, single spaces, no punctuation except what is arithmetic."""
+    lower = text.lower()
     # A point before a digit is a decimal point.
-    text = re.sub(r"\.(?!\d)|[^\w\s.+\-*/()<>=%]", "", text.lower())
-    spaced = re.sub(r"([+\-*/()<>=%])", r" \1 ", text)
+    kept = re.sub(r"\.(?!\d)|[^\w\s.+\-*/()<>=%]", "", lower)
+    # "2+3" and "2 + 3" are the same text.
+    spaced = re.sub(r"([+\-*/()<>=%])", r" \1 ", kept)
     return " ".join(spaced.split())
 
 
@@ -42,7 +44,8 @@ def interleave(problems: Iterable[Problem]) -> list[Problem]:
         families = _group_by("family", level)
         # Each level begins with another family, or the first few problems would all be of one.
         first = index % len(families)
-        levels.append(_merge_in_turn(families[first:] + families[:first]))
+        rotated = families[first:] + families[:first]
+        levels.append(_merge_in_turn(rotated))
     return _merge_in_turn(levels)
 
 
@@ -50,19 +53,23 @@ def _group_by(field: str, problems: Iterable[Problem]) -> list[list[Problem]]:
     """The problems with each value of a field, in the order of the values."""
     groups = defaultdict(list)
     for problem in problems:
-        groups[getattr(problem, field)].append(problem)
+        value = getattr(problem, field)
+        groups[value].append(problem)
     return [groups[value] for value in sorted(groups)]
 
 
 def _merge_in_turn(lists: Sequence[Sequence[Problem]]) -> list[Problem]:
     problems_in_turn = []
     for turn in itertools.zip_longest(*lists):
-        # A short list is out of problems in the later turns.
-        problems_in_turn += [problem for problem in turn if problem is not None]
+        for problem in turn:
+            # A short list is out of problems in the later turns.
+            if problem is not None:
+                problems_in_turn.append(problem)
     return problems_in_turn
 
 
 def take_stratified(problems: Sequence[Problem], n: int | None) -> list[Problem]:
     """``n`` of the problems, or all; the same share of each level and family, in the order they came in."""
-    chosen = {problem.id for problem in interleave(problems)[:n]}
+    first = interleave(problems)[:n]
+    chosen = {problem.id for problem in first}
     return [problem for problem in problems if problem.id in chosen]

@@ -16,7 +16,8 @@ MAX_MIDDLE = 4
 def draw_word(rng: random.Random, level: int) -> Problem | None:
     """One word problem; None where the draw leads nowhere."""
     world = rng.choice(read_worlds())
-    count = rng.randint(0, min(MAX_MIDDLE, len(world.middle)))
+    most = min(MAX_MIDDLE, len(world.middle))
+    count = rng.randint(0, most)
     middle = rng.sample(world.middle, count)
     begin = rng.choice(world.begin)
     ask = rng.choice(world.ask)
@@ -24,7 +25,8 @@ def draw_word(rng: random.Random, level: int) -> Problem | None:
 
     # Only a part that asks may have no operation of its own: "How many does she have?"
     forms = [part.form for part in parts if part.form]
-    if sum(map(count_operations, forms)) != OPERATIONS[level]:
+    operations = sum(map(count_operations, forms))
+    if operations != OPERATIONS[level]:
         return None
 
     draw = draw_tree(rng, forms, level)
@@ -36,7 +38,8 @@ def draw_word(rng: random.Random, level: int) -> Problem | None:
     for index, part in enumerate(parts):
         # Only the last part can be without a form, so the places of parts and forms agree.
         numbers = draw.numbers[index] if part.form else ()
-        story.add_part(part, numbers, in_middle=part in middle)
+        in_middle = part in middle
+        story.add_part(part, numbers, in_middle)
 
     question = " ".join(story.sentences)
     key = _make_key(world, parts, draw)
@@ -52,16 +55,26 @@ class _Story:
         self.sentences: list[str] = []
         self.labels: list[str] = []
 
-    def add_part(self, part: Part, numbers: tuple[int, ...], in_middle: bool) -> None:
+    def add_part(
+        self,
+        part: Part,
+        numbers: tuple[int, ...],
+        in_middle: bool,
+    ) -> None:
         slots = self.slots
         # A form has up to two numbers; the texts call them {a} and {b}.
         slots.update(zip("ab", numbers, strict=False))
-        slots["times"] = "twice" if numbers[:1] == (2,) else f"{slots['a']} times"
+        is_double = numbers[:1] == (2,)
+        slots["times"] = "twice" if is_double else f"{slots['a']} times"
 
         text = self.rng.choice(part.texts)
-        self.sentences.append(text.format(**slots))
-        for label in part.labels:
-            self.labels.append(capitalize_first(label.format(**slots)))
+        sentence = text.format(**slots)
+        self.sentences.append(sentence)
+
+        for wording in part.labels:
+            label = wording.format(**slots)
+            # A label begins its line of the solution.
+            self.labels.append(capitalize_first(label))
 
         # How the next part speaks of what this one leaves: "now has", "have now".
         slots["now"] = part.now
@@ -77,6 +90,8 @@ class _Story:
 
 
 def _make_key(world: World, parts: list[Part], draw: Draw) -> str:
+    # Neither wordings nor people are in it: they do not change the sum.
     names = ",".join(part.id for part in parts)
-    numbers = ",".join(map(str, draw.list_numbers()))
+    drawn = draw.list_numbers()
+    numbers = ",".join(map(str, drawn))
     return f"word:{world.id}/{names}:{numbers}"
