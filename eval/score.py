@@ -43,7 +43,16 @@ def score_completions(
 
     n = len(problems)
     correct = [grade.correct for grade in grades]
-    verdicts = Counter(grade.verdict for grade in grades)
+    boxed = [grade.boxed for grade in grades]
+    counts = Counter(grade.verdict for grade in grades)
+    # All of them, those that none got too.
+    verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
+
+    thinking_tokens = [c.thinking_tokens for c in completions]
+    tokens = [c.thinking_tokens + c.answer_tokens for c in completions]
+    reasoned = [has_reasoning(c.text) for c in completions]
+    truncated = [c.finish == "length" for c in completions]
+
     # As JSON gives them back: its keys are texts.
     levels = [str(problem.level) for problem in problems]
     families = [problem.family for problem in problems]
@@ -51,15 +60,14 @@ def score_completions(
     return {
         "n": n,
         **_share(sum(correct), n),
-        "tokens_mean": fmean(c.thinking_tokens + c.answer_tokens for c in completions),
-        "thinking_tokens_mean": fmean(c.thinking_tokens for c in completions),
-        "thinking_rate": fmean(has_reasoning(c.text) for c in completions),
-        "format_rate": fmean(grade.boxed for grade in grades),
-        "truncated_rate": fmean(c.finish == "length" for c in completions),
+        "tokens_mean": fmean(tokens),
+        "thinking_tokens_mean": fmean(thinking_tokens),
+        "thinking_rate": fmean(reasoned),
+        "format_rate": fmean(boxed),
+        "truncated_rate": fmean(truncated),
         "undecided_rate": verdicts["undecided"] / n,
         "seconds": seconds,
-        # All of them, those that none got too.
-        "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
+        "verdicts": verdicts,
         **guess_baselines(problems),
         "by_level": _score_groups(levels, correct),
         "by_family": _score_groups(families, correct),
@@ -69,10 +77,17 @@ def score_completions(
 def _share(total: float, n: int) -> dict[str, float]:
     # A sum of shares may end up a rounding error above n.
     low, high = wilson_interval(min(total, n), n)
-    return {"accuracy": total / n, "ci_low": low, "ci_high": high}
+    return {
+        "accuracy": total / n,
+        "ci_low": low,
+        "ci_high": high,
+    }
 
 
-def _score_groups(names: Sequence[str], correct: Sequence[bool]) -> dict[str, dict[str, float]]:
+def _score_groups(
+    names: Sequence[str],
+    correct: Sequence[bool],
+) -> dict[str, dict[str, float]]:
     """Return the accuracy of each group; ``names`` holds the group of each problem."""
     groups = defaultdict(list)
     for name, is_correct in zip(names, correct, strict=True):
@@ -110,11 +125,17 @@ def guess_baselines(problems: Sequence[Problem]) -> dict[str, float]:
         chances.append(1 / len(choices) if choices else 0.0)
 
     # Each family is answered by its own guess.
-    majority = sum(max(answers.values()) for answers in counts.values())
-    return {"chance": fmean(chances), "majority": majority / len(problems)}
+    guessed = sum(max(answers.values()) for answers in counts.values())
+    return {
+        "chance": fmean(chances),
+        "majority": guessed / len(problems),
+    }
 
 
-def score_samples(problems: Sequence[Problem], samples: Sequence[Sequence[Grade]]) -> dict[str, Any]:
+def score_samples(
+    problems: Sequence[Problem],
+    samples: Sequence[Sequence[Grade]],
+) -> dict[str, Any]:
     """Score several samples of every problem.
 
     Args:
@@ -130,19 +151,25 @@ def score_samples(problems: Sequence[Problem], samples: Sequence[Sequence[Grade]
     n = len(problems)
     count = len(samples)
     grades_by_problem = list(zip(*samples, strict=True))
-    correct_counts = [sum(grade.correct for grade in grades) for grades in grades_by_problem]
-
-    # The powers of two up to the number of samples, and that itself.
-    ks = {2**i for i in range(count.bit_length())} | {count}
-    pass_at = {}
-    for k in sorted(ks):
-        total = sum(pass_at_k(k, count, correct) for correct in correct_counts)
-        pass_at[str(k)] = _share(total, n)
 
     votes = []
+    correct_counts = []
     for problem, grades in zip(problems, grades_by_problem, strict=True):
         votes.append(_majority_vote(problem, grades))
-    return {"pass_at": pass_at, "maj": _share(sum(votes), n)}
+        correct_counts.append(sum(grade.correct for grade in grades))
+
+    # The powers of two up to the number of samples, and that itself.
+    ks = {2**i for i in range(count.bit_length())}
+    ks.add(count)
+    pass_at = {}
+    for k in sorted(ks):
+        shares = [pass_at_k(k, count, correct) for correct in correct_counts]
+        pass_at[str(k)] = _share(sum(shares), n)
+
+    return {
+        "pass_at": pass_at,
+        "maj": _share(sum(votes), n),
+    }
 
 
 def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
@@ -151,7 +178,8 @@ def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
 
     for grade in grades:
         # An answer that cannot be read has no vote.
-        if grade.extracted is None or grade.verdict not in ("correct", "wrong"):
+        is_decided = grade.verdict in ("correct", "wrong")
+        if grade.extracted is None or not is_decided:
             continue
 
         answer = parse_value(grade.extracted, problem.kind, problem.choices)
@@ -160,7 +188,11 @@ def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
 
     if not votes:
         return 0.0
-    # Equal answers are graded alike, so the first of each speaks for all.
+
     most = max(map(len, votes.values()))
-    winners = [hits[0] for hits in votes.values() if len(hits) == most]
+    winners = []
+    for hits in votes.values():
+        if len(hits) == most:
+            # Equal answers are graded alike, so the first of each speaks for all.
+            winners.append(hits[0])
     return fmean(winners)

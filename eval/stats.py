@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 
-# The normal quantile of a two-sided 95 % interval.
+# The normal quantile of a two-sided 95 % interval, and its square.
 Z_95 = 1.959964
+Z_95_SQUARED = Z_95 * Z_95
 
 
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
@@ -25,9 +26,15 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
         raise ValueError(f"{successes} successes of {n}")
 
     rate = successes / n
-    scale = 1 + Z_95 * Z_95 / n
-    middle = (rate + Z_95 * Z_95 / (2 * n)) / scale
-    half = Z_95 * math.sqrt(rate * (1 - rate) / n + Z_95 * Z_95 / (4 * n * n)) / scale
+    scale = 1 + Z_95_SQUARED / n
+
+    # The fewer there are, the nearer the middle is to one half.
+    shift = Z_95_SQUARED / (2 * n)
+    middle = (rate + shift) / scale
+
+    variance = rate * (1 - rate) / n
+    uncertainty = Z_95_SQUARED / (4 * n * n)
+    half = Z_95 * math.sqrt(variance + uncertainty) / scale
 
     # At the ends the bound is exact; rounding must not move it.
     low = 0.0 if successes == 0 else middle - half
@@ -51,12 +58,17 @@ def mcnemar_p(a: Sequence[bool], b: Sequence[bool]) -> float:
     only_b = pairs.count((False, True))
     n = only_a + only_b
 
+    # The binomial coefficients of n, up to the rarer side, and their sum.
     # In whole numbers, so any n is exact; each term comes from the last, so many problems take no time.
-    ways = term = 1
+    term = 1
+    ways = 1
     for i in range(min(only_a, only_b)):
         term = term * (n - i) // (i + 1)
         ways += term
-    return min(1.0, 2 * ways / 2**n)
+
+    # Two sides. They overlap where both are equally frequent.
+    p_value = 2 * ways / 2**n
+    return min(1.0, p_value)
 
 
 def sign_flip_p(differences: Sequence[int]) -> float:
@@ -67,6 +79,7 @@ def sign_flip_p(differences: Sequence[int]) -> float:
 
     Source: R. A. Fisher 1935, "The Design of Experiments", section 21.
     """
+    # Zeros have no sign to flip.
     sizes = [abs(difference) for difference in differences if difference]
     observed = abs(sum(differences))
 
@@ -79,14 +92,24 @@ def sign_flip_p(differences: Sequence[int]) -> float:
             grown[total - size] += count
         ways = grown
 
-    extreme = sum(count for total, count in ways.items() if abs(total) >= observed)
-    return extreme / 2 ** len(sizes)
+    extreme = 0
+    for total, count in ways.items():
+        if abs(total) >= observed:
+            extreme += count
+
+    choices = 2 ** len(sizes)
+    return extreme / choices
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval (low, high) of the mean of paired differences, by the normal distribution."""
+    n = len(differences)
     mean = fmean(differences)
-    half = Z_95 * stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+
+    # One difference says nothing of the spread.
+    half = math.inf
+    if n > 1:
+        half = Z_95 * stdev(differences) / math.sqrt(n)
     return mean - half, mean + half
 
 
@@ -100,9 +123,11 @@ def bounded_interval(values: Sequence[float]) -> tuple[float, float]:
     Statistics in Medicine 24, p. 729-740.
     """
     n = len(values) + 2
+    # The two more add nothing to the sum, and 1 to that of the squares.
     mean = math.fsum(values) / n
-    square = (math.fsum(value * value for value in values) + 1) / n
-    half = Z_95 * math.sqrt((square - mean * mean) / n)
+    squares = math.fsum(value * value for value in values) + 1
+    variance = squares / n - mean * mean
+    half = Z_95 * math.sqrt(variance / n)
     return mean - half, mean + half
 
 
@@ -114,13 +139,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
     Statistics 6, p. 65-70.
     """
-    corrected = [0.0] * len(p_values)
-    smallest_first = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    tests = len(p_values)
+    corrected = [0.0] * tests
+    smallest_first = sorted(range(tests), key=lambda i: p_values[i])
 
+    # Corrected p-values stay in the order of the p-values.
     largest = 0.0
     for rank, i in enumerate(smallest_first):
-        tests_left = len(p_values) - rank
-        largest = max(largest, min(1.0, tests_left * p_values[i]))
+        tests_left = tests - rank
+        raised = min(1.0, tests_left * p_values[i])
+        largest = max(largest, raised)
         corrected[i] = largest
     return corrected
 
@@ -135,10 +163,18 @@ def pass_at_k(k: int, n: int, correct: int) -> float:
     """
     if not 1 <= k <= n or not 0 <= correct <= n:
         raise ValueError(f"pass@{k} from {correct} of {n}")
-    return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+    # Of all choices of k samples, those without a correct one.
+    all_wrong = math.comb(n - correct, k)
+    return 1 - all_wrong / math.comb(n, k)
 
 
-def detectable_difference(n: int, changed: float, alpha: float = 0.05, power: float = 0.8) -> float:
+def detectable_difference(
+    n: int,
+    changed: float,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> float:
     """Return the smallest difference of two accuracies on the same problems that McNemar's test finds.
 
     Args:
@@ -157,8 +193,11 @@ def detectable_difference(n: int, changed: float, alpha: float = 0.05, power: fl
     level = normal.inv_cdf(1 - alpha / 2)
     reach = normal.inv_cdf(power)
 
+    # So few problems do not reach the level even where all changes go one way.
     if n <= level**2:
         return changed
+
     root = math.sqrt(n + reach**2 - level**2)
-    difference = math.sqrt(changed) * (level * math.sqrt(n) + reach * root) / (n + reach**2)
+    quantiles = level * math.sqrt(n) + reach * root
+    difference = math.sqrt(changed) * quantiles / (n + reach**2)
     return min(changed, difference)

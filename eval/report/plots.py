@@ -93,7 +93,8 @@ def plot_learning_curves(stage: StageView) -> str:
 
         # From 0 on, or from below where a value is negative.
         lowest, _ = axes.get_ylim()
-        axes.set(ylabel=label, ylim=(min(0, lowest), None))
+        bottom = min(0, lowest)
+        axes.set(ylabel=label, ylim=(bottom, None))
         axes.legend()
 
     axes.set(xlabel="step")
@@ -119,29 +120,46 @@ def _draw_study(result: Mapping[str, Any]) -> Any:
     """Return the lines of a study with their intervals, readable in black and white."""
     figure = _make_figure(*STUDY_SIZE)
     axes = figure.subplots()
+    lines = result["lines"]
 
-    xs = [x for line in result["lines"] for x in line["x"]]
-    places = {name: place for place, name in enumerate(dict.fromkeys(xs)) if isinstance(name, str)}
-    step = 0.12 if places else 0.008 * (max(xs) - min(xs))
-    for number, line in enumerate(result["lines"]):
-        # A little apart, so that intervals do not hide each other.
-        shift = step * (number - (len(result["lines"]) - 1) / 2)
-        x = [places.get(x, x) + shift for x in line["x"]]
-        low, y, high = [[point[key] for point in line["points"]] for key in ("low", "value", "high")]
-        errors = [[b - a for a, b in zip(one, two, strict=True)] for one, two in ((low, y), (y, high))]
+    # Numbers are their own places, and names stand side by side.
+    xs = [x for line in lines for x in line["x"]]
+    names = [x for x in dict.fromkeys(xs) if isinstance(x, str)]
+    places = {name: place for place, name in enumerate(names)}
+
+    # A little apart, so that intervals do not hide each other.
+    step = 0.12 if names else 0.008 * (max(xs) - min(xs))
+    middle = (len(lines) - 1) / 2
+    for number, line in enumerate(lines):
+        shift = step * (number - middle)
         # Between names there is nothing that a line could show.
-        look: Any = {
-            "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": "" if places else DASHES[number % len(DASHES)],
-        }
-        axes.errorbar(x, y, errors, **look, fillstyle="none", capsize=3, label=line["label"])
+        dashes = "" if names else DASHES[number % len(DASHES)]
+        values = [point["value"] for point in line["points"]]
+        below = [point["value"] - point["low"] for point in line["points"]]
+        above = [point["high"] - point["value"] for point in line["points"]]
+        axes.errorbar(
+            [places.get(x, x) + shift for x in line["x"]],
+            values,
+            [below, above],
+            marker=MARKERS[number % len(MARKERS)],
+            fillstyle="none",
+            linestyle=dashes,
+            capsize=3,
+            label=line["label"],
+        )
 
-    if places:
-        axes.set_xticks(range(len(places)), list(places), rotation=30, ha="right")
+    if names:
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     elif all(isinstance(x, int) for x in xs):
+        # There is nothing between whole numbers, such as layers.
         axes.locator_params(axis="x", integer=True)
-    axes.set(xlabel=result["x_label"], ylabel=result["y_label"])
-    axes.set_title(f"{result['study']} on {result['base']}, n = {result['n']} {result['unit']}", fontsize=10)
+
+    axes.set(
+        xlabel=result["x_label"],
+        ylabel=result["y_label"],
+    )
+    title = f"{result['study']} on {result['base']}, n = {result['n']} {result['unit']}"
+    axes.set_title(title, fontsize=10)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -150,9 +168,10 @@ def _collect_points(stage: StageView, key: str) -> list[tuple[int, float]]:
     """Return (step, value) of each record that has the key."""
     points = []
     for record in [*stage.curve, *stage.training_log]:
+        value = record.get(key, math.nan)
         # A training that went wrong may have logged what is no number.
-        if math.isfinite(record.get(key, math.nan)):
-            points.append((record["step"], record[key]))
+        if math.isfinite(value):
+            points.append((record["step"], value))
     return points
 
 
@@ -160,6 +179,7 @@ def _make_figure(width: float, height: float) -> Any:
     """Return an empty figure; both are in inches."""
     import matplotlib
 
+    # It needs no display.
     matplotlib.use("svg")
     from matplotlib import pyplot
 
@@ -170,12 +190,19 @@ def _make_figure(width: float, height: float) -> Any:
 def _to_svg(figure: Any, title: str) -> str:
     from matplotlib import pyplot
 
+    # Without a date the same plot gives the same bytes.
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
 
-    # Texts have no colour of their own in matplotlib's SVG, so they get the page's.
+    # Within a page the SVG begins with its element.
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    start = svg.index("<svg")
+    svg = svg[start:].replace("#000000", "currentColor")
+
+    # Texts have no colour of their own in matplotlib's SVG, so they get the page's.
     svg = svg.replace("<text ", '<text fill="currentColor" ')
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{markupsafe.escape(title)}" ', 1)
+
+    # What a screen reader says of it.
+    label = markupsafe.escape(title)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
