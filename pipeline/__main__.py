@@ -47,7 +47,8 @@ def run_stages(options: argparse.Namespace) -> None:
             run_stage(run, stage)
         if processes.is_main():
             show_table(run.dir, controls=options.command == "controls")
-            print(CLOSING_LINES.get(options.command, STAGE_LINES).format(root=run.dir.root))
+            closing = CLOSING_LINES.get(options.command, STAGE_LINES)
+            print(closing.format(root=run.dir.root))
     processes.disconnect()
 
 
@@ -83,19 +84,27 @@ def print_results(options: argparse.Namespace) -> None:
 def print_seeds(options: argparse.Namespace) -> None:
     """Write seeds.json and seeds.md of all seeds of a base, and print them."""
     base_folder = base_folder_name(options.base)
-    views = [run_dir.read_view() for run_dir in find_seed_runs(options.runs, base_folder)]
-    print(find_run_dir(options.runs, base_folder, FIRST_SEED).write_seeds(summarize_seeds(views)), end="")
+    run_dirs = find_seed_runs(options.runs, base_folder)
+    views = [run_dir.read_view() for run_dir in run_dirs]
+
+    # Beside the run of the first seed, whose folder holds those of the others.
+    first = find_run_dir(options.runs, base_folder, FIRST_SEED)
+    table = first.write_seeds(summarize_seeds(views))
+    print(table, end="")
 
 
 def write_report(options: argparse.Namespace) -> None:
     """Write one HTML page of a run, or of several bases."""
-    # Each base may have a recipe of its own, which says its seed.
-    bases = options.bases or [options.base]
-    run_dirs = [open_results(argparse.Namespace(**vars(options) | {"base": base})) for base in bases]
+    run_dirs = []
+    for base in options.bases or [options.base]:
+        # Each base may have a recipe of its own, which says its seed.
+        base_options = argparse.Namespace(**vars(options) | {"base": base})
+        run_dirs.append(open_results(base_options))
     folder = run_dirs[0].root if len(run_dirs) == 1 else options.runs
 
+    views = [run_dir.read_view() for run_dir in run_dirs]
     out = options.out or folder / "report.html"
-    write_text(out, render_report([run_dir.read_view() for run_dir in run_dirs]))
+    write_text(out, render_report(views))
     print(out)
     say("Open it in a browser.")
 
@@ -115,7 +124,8 @@ def print_status(options: argparse.Namespace) -> None:
 
 def print_plan(options: argparse.Namespace) -> None:
     """Print how long each stage will take here."""
-    print("\n".join(make_plan(open_run(options, for_training=False))))
+    run = open_run(options, for_training=False)
+    print("\n".join(make_plan(run)))
     say("Next: make, with the same variables. You may stop it at any time; the same command goes on.")
 
 
@@ -124,7 +134,9 @@ def print_plan(options: argparse.Namespace) -> None:
 
 def print_check(options: argparse.Namespace) -> None:
     """Print whether a base will do, before its weights are fetched."""
-    if not print_findings(options.base, check_base(options.base, read_recipe(options))):
+    recipe = read_recipe(options)
+    findings = check_base(options.base, recipe)
+    if not print_findings(options.base, findings):
         raise UserError(f"base {options.base} will not do: see the lines that say NO; take another base or recipe")
 
 
@@ -132,7 +144,8 @@ def export_stage(options: argparse.Namespace) -> None:
     """Write a stage as one merged model."""
     from pipeline.tools.export import export
 
-    print(export(open_run(options, for_training=False), options.stage, options.to))
+    run = open_run(options, for_training=False)
+    print(export(run, options.stage, options.to))
 
 
 def ask_stages(options: argparse.Namespace) -> None:
@@ -176,13 +189,22 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
         description="Five stages of reasoning training on one small model.",
         epilog=f"Begin with: {PROGRAM} all --base nano. The options of a command: {PROGRAM} COMMAND --help.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+    )
 
     # After the command, where users write them.
     common = ArgumentParser(add_help=False)
     add_common_options(common.add_argument)
 
-    def add(name: str, handler: Callable, text: str, to_run: Sequence = ()) -> Callable:
+    def add(
+        name: str,
+        handler: Callable,
+        text: str,
+        to_run: Sequence = (),
+    ) -> Callable:
         command = commands.add_parser(name, parents=[common], help=text, description=text)
         command.set_defaults(handler=handler, to_run=to_run)
         return command.add_argument
@@ -204,17 +226,22 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
     command.set_defaults(handler=score_model, to_run=())
     add_score_arguments(command)
 
+    # A study has a recipe of its own, which the common options do not fit.
     text = "measure the article's claims, each with a control"
     command = commands.add_parser("studies", help=text, description=text)
     command.set_defaults(handler=make_studies, to_run=())
-    command.add_argument("names", nargs="*", metavar="NAME", help=f"default: all ({', '.join(STUDIES)})")
-    command.add_argument("--base", help="default: the one that the study's recipe names")
-    command.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go (default: runs)"
-    )
-    text = "a value of a study's recipe, such as planning.seed=2; repeatable"
-    command.add_argument("--set", action="append", default=[], dest="overrides", metavar="NAME.KEY=VALUE", help=text)
+    add_study_options(command.add_argument)
     return parser, list(commands.choices)
+
+
+def add_study_options(add: Callable) -> None:
+    """Add the options of ``studies``."""
+    names = ", ".join(STUDIES)
+    add("names", nargs="*", metavar="NAME", help=f"default: all ({names})")
+    add("--base", help="default: the one that the study's recipe names")
+    add("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go (default: runs)")
+    text = "a value of a study's recipe, such as planning.seed=2; repeatable"
+    add("--set", action="append", default=[], dest="overrides", metavar="NAME.KEY=VALUE", help=text)
 
 
 def add_common_options(add: Callable) -> None:
@@ -251,7 +278,8 @@ def add_tools(add: Callable) -> None:
     option("--folders", nargs="+", type=Path, metavar="RUN", help="finished runs, such as runs/nano")
 
     option = add("export", export_stage, "write a stage as one merged model")
-    option("--stage", default="adaptive", choices=[stage.name for stage in STAGES], help="default: adaptive")
+    names = [stage.name for stage in STAGES]
+    option("--stage", default="adaptive", choices=names, help="default: adaptive")
     option("--to", required=True, type=Path, metavar="FOLDER", help="a new folder for the model")
 
     option = add("ask", ask_stages, "ask every stage one question, or chat with them")
@@ -320,19 +348,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, commands = build_parser()
 
     # argparse would list them all, without the nearest.
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
-        raise UserError(f"stage or command {arguments[0]!r} is unknown; {suggest(arguments[0], commands)}")
+    if arguments:
+        first = arguments[0]
+        is_option = first.startswith("-")
+        if not is_option and first not in commands:
+            raise UserError(f"stage or command {first!r} is unknown; {suggest(first, commands)}")
 
     options = parser.parse_args(arguments)
+    command = options.command
     if processes.is_shared() and not options.to_run:
-        raise UserError(f"{options.command} runs in one process; start it with: {PROGRAM} {options.command}")
+        raise UserError(f"{command} runs in one process; start it with: {PROGRAM} {command}")
 
     # A wrong recipe is refused before the libraries are imported, which takes seconds.
     if options.to_run:
         read_recipe(options)
-    if options.to_run or options.command in ("compare", "plan", "tradeoff"):
+
+    # These use a GPU as the stages do.
+    if options.to_run or command in ("compare", "plan", "tradeoff"):
         check_gpus()
-    if options.command not in READERS:
+    if command not in READERS:
         silence_libraries()
     options.handler(options)
     return 0

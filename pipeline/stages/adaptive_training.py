@@ -57,11 +57,14 @@ class AdaptiveTraining:
         assert parent is not None
 
         # The parent sets the bar, so that no training can lower it.
+        margin = self.settings.accuracy_margin
         thinking = self.answer(parent, self.dev, "dev", THINKING)
-        self.least_accuracy = fmean(answer.is_right for answer in thinking) - self.settings.accuracy_margin
+        accuracy = fmean(answer.is_right for answer in thinking)
+        self.least_accuracy = accuracy - margin
 
         outcomes = self.measure(parent, self.problems, "train")
-        advantages = [outcome.compute_advantage(self.settings.price) for outcome in outcomes]
+        price = self.settings.price
+        advantages = [outcome.compute_advantage(price) for outcome in outcomes]
         if not any(advantages):
             raise UserError(
                 f"{self.context.stage.name}: with and without a thought, all {len(outcomes)} answers are as right and "
@@ -69,14 +72,19 @@ class AdaptiveTraining:
             )
 
         chosen = self.train_on(parent, outcomes, advantages, "choice")
-        candidates = [Candidate("parent", parent, self.curve[0]["cost"]), chosen]
+        # The first point of the curve was measured before the first step.
+        parent_cost = self.curve[0]["cost"]
+        candidates = [Candidate("parent", parent, parent_cost), chosen]
 
         dev = self.measure(chosen.adapter, self.dev, "dev after training")
         points = choice.sweep_thresholds(dev)
         # Half of the margin is left to the training that moves there.
-        target = choice.choose_point(points, self.least_accuracy + self.settings.accuracy_margin / 2)
-        if target.direct_rate != choice.measure_point(dev, GREEDY).direct_rate:
-            candidates.append(self.move_to(target.threshold, chosen.adapter, outcomes))
+        target = choice.choose_point(points, self.least_accuracy + margin / 2)
+        greedy = choice.measure_point(dev, GREEDY)
+        # Points with the same rate make the same choices: there is nowhere to move.
+        if target.direct_rate != greedy.direct_rate:
+            moved = self.move_to(target.threshold, chosen.adapter, outcomes)
+            candidates.append(moved)
 
         best = min(candidates, key=lambda candidate: candidate.cost)
         say(f"{self.context.stage.name}: the adapter '{best.name}' is the best on dev")
@@ -87,6 +95,7 @@ class AdaptiveTraining:
     def answer(self, adapter: Path, problems: Sequence[Problem], name: str, beginning: str) -> list[Answer]:
         """Return greedy answers that begin in one way; they are kept as they come."""
         way = "direct" if beginning == DIRECT else "thinking"
+        name = f"{name}, {way}"
         model, tokenizer = self.context.load_model(adapter)
         answers = evaluate(
             model,
@@ -96,17 +105,23 @@ class AdaptiveTraining:
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
             prefix=beginning,
-            label=f"{self.context.stage.name}: {name}, {way}",
-            partial=self.context.work / "answers" / f"{name}, {way}",
+            label=f"{self.context.stage.name}: {name}",
+            partial=self.context.work / "answers" / name,
         )
-        grades = grade_all(problems, answers.completions)
-        return [Answer(c, grade.verdict) for c, grade in zip(answers.completions, grades, strict=True)]
+        completions = answers.completions
+        grades = grade_all(problems, completions)
+        verdicts = [grade.verdict for grade in grades]
+        return list(map(Answer, completions, verdicts))
 
     def measure(self, adapter: Path, problems: Sequence[Problem], name: str) -> list[Outcome]:
         """Return the outcomes of problems under an adapter."""
         thinking = self.answer(adapter, problems, name, THINKING)
         direct = self.answer(adapter, problems, name, DIRECT)
-        outcomes = [Outcome(*parts, probability=0.0) for parts in zip(problems, thinking, direct, strict=True)]
+
+        outcomes = []
+        for answered in zip(problems, thinking, direct, strict=True):
+            outcomes.append(Outcome(*answered, probability=0.0))
+        # The probabilities of all are computed in batches.
         return self.update(adapter, outcomes)
 
     def update(self, adapter: Path, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -114,12 +129,19 @@ class AdaptiveTraining:
         model, tokenizer = self.context.load_model(adapter)
         problems = [outcome.problem for outcome in outcomes]
         probabilities = choice.compute_direct_probabilities(model, tokenizer, problems)
-        return [replace(outcome, probability=p) for outcome, p in zip(outcomes, probabilities, strict=True)]
+
+        updated = []
+        for outcome, probability in zip(outcomes, probabilities, strict=True):
+            updated.append(replace(outcome, probability=probability))
+        return updated
 
     def move_to(self, threshold: float, adapter: Path, outcomes: Sequence[Outcome]) -> Candidate:
         """Train half a pass more, on the choices that a threshold makes."""
         # The model's own order of the problems stays as it is; only the place where it is divided moves.
-        labels = [1.0 if outcome.probability > threshold else -1.0 for outcome in self.update(adapter, outcomes)]
+        labels = []
+        for outcome in self.update(adapter, outcomes):
+            is_direct = outcome.probability > threshold
+            labels.append(1.0 if is_direct else -1.0)
         # These labels are easily learnt; in a whole pass the choice runs past the point.
         return self.train_on(adapter, outcomes, labels, "threshold", num_train_epochs=0.5)
 
@@ -137,6 +159,7 @@ class AdaptiveTraining:
         would be the luckiest one.
         """
         work = self.context.work / name
+        rows = choice.build_choice_rows(self.tokenizer, outcomes, advantages, self.settings.content_weight)
         trainer = {
             **self.settings.trainer,
             "eval_strategy": "steps",
@@ -148,7 +171,7 @@ class AdaptiveTraining:
         }
         trained = train_adapter(
             self.context,
-            choice.build_choice_rows(self.tokenizer, outcomes, advantages, self.settings.content_weight),
+            rows,
             trainer,
             work,
             adapter,
@@ -158,22 +181,35 @@ class AdaptiveTraining:
         )
 
         points = read_json(work / "curve.json")
+        # One curve of both trainings: the steps of the second go on from the first.
         offset = self.curve[-1]["step"] if self.curve else 0
-        self.curve += [point | {"step": point["step"] + offset} for point in points]
+        for point in points:
+            step = point["step"] + offset
+            self.curve.append(point | {"step": step})
         return Candidate(name, trained, points[-1]["cost"])
 
     def score_dev(self, model) -> dict[str, float]:
         """Score greedy answers to the dev problems, with the cost that adapters are compared by."""
         score = build_dev_scorer(self.tokenizer, self.dev, self.settings.generation, self.batch_size)
         scores = score(model)
-        cost = choice.compute_cost(scores["accuracy"], scores["tokens"], self.least_accuracy, self.max_new_tokens)
+        accuracy = scores["accuracy"]
+        tokens = scores["tokens"]
+        cost = choice.compute_cost(accuracy, tokens, self.least_accuracy, self.max_new_tokens)
         return {**scores, "cost": cost}
 
-    def write_results(self, kept: str, outcomes: Sequence[Outcome], points: Sequence[Point], target: Point) -> None:
+    def write_results(
+        self,
+        kept: str,
+        outcomes: Sequence[Outcome],
+        points: Sequence[Point],
+        target: Point,
+    ) -> None:
         """Write what is known of every training problem, what the kept adapter chooses, and the curve."""
         work = self.context.work
         write_json(work / "curve.json", self.curve)
-        write_jsonl(work / "outcomes.jsonl", [_to_record(outcome) for outcome in outcomes])
+        records = [_to_record(outcome) for outcome in outcomes]
+        write_jsonl(work / "outcomes.jsonl", records)
+
         summary = {
             "kept": kept,
             "least_accuracy": self.least_accuracy,
@@ -188,16 +224,20 @@ def compute_direct_rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Return the share of problems that greedy decoding answers directly, by family and level ("sums 3")."""
     groups: dict[str, list[bool]] = {}
     for outcome in outcomes:
-        name = f"{outcome.problem.family} {outcome.problem.level}".strip()
-        groups.setdefault(name, []).append(outcome.probability > GREEDY)
+        problem = outcome.problem
+        # A problem may have no family.
+        name = f"{problem.family} {problem.level}".strip()
+        group = groups.setdefault(name, [])
+        group.append(outcome.probability > GREEDY)
     return {name: fmean(groups[name]) for name in sorted(groups)}
 
 
 def _to_record(outcome: Outcome) -> dict[str, Any]:
+    problem = outcome.problem
     return {
-        "id": outcome.problem.id,
-        "family": outcome.problem.family,
-        "level": outcome.problem.level,
+        "id": problem.id,
+        "family": problem.family,
+        "level": problem.level,
         "thinking": outcome.thinking.verdict,
         "thinking_tokens": outcome.thinking.tokens,
         "direct": outcome.direct.verdict,

@@ -24,13 +24,18 @@ def select_stage_problems(recipe: Recipe, section: str, settings: Any) -> list[P
     return select_problems(settings.problems, recipe.stages[FIRST_SECTION].problems)
 
 
-def select_problems(specs: Sequence[DatasetSpec], seen_specs: Sequence[DatasetSpec] = ()) -> list[Problem]:
+def select_problems(
+    specs: Sequence[DatasetSpec],
+    seen_specs: Sequence[DatasetSpec] = (),
+) -> list[Problem]:
     """Return ``take`` training problems of each data set, those of ``seen_specs`` only where there are no others."""
     selected = []
     for spec in specs:
         seen = _find_seen(spec, seen_specs)
         # As many more as may be among those that were seen.
-        count = None if spec.take is None else spec.take + len(seen)
+        count = spec.take
+        if count is not None:
+            count += len(seen)
         drawn = load_train(spec, count)
 
         # The sort is stable, so each part keeps its order.
@@ -42,7 +47,7 @@ def select_problems(specs: Sequence[DatasetSpec], seen_specs: Sequence[DatasetSp
 def select_dev_problems(specs: Iterable[DatasetSpec], count: int) -> list[Problem]:
     """Return the first dev problems of each data set."""
     selected = []
-    for spec in dict.fromkeys(_identify(spec) for spec in specs):
+    for spec in _list_sets(specs):
         selected += load_dev(spec, count)
     return selected
 
@@ -53,9 +58,13 @@ def all_training_problems(recipe: Recipe) -> list[Problem]:
 
     problems = {}
     for name, settings in sections.items():
-        if hasattr(settings, "problems"):
-            for problem in select_stage_problems(recipe, name, settings):
-                problems[problem.id, problem.question] = problem
+        # The stages that do not train take none.
+        if not hasattr(settings, "problems"):
+            continue
+
+        for problem in select_stage_problems(recipe, name, settings):
+            # Two files may have the same ids.
+            problems[problem.id, problem.question] = problem
     return list(problems.values())
 
 
@@ -65,23 +74,33 @@ def hash_sources(specs: Iterable[DatasetSpec]) -> dict[str, list[str]]:
     Of our own sets only the committed problems count: those beyond are made from a seed, which takes a minute.
     """
     hashes = {}
-    for spec in dict.fromkeys(_identify(spec) for spec in specs):
-        hashes[spec.set] = [load_spec(spec).sha256, hash_problems(load_dev(spec))]
+    for spec in _list_sets(specs):
+        train = load_spec(spec).sha256
+        dev = hash_problems(load_dev(spec))
+        hashes[spec.set] = [train, dev]
     return hashes
 
 
 def hash_problems(problems: Iterable[Problem]) -> str:
     """Return the sha256 of problems, every field of them."""
-    return sha256_json([record_to_json(problem) for problem in problems])
+    records = [record_to_json(problem) for problem in problems]
+    return sha256_json(records)
 
 
 def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> set[str]:
     """The ids that other specs take of the same data set."""
+    same_set = _identify(spec)
     seen: set[str] = set()
     for other in seen_specs:
-        if _identify(other) == _identify(spec):
-            seen |= {problem.id for problem in load_train(other, other.take)}
+        if _identify(other) == same_set:
+            taken = load_train(other, other.take)
+            seen |= {problem.id for problem in taken}
     return seen
+
+
+def _list_sets(specs: Iterable[DatasetSpec]) -> list[DatasetSpec]:
+    """The data sets that specs take from, each once, in their order."""
+    return list(dict.fromkeys(map(_identify, specs)))
 
 
 def _identify(spec: DatasetSpec) -> DatasetSpec:
