@@ -29,10 +29,13 @@ def speed_up_training(model, temperature: float = 1.0) -> None:
     if isinstance(model, PeftModel):
         model = model.get_base_model()
 
-    config = model.config.get_text_config()
-    has_rescaled_logits = any(getattr(config, name, None) is not None for name in RESCALING)
-    if model.device.type != "cpu" or has_rescaled_logits:
+    if model.device.type != "cpu":
         return
+
+    config = model.config.get_text_config()
+    for name in RESCALING:
+        if getattr(config, name, None) is not None:
+            return
 
     stock_forward = model.forward
 
@@ -44,22 +47,36 @@ def speed_up_training(model, temperature: float = 1.0) -> None:
         # The model without its head takes neither.
         kwargs.pop("output_router_logits", None)
         item_count = kwargs.pop("num_items_in_batch", None)
+        # Nothing is decoded, so a cache would only take memory.
         kwargs["use_cache"] = False
         # Decoding is as fast with the fused one.
         with use_attention(model, "eager"):
-            hidden = model.base_model(*args, **kwargs).last_hidden_state
+            output = model.base_model(*args, **kwargs)
 
-        return _score_labels(model, hidden[:, :-1], labels[:, 1:], temperature, item_count)
+        # A place says what the next token is.
+        hidden = output.last_hidden_state[:, :-1]
+        next_labels = labels[:, 1:]
+        return _score_labels(model, hidden, next_labels, temperature, item_count)
 
     model.forward = forward
 
 
-def _score_labels(model, hidden, labels, temperature: float, item_count) -> FusedCausalLMOutput:
+def _score_labels(
+    model,
+    hidden,
+    labels,
+    temperature: float,
+    item_count,
+) -> FusedCausalLMOutput:
     """What TRL's head returns, computed at the labels only."""
+    # (batch, length - 1); -100 is what the losses of torch leave out.
     mask = labels != -100
     wanted = labels[mask]
 
-    logits = model.get_output_embeddings()(hidden[mask])
+    # (labels, vocabulary)
+    head = model.get_output_embeddings()
+    logits = head(hidden[mask])
+    # Copies in fp32 have no names, so that each is freed at once.
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     label_logprobs = logprobs.gather(-1, wanted[:, None])[:, 0]
 
@@ -68,12 +85,15 @@ def _score_labels(model, hidden, labels, temperature: float, item_count) -> Fuse
         is_top = logprobs.argmax(-1) == wanted
 
     # masked_scatter keeps the output connected to the model even where there is no label at all.
-    scattered = label_logprobs.new_zeros(mask.shape).masked_scatter(mask, label_logprobs)
+    zeros = label_logprobs.new_zeros(mask.shape)
+    scattered = zeros.masked_scatter(mask, label_logprobs)
+
+    # A batch may have no label.
     count = mask.sum().clamp(min=1) if item_count is None else item_count
     return FusedCausalLMOutput(
         loss=-scattered.sum() / count,
         log_probs=scattered,
-        entropy=entropy.new_zeros(mask.shape).masked_scatter(mask, entropy),
+        entropy=zeros.masked_scatter(mask, entropy),
         is_top1=torch.zeros_like(mask).masked_scatter(mask, is_top),
         label_mask=mask,
     )

@@ -69,20 +69,36 @@ class Plan:
         self.answer_tokens = {**ANSWER_TOKENS, **read_answer_tokens(run)}
 
         sft = run.recipe.stages["sft"]
+        seed = run.recipe.seed
         count = count_problems(sft.problems)
+
+        # The same share of each data set, since their rows differ in length.
         share = min(1.0, SAMPLE / count)
-        samples = [replace(spec, take=math.ceil(share * count_problems([spec]))) for spec in sft.problems]
-        problems = choose_solutions(select_problems(samples), sft.solutions, run.recipe.seed)
-        self.rows = build_training_rows(load_tokenizer(run.base_folder), problems, sft, run.recipe.seed)
+        samples = []
+        for spec in sft.problems:
+            take = math.ceil(share * count_problems([spec]))
+            samples.append(replace(spec, take=take))
+
+        sampled = select_problems(samples)
+        problems = choose_solutions(sampled, sft.solutions, seed)
+        tokenizer = load_tokenizer(run.base_folder)
+        self.rows = build_training_rows(tokenizer, problems, sft, seed)
         self.row_tokens = fmean(len(row["input_ids"]) for row in self.rows)
-        self.sft_rows = count * len(self.rows) / len(problems)
+
+        # A problem may have several rows.
+        rows_of_sample = len(self.rows)
+        self.sft_rows = count * rows_of_sample / len(problems)
 
     def count_stage(self, stage: Stage) -> Work:
         """Return the work of a stage: training, and scoring on every benchmark."""
-        parts: list[Work] = getattr(self, f"list_{stage.name}", list)()
+        # Stages without a training have no list of its parts.
+        list_parts = getattr(self, f"list_{stage.name}", list)
+        parts: list[Work] = list_parts()
+
         for row in list_rows(self.run, stage):
             tokens = self.get_tokens(f"{stage.name} {row.variant}")
-            parts.append((len(row.benchmark.problems) * tokens, 0.0))
+            answers = len(row.benchmark.problems)
+            parts.append((answers * tokens, 0.0))
 
         decoded = sum(part[0] for part in parts)
         trained = sum(part[1] for part in parts)
@@ -109,36 +125,50 @@ class Plan:
 
     def list_grpo(self, settings: Any) -> list[Work]:
         """Return the parts of a GRPO training: training and sampling."""
+        # Its recipe says max_steps, so no rows are counted.
         training = self.count_training(settings, settings.grpo.trainer, 0)
-        samples = training[1] / self.row_tokens
+        _, trained = training
+        samples = trained / self.row_tokens
         # Where half of the groups differ in reward, twice as many are sampled.
         resampled = samples * min(settings.grpo.max_resample, 2)
-        return [training, (resampled * self.get_tokens("sft zero-shot"), 0.0)]
+        sampling = (resampled * self.get_tokens("sft zero-shot"), 0.0)
+        return [training, sampling]
 
     def list_expert_iteration(self, settings: Any) -> list[Work]:
         """Return the parts of all rounds: sampling, training and dev."""
         tokens = self.get_tokens("sft zero-shot")
         iteration = settings.expert_iteration
         problems = count_problems(settings.problems)
+
         # A problem is new in one round, and half of the other rounds follow it in the mean.
-        asked = problems * (ASKED_SHARE + UNSOLVED_SHARE * (iteration.rounds - 1) / 2)
-        parts = [(asked * iteration.samples * tokens, 0.0), self.count_dev(settings)]
+        asked_again = UNSOLVED_SHARE * (iteration.rounds - 1) / 2
+        asked = problems * (ASKED_SHARE + asked_again)
+        sampling = (asked * iteration.samples * tokens, 0.0)
+
+        # The parent is scored on dev too.
+        dev = self.count_dev(settings)
+        parts = [sampling, dev]
         for number in range(1, iteration.rounds + 1):
             # About one solution of each problem that was asked by then.
-            rows = iteration.replay * self.sft_rows + problems * number / iteration.rounds
-            parts += [self.count_training(settings, iteration.trainer, rows), self.count_dev(settings)]
+            solutions = problems * number / iteration.rounds
+            rows = iteration.replay * self.sft_rows + solutions
+            training = self.count_training(settings, iteration.trainer, rows)
+            parts += [training, dev]
         return parts
 
     def list_adaptive(self) -> list[Work]:
         """Return the parts of stage 5's training: answers both ways, the training, and half a pass more."""
         settings = self.run.recipe.stages["adaptive"]
         problems = count_problems(settings.problems)
+        # Dev is asked under the parent, and again after the training.
         asked = problems + 2 * count_dev_problems(settings)
         both_answers = self.get_tokens("rl zero-shot") + DIRECT_TOKENS
+        answering = (asked * both_answers, 0.0)
+
         rows = problems * CHOICE_ROWS
         last = {**settings.trainer, "num_train_epochs": 0.5}
         return [
-            (asked * both_answers, 0.0),
+            answering,
             self.count_training(settings, settings.trainer, rows),
             self.count_training(settings, last, rows),
         ]
@@ -147,24 +177,41 @@ class Plan:
         """Return the work of scoring on a stage's dev problems once."""
         return count_dev_problems(settings) * self.get_tokens("sft zero-shot"), 0.0
 
-    def count_training(self, settings: Any, trainer: Mapping[str, Any], rows: float) -> Work:
+    def count_training(
+        self,
+        settings: Any,
+        trainer: Mapping[str, Any],
+        rows: float,
+    ) -> Work:
         """Return the work of training on so many rows, with the points on dev."""
-        batch = trainer["per_device_train_batch_size"] * trainer.get("gradient_accumulation_steps", 1)
+        accumulated = trainer.get("gradient_accumulation_steps", 1)
+        batch = trainer["per_device_train_batch_size"] * accumulated
         epochs = trainer.get("num_train_epochs", 1)
+
+        steps = trainer.get("max_steps", 0)
         # TRL takes the epochs where max_steps is -1.
-        steps = max(trainer.get("max_steps", 0), 0) or math.ceil(rows * epochs / batch)
-        points = steps // trainer["eval_steps"] + int(trainer.get("eval_on_start", False))
-        return points * self.count_dev(settings)[0], steps * batch * self.row_tokens
+        if steps <= 0:
+            steps = math.ceil(rows * epochs / batch)
+
+        points = steps // trainer["eval_steps"]
+        points += int(trainer.get("eval_on_start", False))
+        decoded, _ = self.count_dev(settings)
+        return points * decoded, steps * batch * self.row_tokens
 
 
 def count_problems(specs: Sequence[DatasetSpec]) -> int:
     """Return how many problems are taken of data sets."""
-    return sum(spec.take or len(load_train(spec)) for spec in specs)
+    count = 0
+    for spec in specs:
+        # Without a number all are taken.
+        count += spec.take or len(load_train(spec))
+    return count
 
 
 def count_dev_problems(settings: Any) -> int:
     """Return how many dev problems a stage has: so many of each data set, however often it is named."""
-    return settings.dev * len({spec.set for spec in settings.problems})
+    sets = {spec.set for spec in settings.problems}
+    return settings.dev * len(sets)
 
 
 def read_answer_tokens(run: Run) -> dict[str, float]:
@@ -192,10 +239,20 @@ def find_rates(run: Run, rows: Sequence[Any]) -> dict[str, Any]:
 
     from pipeline.provenance import describe_machine
 
-    sft, base = run.recipe.stages["sft"], run.recipe.base
-    sizes = [run.recipe.eval.batch_size, sft.trainer["per_device_train_batch_size"], sft.lora]
-    machine = [describe_machine()["hardware"], torch.get_num_threads()]
-    key = [*machine, run.fingerprint, resolve_precision(base.load), base.fast_training, *sizes]
+    sft = run.recipe.stages["sft"]
+    base = run.recipe.base
+
+    # All that a rate depends on. Where one differs, it is measured again.
+    key = [
+        describe_machine()["hardware"],
+        torch.get_num_threads(),
+        run.fingerprint,
+        resolve_precision(base.load),
+        base.fast_training,
+        run.recipe.eval.batch_size,
+        sft.trainer["per_device_train_batch_size"],
+        sft.lora,
+    ]
 
     file = get_cache_folder() / "rates" / f"{sha256_json(key)[:16]}.json"
     if not file.is_file():
@@ -221,21 +278,26 @@ def measure_decoding(run: Run) -> float:
     def decode(prompts, tokens) -> tuple[float, int]:
         start = time.monotonic()
         sequences = generate(model, tokenizer, prompts, max_new_tokens=tokens, batch_size=size)
-        return time.monotonic() - start, sum(len(sequence.ids) for sequence in sequences)
+        seconds = time.monotonic() - start
+        return seconds, sum(len(sequence.ids) for sequence in sequences)
 
+    # The first call warms up.
     decode(prompts[:2], 2)
     read_seconds, _ = decode(prompts, 1)
     # One prompt in all rows is read once, so what is left is the decoding.
     seconds, tokens = decode(prompts[:1] * size, DECODED_TOKENS)
-    seconds_an_answer = read_seconds / len(prompts) + THINKING_TOKENS * seconds / tokens
-    return THINKING_TOKENS / seconds_an_answer
+
+    reading = read_seconds / len(prompts)
+    decoding = THINKING_TOKENS * seconds / tokens
+    return THINKING_TOKENS / (reading + decoding)
 
 
 def measure_training(run: Run, rows: Sequence[Any]) -> float:
     """Return the tokens a second that a new adapter is trained on, in steps of the recipe's batch."""
     from pipeline.training import count_batch_rows, train_sft
 
-    sft, seed = run.recipe.stages["sft"], run.recipe.seed
+    sft = run.recipe.stages["sft"]
+    base = run.recipe.base
     trainer = {
         **sft.trainer,
         "max_steps": TRAIN_STEPS,
@@ -253,20 +315,35 @@ def measure_training(run: Run, rows: Sequence[Any]) -> float:
         return {"accuracy": 0.0}
 
     size = count_batch_rows(trainer)
-    # Rows of middle length: few batches, dealt at random, may hold the longest or the shortest alone.
     count = TRAIN_STEPS * size
-    enough = itertools.islice(itertools.cycle(rows), max(count, len(rows)))
+    # Where there are too few for all steps, they are taken several times.
+    repeated = itertools.cycle(rows)
+    enough = itertools.islice(repeated, max(count, len(rows)))
+
+    # Rows of middle length: few batches, dealt at random, may hold the longest or the shortest alone.
     ordered = sorted(enough, key=lambda row: len(row["input_ids"]))
     start = (len(ordered) - count) // 2
     middle = ordered[start : start + count]
-    model, tokenizer = load_model(run.base_folder, trainable=True, load=run.recipe.base.load)
+
+    model, tokenizer = load_model(run.base_folder, trainable=True, load=base.load)
     with tempfile.TemporaryDirectory() as work:
-        options: dict[str, Any] = {"lora": sft.lora, "seed": seed, "fast": run.recipe.base.fast_training}
-        train_sft(model, tokenizer, middle, trainer, work=Path(work), label="plan", score_dev=read_clock, **options)
+        train_sft(
+            model,
+            tokenizer,
+            middle,
+            trainer,
+            work=Path(work),
+            label="plan",
+            score_dev=read_clock,
+            lora=sft.lora,
+            seed=run.recipe.seed,
+            fast=base.fast_training,
+        )
 
     # Without the first step, which warms up.
     tokens = sum(len(row["input_ids"]) for row in middle[size:])
-    return tokens / (times[TRAIN_STEPS] - times[1])
+    seconds = times[TRAIN_STEPS] - times[1]
+    return tokens / seconds
 
 
 def make_plan(run: Run) -> list[str]:
@@ -284,9 +361,8 @@ def make_plan(run: Run) -> list[str]:
         decoded, trained = plan.count_stage(stage)
         seconds = decoded / rates["decoded"] + trained / rates["trained"]
         total += seconds
-        lines.append(
-            f"{stage.name:8}  {format_duration(seconds):>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on"
-        )
+        duration = format_duration(seconds)
+        lines.append(f"{stage.name:8}  {duration:>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on")
 
     speed = f"{rates['decoded']:,.0f} tokens/s decoded, {rates['trained']:,.0f} trained on; {rates['source']}"
     return [f"plan: about {format_duration(total)} in all ({speed})", *lines]
