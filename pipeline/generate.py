@@ -105,21 +105,24 @@ def generate(
     settings = DecodingSettings(**options)
     if settings.prefixes is None:
         # The same thought would else be counted under one template and not under another.
-        opening = encode_text(tokenizer, find_forced_opening(tokenizer))
-        settings = dataclasses.replace(settings, prefixes=[opening] * len(prompts))
+        tag = find_forced_opening(tokenizer)
+        opening = encode_text(tokenizer, tag)
+        prefixes = [opening] * len(prompts)
+        settings = dataclasses.replace(settings, prefixes=prefixes)
 
-    rows = [Row(i, list(prompt)) for i, prompt in enumerate(prompts)]
-    for row in rows:
+    rows = []
+    for i, prompt in enumerate(prompts):
+        row = Row(i, list(prompt))
         row.restart(settings)
+        rows.append(row)
 
     # One random number a prompt and token, all drawn first: a sample does not depend on the batch it is in.
     generator = torch.Generator().manual_seed(settings.seed)
-    uniforms = torch.rand(len(rows), settings.max_new_tokens, generator=generator)
+    shape = (len(rows), settings.max_new_tokens)
+    uniforms = torch.rand(shape, generator=generator)
 
-    # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
-    ordered = sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
     state = processes.get_state()
-    mine = ordered[state.process_index :: state.num_processes]
+    mine = _order_rows(rows)[state.process_index :: state.num_processes]
 
     size = settings.batch_size or BATCH_SIZES[model.device.type]
 
@@ -135,8 +138,18 @@ def generate(
                 Batch(model, tokenizer, batch, uniforms, settings).decode()
 
     model.train(was_training)
-    gathered = dict(gather_object([(row.index, row.sequence) for row in mine]))
+    own_share = [(row.index, row.sequence) for row in mine]
+    gathered = dict(gather_object(own_share))
     return [gathered[i] for i in range(len(rows))]
+
+
+def _order_rows(rows: list["Row"]) -> list["Row"]:
+    """Rows in the order in which they are decoded."""
+    # Equal prompts side by side: a batch computes them once.
+    ordered = sorted(rows, key=lambda row: row.prompt)
+    # Long prompts first: the batch that needs most memory comes first, and rows of a batch are of like length.
+    ordered.sort(key=lambda row: len(row.prompt), reverse=True)
+    return ordered
 
 
 @dataclass
@@ -157,7 +170,10 @@ class Row:
         """Go back to the prompt, with the prefix still to come."""
         self.sequence = TokenSequence()
         self.is_unlimited = False
-        self.pending = list(settings.prefixes[self.index]) if settings.prefixes else []
+        self.pending = []
+        if settings.prefixes:
+            # A copy: what is pending is used up.
+            self.pending = list(settings.prefixes[self.index])
 
 
 class Decoder:
@@ -173,8 +189,10 @@ class Decoder:
         """Add the chosen token to a row, or the forced one in its place; returns which it was."""
         sequence = row.sequence
         settings = self.settings
-        if settings.thinking and not row.pending and not row.is_unlimited:
-            forced = find_forced_tokens(self.tokenizer, sequence.ids, token, settings.thinking, self.stops)
+        limits = settings.thinking
+
+        if limits and not row.pending and not row.is_unlimited:
+            forced = find_forced_tokens(self.tokenizer, sequence.ids, token, limits, self.stops)
             row.pending = forced or []
             row.is_unlimited = forced is None
 
@@ -189,9 +207,10 @@ class Decoder:
         if token in self.stops:
             sequence.finish = "stop"
 
-        row.is_done = sequence.finish == "stop" or len(sequence.ids) >= settings.max_new_tokens
+        length = len(sequence.ids)
+        row.is_done = sequence.finish == "stop" or length >= settings.max_new_tokens
         if row.is_done and settings.on_progress:
-            settings.on_progress(1, len(sequence.ids))
+            settings.on_progress(1, length)
 
         if row.is_done and settings.on_sequence_end:
             settings.on_sequence_end(row.index, sequence)
@@ -213,8 +232,11 @@ class Batch(Decoder):
         self.rows = rows
 
         # (rows, max_new_tokens), in [0, 1)
-        self.uniforms = uniforms[[row.index for row in rows]].to(model.device)
-        self.cache, self.mask, self.logits = prefill(model, [row.prompt for row in rows])
+        indices = [row.index for row in rows]
+        self.uniforms = uniforms[indices].to(model.device)
+
+        prompts = [row.prompt for row in rows]
+        self.cache, self.mask, self.logits = prefill(model, prompts)
 
     def decode(self) -> None:
         """Fill the sequence of every row."""
@@ -228,12 +250,16 @@ class Batch(Decoder):
 
     def choose_tokens(self, step: int) -> list[int]:
         """Add a token to every row that is not finished; returns one for each row."""
-        chosen, logprobs = sample_tokens(self.logits, self.settings.temperature, self.uniforms[:, step])
-        tokens: list[int] = chosen.tolist()
+        uniforms = self.uniforms[:, step]
+        chosen, logprobs = sample_tokens(self.logits, self.settings.temperature, uniforms)
 
-        for place, (row, logprob) in enumerate(zip(self.rows, logprobs.tolist(), strict=True)):
+        # One copy from the GPU each, not one a row.
+        tokens: list[int] = chosen.tolist()
+        token_logprobs = logprobs.tolist()
+
+        for place, row in enumerate(self.rows):
             if not row.is_done:
-                tokens[place] = self.add_token(row, tokens[place], logprob)
+                tokens[place] = self.add_token(row, tokens[place], token_logprobs[place])
         return tokens
 
     def drop_finished_rows(self, tokens: list[int]) -> list[int]:
@@ -253,10 +279,15 @@ class Batch(Decoder):
         """Compute the logits (rows, vocabulary) that follow one more token of each row."""
         new_column = self.mask.new_ones(len(tokens), 1)
         self.mask = torch.cat([self.mask, new_column], dim=1)
+
+        # Both (rows, 1). Padding has no position of its own.
+        ids = torch.tensor(tokens, device=self.model.device)[:, None]
+        positions = self.mask.sum(-1, keepdim=True) - 1
+
         output = self.model(
-            torch.tensor(tokens, device=self.model.device)[:, None],
+            ids,
             attention_mask=self.mask,
-            position_ids=self.mask.sum(-1, keepdim=True) - 1,
+            position_ids=positions,
             past_key_values=self.cache,
             **router_arguments(self.model),
         )
@@ -282,7 +313,9 @@ class ReservedLayer(DynamicLayer):
         new = old + key_states.shape[-2]
         if self.room is None or self.room[0].shape[-2] < new:
             # What transformers does at every token is done here at every 64th.
-            self.room = (_grow(self.keys, key_states), _grow(self.values, value_states))
+            grown_keys = _grow(self.keys, key_states)
+            grown_values = _grow(self.values, value_states)
+            self.room = (grown_keys, grown_values)
 
         room_keys, room_values = self.room
         room_keys[..., old:new, :] = key_states
@@ -303,7 +336,8 @@ def _grow(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Room for the old states, the new ones and some more, with the old ones in it."""
     rows, heads, added, size = new.shape
     length = old.shape[-2]
-    room = new.new_empty(rows, heads, length + added + EXTRA_ROOM, size)
+    enough = length + added + EXTRA_ROOM
+    room = new.new_empty(rows, heads, enough, size)
     room[..., :length, :] = old
     return room
 
@@ -320,7 +354,8 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
     cache = Cache(layer_class_to_replicate=ReservedLayer)
 
     # A window of attention is counted over padding too, so nothing may stand before the padding.
-    shared = 0 if has_attention_window(model.config.get_text_config()) else count_common_prefix(unique)
+    config = model.config.get_text_config()
+    shared = 0 if has_attention_window(config) else count_common_prefix(unique)
     if shared:
         prefix = torch.tensor([unique[0][:shared]], device=device)
         model(prefix, past_key_values=cache, logits_to_keep=1, **router_arguments(model))
@@ -328,9 +363,11 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
         first_row = torch.zeros(len(unique), dtype=torch.long, device=device)
         cache.batch_select_indices(first_row)
 
-    width = max(len(prompt) for prompt in unique) - shared
+    longest = max(map(len, unique))
+    width = longest - shared
     ids = torch.zeros(len(unique), width, dtype=torch.long)
-    mask = torch.ones(len(unique), shared + width, dtype=torch.long)
+    mask = torch.ones(len(unique), longest, dtype=torch.long)
+
     for row, prompt in enumerate(unique):
         own = prompt[shared:]
         padding = width - len(own)
@@ -338,11 +375,13 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
         mask[row, shared : shared + padding] = 0
 
     mask = mask.to(device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    positions = mask.cumsum(-1) - 1
+    # Padding before the first token would be at -1.
+    positions = positions.clamp(min=0)
     output = model(
         ids.to(device),
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=positions[:, shared:],
         past_key_values=cache,
         # An index copies. Over a slice of the hidden states, bf16 would expand the head's weight for every row.
         logits_to_keep=torch.tensor([width - 1], device=device),
@@ -351,9 +390,10 @@ def prefill(model, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch
 
     # From here on every row goes its own way.
     place_of = {prompt: place for place, prompt in enumerate(unique)}
-    places = torch.tensor([place_of[tuple(prompt)] for prompt in prompts], device=device)
-    cache.batch_select_indices(places)
-    return cache, mask[places], output.logits[places, -1]
+    places = [place_of[tuple(prompt)] for prompt in prompts]
+    rows = torch.tensor(places, device=device)
+    cache.batch_select_indices(rows)
+    return cache, mask[rows], output.logits[rows, -1]
 
 
 def count_common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
@@ -377,10 +417,16 @@ def router_arguments(model) -> dict[str, bool]:
 
     Its balance loss, which TRL's SFT switches on, is not defined where a call holds only part of a sequence.
     """
-    return {"output_router_logits": False} if hasattr(model.config, "output_router_logits") else {}
+    if not hasattr(model.config, "output_router_logits"):
+        return {}
+    return {"output_router_logits": False}
 
 
-def sample_tokens(logits, temperature: float, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_tokens(
+    logits,
+    temperature: float,
+    uniforms: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose a token for each row: at random by its uniform number in [0, 1), or greedily at temperature 0.
 
     Sampling inverts the cumulative distribution, where torch.multinomial draws one number a vocabulary entry.
@@ -398,30 +444,47 @@ def sample_tokens(logits, temperature: float, uniforms: torch.Tensor) -> tuple[t
     # First a block of the vocabulary, then a token of it: only a block is summed up token by token.
     vocabulary = logits.shape[-1]
     missing = -vocabulary % BLOCK
-    padded = torch.nn.functional.pad(probabilities, (0, missing)) if missing else probabilities
+    padded = probabilities
+    # To pad with nothing would copy, too.
+    if missing:
+        padded = torch.nn.functional.pad(probabilities, (0, missing))
+
+    # (rows, blocks, BLOCK)
     blocks = padded.unflatten(-1, (-1, BLOCK))
-    block, rest = _invert_cumulative(blocks.sum(-1), uniforms)
+    block_sums = blocks.sum(-1)
+    block, rest = _invert_cumulative(block_sums, uniforms)
 
     rows = torch.arange(len(block), device=block.device)
     inside, _ = _invert_cumulative(blocks[rows, block], rest)
 
+    chosen = block * BLOCK + inside
     # Logits that are no numbers must not give a token past the end.
-    chosen = (block * BLOCK + inside).clamp(max=vocabulary - 1)
-    return chosen, probabilities.gather(-1, chosen[:, None])[:, 0].log()
+    chosen = chosen.clamp(max=vocabulary - 1)
+    probability = probabilities.gather(-1, chosen[:, None])
+    return chosen, probability[:, 0].log()
 
 
-def _invert_cumulative(weights: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _invert_cumulative(
+    weights: torch.Tensor,
+    uniforms: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the cumulative weights (rows, n) pass a share of their sum, and how far into that place, as a share."""
     # A GPU sums in any order: in single precision the sums could rise where there is no weight.
     cumulative = weights.cumsum(-1, dtype=torch.double)
+    total = cumulative[:, -1:]
+    # No sum lies above a share of 1: it would give the last place, whatever its weight.
     below_one = uniforms.clamp(max=1 - 2**-22)
-    point = below_one[:, None] * cumulative[:, -1:]
+    point = below_one[:, None] * total
 
     last = weights.shape[-1] - 1
-    place = torch.searchsorted(cumulative, point, right=True).clamp(max=last)
+    place = torch.searchsorted(cumulative, point, right=True)
+    place = place.clamp(max=last)
+
     weight = weights.gather(-1, place)
     before = cumulative.gather(-1, place) - weight
-    share = ((point - before) / weight).clamp(0, 1)
+    share = (point - before) / weight
+    # Rounding may lead a little past either end.
+    share = share.clamp(0, 1)
     return place[:, 0], share[:, 0]
 
 
@@ -433,7 +496,9 @@ def merge_adapter(model) -> Iterator[None]:
     """
     layers: list[Any] = []
     for module in model.modules():
-        if isinstance(module, LoraLinear) and not (module.merged or module.disable_adapters):
+        is_applied = isinstance(module, LoraLinear) and not module.disable_adapters
+        # What is merged already stays merged.
+        if is_applied and not module.merged:
             layers.append(module)
 
     # To subtract the adapter again would leave rounding errors.
@@ -470,26 +535,37 @@ def token_logprobs(
 ) -> torch.Tensor:
     """Return the log-probabilities (nats, (len(ids),), on the CPU) that a model gives ``ids`` after ``prompt``."""
     whole = torch.tensor([[*prompt, *ids]], device=model.device)
+    logits = model(whole).logits[0]
     # The logits at a token say what comes after it.
-    logits = model(whole).logits[0, len(prompt) - 1 : -1].float().cpu()
+    logits = logits[len(prompt) - 1 : -1].float().cpu()
+
     logprobs = torch.log_softmax(logits / temperature, -1)
-    return logprobs.gather(1, torch.tensor(ids)[:, None])[:, 0]
+    wanted = torch.tensor(ids)[:, None]
+    return logprobs.gather(1, wanted)[:, 0]
 
 
 def find_stop_ids(model, tokenizer) -> set[int]:
     """Return the tokens that end a turn."""
+    # A chat model may have several.
     eos = model.generation_config.eos_token_id
-    stops = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+    listed = eos if isinstance(eos, list) else [eos]
+    stops = {tokenizer.eos_token_id, *listed}
     return stops - {None}
 
 
 def decode_text(tokenizer, ids: Sequence[int], stops: set[int]) -> str:
     """Return a completion as text, without the token that ended the turn. Think tags stay, even special ones."""
-    return tokenizer.decode(ids[:-1] if stops.intersection(ids[-1:]) else ids)
+    if stops.intersection(ids[-1:]):
+        ids = ids[:-1]
+    return tokenizer.decode(ids)
 
 
 def to_completion(
-    tokenizer, problem: Problem, sequence: TokenSequence, stops: set[int], prompt_tokens: int = 0
+    tokenizer,
+    problem: Problem,
+    sequence: TokenSequence,
+    stops: set[int],
+    prompt_tokens: int = 0,
 ) -> Completion:
     """Return a sequence as what was written on a problem."""
     thinking_tokens = count_thinking_tokens(tokenizer, sequence.ids)

@@ -27,6 +27,7 @@ from pipeline.generate import (
     Decoder,
     DecodingSettings,
     Row,
+    TokenSequence,
     has_attention_window,
     prefill,
     router_arguments,
@@ -93,8 +94,12 @@ class SlotLayer(CacheLayerMixin):
 def attend_to_slots(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """Attend from one token a row. Queries that share a head's keys are multiplied with them as they are, uncopied."""
     rows, heads, _, size = query.shape
+    if scaling is None:
+        scaling = size**-0.5
+
+    # (rows, heads of keys, queries of each, size)
     grouped = query.reshape(rows, key.shape[1], -1, size)
-    scores = grouped @ key.transpose(-1, -2) * (size**-0.5 if scaling is None else scaling)
+    scores = grouped @ key.transpose(-1, -2) * scaling
     weights = torch.softmax(scores + attention_mask, dim=-1, dtype=torch.float)
     attended = weights.to(value.dtype) @ value
     return attended.reshape(rows, 1, heads, -1), None
@@ -115,6 +120,8 @@ class Slots:
         device = model.device
         self.rows = rows
         self.room = room
+
+        # Tensors, even single values: a graph reads them again at every replay.
         self.tokens = torch.zeros(rows, dtype=torch.long, device=device)
         self.positions = torch.zeros_like(self.tokens)
         self.last_position = torch.zeros((), dtype=torch.long, device=device)
@@ -124,16 +131,18 @@ class Slots:
         self.uniforms = torch.zeros(rows, STEPS, device=device)
         self.chosen = torch.zeros_like(self.forced)
         self.logprobs = torch.zeros_like(self.uniforms)
+        self.columns = torch.arange(room, device=device)
 
         self.layers: list[Any] = []
         for layer in measure_layers(model):
             # Zeros: what is masked out is multiplied by zero, which makes no zero of what is no number.
+            no_key = torch.zeros_like(layer.keys)
+            no_value = torch.zeros_like(layer.values)
             # One token of one row is repeated over the slots.
-            keys = torch.zeros_like(layer.keys).repeat(rows, 1, room, 1)
-            values = torch.zeros_like(layer.values).repeat(rows, 1, room, 1)
+            keys = no_key.repeat(rows, 1, room, 1)
+            values = no_value.repeat(rows, 1, room, 1)
             self.layers.append(SlotLayer(keys, values, self.positions))
         self.cache = Cache(layers=self.layers)
-        self.columns = torch.arange(room, device=device)
 
         self.graph: Any = None
         # Of the weights that the graph reads.
@@ -141,14 +150,19 @@ class Slots:
 
     def run_block(self, model) -> None:
         """Let every row go some steps, those of free slots too, without asking for a value: a graph cannot wait."""
+        lowest = torch.finfo(model.dtype).min
         with use_attention(model, ATTENTION):
             for step in range(STEPS):
-                is_ahead = self.columns > self.positions[:, None]
-                mask = is_ahead.to(model.dtype) * torch.finfo(model.dtype).min
+                positions = self.positions[:, None]
+                # (rows, room)
+                is_ahead = self.columns > positions
+                mask = is_ahead.to(model.dtype) * lowest
+
                 output = model(
                     self.tokens[:, None],
+                    # The same for all heads and the one query.
                     attention_mask=mask[:, None, None],
-                    position_ids=self.positions[:, None],
+                    position_ids=positions,
                     past_key_values=self.cache,
                     **router_arguments(model),
                 )
@@ -157,23 +171,33 @@ class Slots:
     def choose_tokens(self, logits: torch.Tensor, step: int) -> None:
         """Choose each row's next token, greedily at temperature 0, by the loop's own sampling else."""
         # Both ways are computed, since a graph cannot branch.
-        scaled = logits.float() / self.temperature.clamp(min=1e-6)
+        divisor = self.temperature.clamp(min=1e-6)
+        scaled = logits.float() / divisor
         sampled, logprobs = sample_tokens(scaled, 1.0, self.uniforms[:, step])
+
         is_greedy = self.temperature == 0
-        chosen = torch.where(is_greedy, logits.argmax(-1), sampled)
+        greedy = logits.argmax(-1)
+        chosen = torch.where(is_greedy, greedy, sampled)
 
         forced = self.forced[:, step]
-        self.tokens.copy_(torch.where(forced < 0, chosen, forced))
-        self.chosen[:, step] = self.tokens
+        tokens = torch.where(forced < 0, chosen, forced)
+        # The next step of the graph reads at the same address.
+        self.tokens.copy_(tokens)
+        self.chosen[:, step] = tokens
         self.logprobs[:, step] = logprobs.masked_fill(is_greedy, 0.0)
 
         # A block may go past a row's end, but not out of the slot or the model's context.
-        self.positions.copy_((self.positions + 1).minimum(self.last_position))
+        following = self.positions + 1
+        self.positions.copy_(following.minimum(self.last_position))
 
     def prepare(self, model) -> None:
         """Record a block on a GPU, where that was not done yet for weights at these addresses."""
-        addresses = [weights.data_ptr() for weights in chain(model.parameters(), model.buffers())]
-        if model.device.type == "cuda" and (self.graph is None or addresses != self.addresses):
+        if model.device.type != "cuda":
+            return
+
+        weights = chain(model.parameters(), model.buffers())
+        addresses = [tensor.data_ptr() for tensor in weights]
+        if self.graph is None or addresses != self.addresses:
             self.graph = capture(lambda: self.run_block(model))
             self.addresses = addresses
 
@@ -200,12 +224,17 @@ class Slots:
             mask: Of the prompts (rows, length).
         """
         length = mask.shape[1]
+        is_padding = 1 - mask[places]
         # The places of a row's tokens, in their order, and then those of its padding.
-        order = (1 - mask[places]).argsort(dim=1, stable=True)
+        order = is_padding.argsort(dim=1, stable=True)
+        # As keys and values are: (rows, heads, length, head size).
         tokens_first = order[:, None, :, None]
+
         for slot_layer, layer in zip(self.layers, cache.layers, strict=True):
-            slot_layer.keys[slots, :, :length] = layer.keys[places].take_along_dim(tokens_first, dim=2)
-            slot_layer.values[slots, :, :length] = layer.values[places].take_along_dim(tokens_first, dim=2)
+            keys = layer.keys[places]
+            slot_layer.keys[slots, :, :length] = keys.take_along_dim(tokens_first, dim=2)
+            values = layer.values[places]
+            slot_layer.values[slots, :, :length] = values.take_along_dim(tokens_first, dim=2)
 
 
 def capture(run) -> Any:
@@ -264,36 +293,54 @@ class SlotDecoder(Decoder):
         while free and self.queue:
             count = min(len(free), len(self.queue), PREFILL_ROWS)
             rows = [self.queue.popleft() for _ in range(count)]
-            cache, mask, logits = prefill(self.model, [row.prompt for row in rows])
-            uniforms = self.uniforms[[row.index for row in rows], 0].to(logits.device)
+            prompts = [row.prompt for row in rows]
+            cache, mask, logits = prefill(self.model, prompts)
+
+            indices = [row.index for row in rows]
+            uniforms = self.uniforms[indices, 0].to(logits.device)
             tokens, logprobs = sample_tokens(logits, self.settings.temperature, uniforms)
-            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+            first_tokens = zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)
+            for row, token, logprob in first_tokens:
                 self.add_token(row, token, logprob)
 
             # A row may end with its first token, and needs no slot then.
             places = [place for place, row in enumerate(rows) if not row.is_done]
-            taken, free = free[: len(places)], free[len(places) :]
+            taken = free[: len(places)]
+            free = free[len(places) :]
             self.slots.write_prompts(taken, places, cache, mask)
             for slot, place in zip(taken, places, strict=True):
                 self.placed[slot] = rows[place]
 
     def set_inputs(self) -> None:
         """Tell the slots where each row is, which need not be where the last block ended."""
-        tokens, positions, forced, rows, steps = [], [], [], [], []
+        tokens = []
+        positions = []
+        forced = []
+        indices = []
+        steps = []
+
         for row in self.placed:
-            ids = row.sequence.ids if row else [0]
-            pending = row.pending[:STEPS] if row else []
+            # A free slot goes along with any token; nobody reads what it chooses.
+            row = row or Row(index=0, prompt=[], sequence=TokenSequence(ids=[0]))
+            ids = row.sequence.ids
             tokens.append(ids[-1])
-            positions.append(len(row.prompt) + len(ids) - 1 if row else 0)
-            forced.append(pending + [-1] * (STEPS - len(pending)))
-            rows.append(row.index if row else 0)
+            positions.append(len(row.prompt) + len(ids) - 1)
+
+            pending = row.pending[:STEPS]
+            anything = [-1] * (STEPS - len(pending))
+            forced.append(pending + anything)
+
+            indices.append(row.index)
             steps.append(len(ids))
 
+        # (slots, STEPS): the numbers of the tokens that come next.
         columns = torch.tensor(steps)[:, None] + torch.arange(STEPS)
+        uniforms = self.uniforms[torch.tensor(indices)[:, None], columns]
+
         self.slots.tokens.copy_(torch.tensor(tokens))
         self.slots.positions.copy_(torch.tensor(positions))
         self.slots.forced.copy_(torch.tensor(forced))
-        self.slots.uniforms.copy_(self.uniforms[torch.tensor(rows)[:, None], columns])
+        self.slots.uniforms.copy_(uniforms)
 
     def add_tokens(self) -> None:
         """Add what the block chose to each row, up to its end or to a token that a limit puts in another's place."""
@@ -344,7 +391,12 @@ def decode_in_slots(
     if slots and (slots.room != room or kept_wanted < wanted):
         slots = None
 
-    size = slots.rows if slots else choose_size(len(rows), settings.batch_size, count_fitting_rows(model, room))
+    if slots:
+        size = slots.rows
+    else:
+        fitting = count_fitting_rows(model, room)
+        size = choose_size(len(rows), settings.batch_size, fitting)
+
     while True:
         missing = [row for row in rows if not row.is_done]
         for row in missing:
@@ -377,9 +429,15 @@ def choose_size(rows: int, most: int | None, fitting: float = math.inf) -> int:
         fitting: How many fit the memory.
     """
     most = most or SIZES[-1]
-    sizes = [size for size in SIZES if size < most] + [most]
+    sizes = [size for size in SIZES if size < most]
+    sizes.append(most)
+
+    # The smallest is tried in any case.
     fitting_sizes = [size for size in sizes if size <= fitting] or sizes[:1]
-    return next((size for size in fitting_sizes if size >= rows), fitting_sizes[-1])
+    for size in fitting_sizes:
+        if size >= rows:
+            return size
+    return fitting_sizes[-1]
 
 
 def count_fitting_rows(model, room: int) -> float:
@@ -390,7 +448,9 @@ def count_fitting_rows(model, room: int) -> float:
     token_bytes = 0
     for layer in measure_layers(model):
         token_bytes += layer.keys.nbytes + layer.values.nbytes
-    row_bytes = room * token_bytes + model.config.get_text_config().vocab_size * BYTES_PER_LOGIT
+
+    vocabulary = model.config.get_text_config().vocab_size
+    row_bytes = room * token_bytes + vocabulary * BYTES_PER_LOGIT
 
     # What torch has reserved and does not use is free, too.
     free, _ = torch.cuda.mem_get_info()
@@ -433,7 +493,9 @@ say_once = functools.cache(say)
 
 def should_use_slots(model, settings: DecodingSettings) -> bool:
     """Return whether to decode in slots: on a GPU, or where it is asked for, if the model can."""
-    is_wanted = model.device.type == "cuda" if settings.slots is None else settings.slots
+    is_wanted = settings.slots
+    if is_wanted is None:
+        is_wanted = model.device.type == "cuda"
     if not is_wanted:
         return False
 

@@ -33,10 +33,12 @@ def count_thinking_tokens(tokenizer, ids: Sequence[int], closing: str = END_THIN
     if opened > len(ids):
         return 0
 
-    ends_with_tag = tokenizer.decode(ids[:opened]).endswith(THINK)
-    start = opened if ends_with_tag else opened - 1
-    thought = tokenizer.decode(ids).split(THINK, 1)[1]
+    # The token that ends the tag may hold the first of the thought, and then counts.
+    until_opened = tokenizer.decode(ids[:opened])
+    start = opened if until_opened.endswith(THINK) else opened - 1
 
+    text = tokenizer.decode(ids)
+    thought = text.partition(THINK)[2]
     if not closing or closing not in thought:
         # Tokens without a text count too: a model may know more ids than its tokenizer.
         return len(ids) - start
@@ -44,18 +46,25 @@ def count_thinking_tokens(tokenizer, ids: Sequence[int], closing: str = END_THIN
     if thought.startswith(closing):
         return 0
 
+    # Back from the token that ends the closing tag to the one that begins it.
     rest = ids[start:]
     end = _count_until(tokenizer, rest, closing)
     first = end - 1
-    while closing not in tokenizer.decode(rest[first:end]):
+    tag = tokenizer.decode(rest[first:end])
+    while closing not in tag:
         first -= 1
+        tag = tokenizer.decode(rest[first:end])
 
-    tag_is_alone = tokenizer.decode(rest[first:end]).startswith(closing)
-    return first if tag_is_alone else first + 1
+    # Where it begins within a token, that one holds the last of the thought.
+    return first if tag.startswith(closing) else first + 1
 
 
 def find_forced_tokens(
-    tokenizer, ids: Sequence[int], token: int, limits: ThinkingLimits, stops: set[int]
+    tokenizer,
+    ids: Sequence[int],
+    token: int,
+    limits: ThinkingLimits,
+    stops: set[int],
 ) -> list[int] | None:
     """Return the tokens that must come next so that the limits hold: none where the model may go on.
 
@@ -88,15 +97,22 @@ def find_forced_tokens(
         # A tail that may be the start of the closing tag counts as thinking: the next token could make content of it.
         # Only what is missing of the tag is forced then.
         begun = _count_begun(text, END_THINK)
-        return encode_text(tokenizer, END_THINK[begun:] + "\n" + BOX)
+        missing = END_THINK[begun:]
+        return encode_text(tokenizer, missing + "\n" + BOX)
 
     if spent < limits.min_tokens:
         return _extend_thought(tokenizer, ids, token, spent, limits, stops)
+    # The minimum is reached for good; a maximum is still to come.
     return None if most is None else []
 
 
 def _extend_thought(
-    tokenizer, ids: Sequence[int], token: int, spent: int, limits: ThinkingLimits, stops: set[int]
+    tokenizer,
+    ids: Sequence[int],
+    token: int,
+    spent: int,
+    limits: ThinkingLimits,
+    stops: set[int],
 ) -> list[int]:
     """The tokens that take the place of ``token`` where it would end, or begin to end, so short a thought."""
     before = tokenizer.decode(ids)
@@ -104,14 +120,19 @@ def _extend_thought(
     if THINK not in after:
         return []
 
-    # A lone "<" may begin anything; two characters of the tag are taken for its beginning.
     thought = after.partition(THINK)[2]
-    is_closing = END_THINK in thought or _count_begun(thought, END_THINK) >= 2
+    begun = _count_begun(thought, END_THINK)
+    # A lone "<" may begin anything; two characters of the tag are taken for its beginning.
+    is_closing = END_THINK in thought or begun >= 2
     if token not in stops and not is_closing:
         return []
 
     # One token may end the opening tag and begin the closing one, so the end of the opening tag may be missing.
-    missing = "" if THINK in before else THINK[_count_begun(before, THINK) :]
+    missing = ""
+    if THINK not in before:
+        begun = _count_begun(before, THINK)
+        missing = THINK[begun:]
+
     separator = "" if before.endswith("\n") else "\n"
     more = encode_text(tokenizer, separator + CONTINUE)
 
@@ -130,4 +151,10 @@ def _count_begun(text: str, tag: str) -> int:
 
 def _count_until(tokenizer, ids: Sequence[int], tag: str) -> int:
     """How many of the first tokens it takes to hold a tag; more than there are where they do not."""
-    return bisect.bisect_left(range(len(ids) + 1), True, key=lambda n: tag in tokenizer.decode(ids[:n]))
+
+    def holds_tag(count: int) -> bool:
+        return tag in tokenizer.decode(ids[:count])
+
+    # More tokens never lose a tag, so the counts need not all be tried.
+    counts = range(len(ids) + 1)
+    return bisect.bisect_left(counts, True, key=holds_tag)
