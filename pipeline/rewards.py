@@ -33,12 +33,14 @@ Reward = Callable[..., list[float]]
 
 def correctness(prompts, completions, completion_ids, problem, finish, **columns) -> list[float]:
     """Return 1.0 where the grader says correct; it is the same grader that scores the table."""
-    return [float(each.correct) for each in _grade_texts(problem, completions, finish)]
+    grades = _grade_texts(problem, completions, finish)
+    return [float(each.correct) for each in grades]
 
 
 def format_reward(prompts, completions, completion_ids, problem, finish, **columns) -> list[float]:
     """Return 1.0 for a boxed answer after a closed thought, right or wrong."""
-    return [float(each.boxed) for each in _grade_texts(problem, completions, finish)]
+    grades = _grade_texts(problem, completions, finish)
+    return [float(each.boxed) for each in grades]
 
 
 def random_reward(prompts, completions, completion_ids, problem, **columns) -> list[float]:
@@ -54,10 +56,15 @@ def random_reward(prompts, completions, completion_ids, problem, **columns) -> l
     return rewards
 
 
-def _grade_texts(problems: Sequence[Mapping], texts: Sequence[str], finishes: Sequence[str]) -> list[Grade]:
+def _grade_texts(
+    problems: Sequence[Mapping],
+    texts: Sequence[str],
+    finishes: Sequence[str],
+) -> list[Grade]:
     grades = []
     for fields, text, finish in zip(problems, texts, finishes, strict=True):
         problem = Problem(**fields)
+        # A grade does not depend on the numbers of tokens.
         completion = Completion(problem.id, text, 0, 0, 0, finish)
         grades.append(grade(problem, completion))
     return grades
@@ -83,7 +90,12 @@ def load_reward(name: str) -> Reward:
     function = REWARDS[name] if name in REWARDS else _load_function(name)
 
     def reward(prompts, completions, completion_ids, **columns) -> list[float]:
-        values = function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        values = function(
+            prompts=prompts,
+            completions=completions,
+            completion_ids=completion_ids,
+            **columns,
+        )
         return _check_values(name, values, len(completions))
 
     return reward
@@ -117,12 +129,14 @@ def _load_function(name: str) -> Reward:
 
 
 def _check_values(name: str, values: Any, count: int) -> list[float]:
-    if not isinstance(values, (list, tuple)) or len(values) != count:
+    is_list = isinstance(values, (list, tuple))
+    if not is_list or len(values) != count:
         raise UserError(f"reward {name}: it must return a list with a number for each of {count} completions; fix it")
 
     # One that is no number would spoil the advantages of its whole group.
     for value in values:
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        is_number = isinstance(value, (int, float))
+        if not is_number or not math.isfinite(value):
             raise UserError(f"reward {name}: it gave {value!r}; it must return finite numbers")
     return [float(value) for value in values]
 
@@ -145,17 +159,19 @@ def score_rewards(
         completion_ids: Their token ids; None where only the texts are known.
     """
     questions = [problem.question for problem in problems]
+    tokens = [each.thinking_tokens + each.answer_tokens for each in completions]
     return reward(
         prompts=questions,
         completions=[completion.text for completion in completions],
         completion_ids=completion_ids,
+        # Copies: a user's own may write into them.
         problem=[dict(vars(problem)) for problem in problems],
         question=questions,
         answer=[problem.answer for problem in problems],
         kind=[problem.kind for problem in problems],
         choices=[problem.choices for problem in problems],
         finish=[completion.finish for completion in completions],
-        completion_tokens=[completion.thinking_tokens + completion.answer_tokens for completion in completions],
+        completion_tokens=tokens,
     )
 
 
@@ -188,7 +204,8 @@ def combine_rewards(names: Sequence[str], weights: Sequence[float]) -> CombinedR
         scores = []
         for i in range(len(completions)):
             parts = {name: values[i] for name, values in columns.items()}
-            total = sum(weight_of[name] * value for name, value in parts.items())
+            weighted = [weight_of[name] * value for name, value in parts.items()]
+            total = sum(weighted)
             scores.append(RewardScore(total, parts))
         return scores
 

@@ -22,7 +22,8 @@ def compare(options: argparse.Namespace) -> None:
         UserError: where it names neither bases nor folders, or both, or fewer than two.
     """
     names = options.bases or options.folders or []
-    if (options.bases and options.folders) or len(set(names)) < 2:
+    are_both_named = options.bases and options.folders
+    if are_both_named or len(set(names)) < 2:
         raise UserError("compare: name two bases or more (--bases), or two folders of finished runs (--folders)")
 
     runs = run_bases(options) if options.bases else read_folders(options.folders)
@@ -41,17 +42,27 @@ def run_bases(options: argparse.Namespace) -> list[RunView]:
 
     views = []
     for base in options.bases:
-        run = open_run(argparse.Namespace(**vars(options) | {"base": base}))
+        base_options = argparse.Namespace(**vars(options) | {"base": base})
+        run = open_run(base_options)
         with run.dir.lock():
             for stage in STAGES:
                 run_stage(run, stage)
-        views.append(replace(run.dir.read_view(), name=base))
+
+        view = run.dir.read_view()
+        views.append(replace(view, name=base))
     return views
 
 
 def read_folders(folders: Sequence[Path]) -> list[RunView]:
     """Return finished runs under their folders' names."""
+    # A wrong name is told before anything is read, which takes longer.
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--folders {folder}: no such folder; name a run, such as runs/nano")
-    return [replace(RunDir(folder).read_view(), name=str(folder)) for folder in folders]
+
+    views = []
+    for folder in folders:
+        view = RunDir(folder).read_view()
+        # Not by its base: two runs of one base may be compared.
+        views.append(replace(view, name=str(folder)))
+    return views

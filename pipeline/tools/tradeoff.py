@@ -46,7 +46,11 @@ class Way:
     thinking: ThinkingLimits | None
 
 
-WAYS = {"never": Way("", ThinkingLimits(max_tokens=0)), "always": Way(THINKING, None)}
+# A limit of 0 forces a direct answer by itself, so nothing stands before it.
+WAYS = {
+    "never": Way("", ThinkingLimits(max_tokens=0)),
+    "always": Way(THINKING, None),
+}
 for _budget in BUDGETS:
     WAYS[f"budget-{_budget}"] = Way(THINKING, ThinkingLimits(max_tokens=_budget))
 
@@ -61,8 +65,12 @@ def measure_tradeoff(run: Run) -> str:
 
     curves = make_curves(run, answers)
     write_json(folder / "curve.json", curves)
-    plot_curve(next(iter(curves.values())), folder / "curve.png")
-    return f"{format_curves(curves)}\n{folder / 'curve.png'}"
+
+    # The first is that of all benchmarks, where there are several.
+    first = next(iter(curves.values()))
+    plot = folder / "curve.png"
+    plot_curve(first, plot)
+    return f"{format_curves(curves)}\n{plot}"
 
 
 def answer_all(run: Run, answers: StageDir) -> None:
@@ -93,21 +101,26 @@ def answer_all(run: Run, answers: StageDir) -> None:
                 label=f"tradeoff {name} {benchmark.name}",
                 partial=partial / name / benchmark.name,
             )
-            files.append(answers.folder / name / f"{benchmark.name}.jsonl")
-            write_records(files[-1], evaluation.completions)
+            file = answers.folder / name / f"{benchmark.name}.jsonl"
+            write_records(file, evaluation.completions)
+            files.append(file)
 
-    files.append(answers.folder / PROBABILITIES)
-    write_json(files[-1], measure_probabilities(run))
-    answers.finish("scoring", inputs, files, {"base": run.base, "profile": run.profile})
+    file = answers.folder / PROBABILITIES
+    write_json(file, measure_probabilities(run))
+    files.append(file)
+
+    made_from = {"base": run.base, "profile": run.profile}
+    answers.finish("scoring", inputs, files, made_from)
 
 
 def measure_probabilities(run: Run) -> dict[str, list[float]]:
     """Return what the adaptive stage gives a direct answer, for the problems of each benchmark."""
     model, tokenizer = load_stage_model(run, ADAPTIVE)
-    return {
-        benchmark.name: compute_direct_probabilities(model, tokenizer, benchmark.problems)
-        for benchmark in run.benchmarks
-    }
+    probabilities = {}
+    for benchmark in run.benchmarks:
+        found = compute_direct_probabilities(model, tokenizer, benchmark.problems)
+        probabilities[benchmark.name] = found
+    return probabilities
 
 
 def load_stage_model(run: Run, stage: Stage) -> tuple[Any, Any]:
@@ -131,12 +144,14 @@ def make_curves(run: Run, answers: StageDir) -> dict[str, dict[str, Any]]:
     curves = {}
     for group, benchmarks in groups.items():
         outcomes = {way: read_outcome(folder, benchmarks) for way, folder in folders.items()}
+        # In the order in which the outcomes are pooled.
+        probabilities = [direct[benchmark.name] for benchmark in benchmarks]
         curves[group] = make_curve(
             never=outcomes["never"],
             always=outcomes["always"],
             forced={budget: outcomes[f"budget-{budget}"] for budget in BUDGETS},
             choice=outcomes["choice"],
-            direct_probability=np.concatenate([direct[benchmark.name] for benchmark in benchmarks]),
+            direct_probability=np.concatenate(probabilities),
         )
     return curves
 
@@ -147,7 +162,8 @@ def read_outcome(folder: Path, benchmarks: Sequence[Dataset]) -> Outcome:
     for benchmark in benchmarks:
         completions = read_completions(folder / f"{benchmark.name}.jsonl")
         grades = grade_all(benchmark.problems, completions)
-        outcomes.append(collect_outcome(benchmark.problems, completions, grades))
+        outcome = collect_outcome(benchmark.problems, completions, grades)
+        outcomes.append(outcome)
     return pool_outcomes(outcomes)
 
 
@@ -159,15 +175,19 @@ def format_curves(curves: Mapping[str, Mapping[str, Any]]) -> str:
             # Always and never have none.
             limit = "" if point["limit"] is None else f"{point['limit']:.3g}"
             accuracy = format_percent(point["accuracy"], point)
-            rows.append([benchmark, point["name"], limit, accuracy, f"{point['tokens']:.1f}"])
+            tokens = f"{point['tokens']:.1f}"
+            rows.append([benchmark, point["name"], limit, accuracy, tokens])
 
     lines = [format_markdown(HEADINGS, rows)]
     for benchmark, curve in curves.items():
-        gain = format_percent(curve["above_coin"]["value"], curve["above_coin"])
+        above = curve["above_coin"]
+        gain = format_percent(above["value"], above)
         lines.append(f"{benchmark}: the learnt choice is {gain} points above a coin of the same cost.")
     return "\n".join(lines)
 
 
 def format_percent(value: float, interval: Mapping[str, float]) -> str:
     """Return a share and its interval in percent."""
-    return f"{100 * value:.1f} [{100 * interval['ci_low']:.1f}, {100 * interval['ci_high']:.1f}]"
+    low = 100 * interval["ci_low"]
+    high = 100 * interval["ci_high"]
+    return f"{100 * value:.1f} [{low:.1f}, {high:.1f}]"
