@@ -81,7 +81,8 @@ class GroupSampler:
         for problem, sequence in zip(repeated, sequences, strict=True):
             completions.append(to_completion(self.tokenizer, problem, sequence, stops))
 
-        rewards = self.reward(repeated, completions, [sequence.ids for sequence in sequences])
+        ids = [sequence.ids for sequence in sequences]
+        rewards = self.reward(repeated, completions, ids)
         parts = zip(repeated, prompts, sequences, completions, rewards, strict=True)
         rollouts = [Rollout(*part) for part in parts]
 
@@ -91,35 +92,46 @@ class GroupSampler:
         return groups
 
 
-def sample_by_vllm(engine, tokenizer, prompts: Sequence[list[int]], stops: set[int]) -> list[TokenSequence]:
+def sample_by_vllm(
+    engine,
+    tokenizer,
+    prompts: Sequence[list[int]],
+    stops: set[int],
+) -> list[TokenSequence]:
     """Complete every prompt by the ``vllm_generation`` of TRL's trainer, which has its settings. Not run with vLLM yet.
 
     Several processes, all called with the same, ask for a share each and all return all, as with :func:`generate`.
     """
     state = processes.get_state()
-    # TRL wants equal shares.
-    share = -(-len(prompts) // state.num_processes)
+    # TRL wants equal shares: the last one takes the first prompts again.
+    count = len(prompts)
+    share = -(-count // state.num_processes)
     start = state.process_index * share
-    mine = [prompts[i % len(prompts)] for i in range(start, start + share)]
+    mine = [prompts[i % count] for i in range(start, start + share)]
 
     # A thought that the chat template opens is a part of the completion everywhere else.
-    opening = encode_text(tokenizer, find_forced_opening(tokenizer))
+    tag = find_forced_opening(tokenizer)
+    opening = encode_text(tokenizer, tag)
     asked = [prompt + opening for prompt in mine]
     _, texts, logprobs, _ = engine.generate(prompts=asked, images=None, num_generations=1)
 
     sequences = []
     for ids, row in zip(texts, logprobs, strict=True):
+        # The opening is forced, and has no log-probability.
+        forced = [True] * len(opening) + [False] * len(ids)
+        # The chosen token's stands first, or alone.
+        chosen = [each[0] for each in row]
+        has_ended = stops.intersection(ids[-1:])
         sequence = TokenSequence(
             ids=[*opening, *ids],
-            forced=[True] * len(opening) + [False] * len(ids),
-            # The chosen token's stands first, or alone.
-            logprobs=[0.0] * len(opening) + [each[0] for each in row],
-            finish="stop" if stops.intersection(ids[-1:]) else "length",
+            forced=forced,
+            logprobs=[0.0] * len(opening) + chosen,
+            finish="stop" if has_ended else "length",
         )
         sequences.append(sequence)
 
     gathered: list[TokenSequence] = gather_object(sequences)
-    return gathered[: len(prompts)]
+    return gathered[:count]
 
 
 @dataclass
@@ -140,15 +152,17 @@ class RolloutFunction:
         """Return as many samples as there are ``prompts``. Their texts say nothing: the problems are drawn here."""
         # Every process has the groups of all, whose decoding they share, and returns its part of them.
         accelerator = trainer.accelerator
-        count = len(prompts) * accelerator.num_processes // self.sampler.size
+        share = len(prompts)
+        count = share * accelerator.num_processes // self.sampler.size
         model = accelerator.unwrap_model(trainer.model)
         # TRL gives it the weights of this step before it asks for samples.
         engine = trainer.vllm_generation if trainer.use_vllm else None
-        groups = self.sample_groups(model, count, trainer.state.global_step, engine)
+        step = trainer.state.global_step
+        groups = self.sample_groups(model, count, step, engine)
 
         rollouts = [rollout for group in groups for rollout in group]
-        start = accelerator.process_index * len(prompts)
-        mine = rollouts[start : start + len(prompts)]
+        start = accelerator.process_index * share
+        mine = rollouts[start : start + share]
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in mine],
             "completion_ids": [rollout.sequence.ids for rollout in mine],
@@ -169,26 +183,34 @@ class RolloutFunction:
             drawn += missing
 
             # All follows from the seed and the step, so a resumed training draws the same.
-            problems = [self.problems.draw(number) for number in range(first, first + missing)]
+            numbers = range(first, first + missing)
+            problems = [self.problems.draw(number) for number in numbers]
             seed = zlib.crc32(f"{self.seed} {first}".encode())
-            for group in self.sampler.sample(model, problems, seed, engine=engine):
+            groups = self.sampler.sample(model, problems, seed, engine=engine)
+            for group in groups:
                 rewards = [rollout.reward.total for rollout in group]
                 (mixed if is_mixed(rewards) else others).append(group)
 
         # TRL wants as many as it asked for, with a signal or without.
         sampled = mixed + others
-        self.metrics = self.measure(model, sampled) | {"sampled/mixed": len(mixed) / len(sampled)}
+        self.metrics = self.measure(model, sampled)
+        self.metrics["sampled/mixed"] = len(mixed) / len(sampled)
         return sampled[:count]
 
     def measure(self, model, groups: list[Group]) -> dict[str, float]:
         """Return what is to be logged of all that was sampled, also of groups that are not trained on."""
         rollouts = [rollout for group in groups for rollout in group]
+        # By the grader, whatever the rewards are.
+        grades = [grade(rollout.problem, rollout.completion) for rollout in rollouts]
+
         # Each costs a pass through the model.
         checked = rollouts[:CHECKED_SAMPLES]
+        temperature = self.sampler.temperature
+        drifts = [measure_drift(model, rollout, temperature) for rollout in checked]
         return {
-            "sampled/accuracy": fmean(grade(r.problem, r.completion).correct for r in rollouts),
+            "sampled/accuracy": fmean(each.correct for each in grades),
             "sampled/samples": len(rollouts),
-            "drift": fmean(measure_drift(model, rollout, self.sampler.temperature) for rollout in checked),
+            "drift": fmean(drifts),
         }
 
 
@@ -200,7 +222,10 @@ def measure_drift(model, rollout: Rollout, temperature: float) -> float:
     return float((own - sampled).abs().mean())
 
 
-def build_reward_functions(names: Sequence[str], rollouts: RolloutFunction) -> list[Any]:
+def build_reward_functions(
+    names: Sequence[str],
+    rollouts: RolloutFunction,
+) -> list[Any]:
     """Return TRL's ``reward_funcs``, one for each reward, so that each is logged under its name.
 
     They hand on what was computed for the rollout. Computed again, a reward by chance would be another one, and TRL's
@@ -208,7 +233,7 @@ def build_reward_functions(names: Sequence[str], rollouts: RolloutFunction) -> l
     """
     functions = []
     for name in names:
-
+        # The default holds on to this name; the loop's own goes on to the last.
         def hand_on(prompts, completions, earned, log_metric, name=name, **columns) -> list[float]:
             # Once a step, whichever reward is asked first.
             if name == names[0]:

@@ -73,7 +73,9 @@ class ExpertIteration:
         self.work = context.work
 
         self.tokenizer = load_tokenizer(context.run.base_folder)
-        self.reward = combine_rewards(context.settings.rewards, context.settings.reward_weights)
+        rewards = context.settings.rewards
+        self.reward = combine_rewards(rewards, context.settings.reward_weights)
+
         self.problems = context.train_problems()
         if self.settings.require_checked_steps:
             check_guessable(self.problems, self.label)
@@ -122,15 +124,18 @@ class ExpertIteration:
         if number < len(self.curve):
             return
 
-        model, tokenizer = self.context.load_model(self.find_adapter(number))
+        adapter = self.find_adapter(number)
+        model, tokenizer = self.context.load_model(adapter)
         evaluation = self.recipe.eval
         score_dev = build_dev_scorer(tokenizer, self.dev, evaluation.generation, evaluation.batch_size)
-        self.curve.append({"step": number, **score_dev(model)})
+        scores = score_dev(model)
+        self.curve.append({"step": number, **scores})
         on_main_process(lambda: write_json(self.work / "curve.json", self.curve))
 
     def write_round(self, number: int) -> None:
         """Write the accounts of all rounds so far."""
-        self.rounds[-1]["dev_accuracy"] = self.curve[number]["accuracy"]
+        point = self.curve[number]
+        self.rounds[-1]["dev_accuracy"] = point["accuracy"]
         on_main_process(lambda: write_json(self.work / "rounds.json", self.rounds))
 
     def read_curve(self) -> list[dict[str, Any]]:
@@ -144,26 +149,41 @@ class ExpertIteration:
         for i, problem in enumerate(self.problems):
             # Each data set is spread over all rounds.
             is_due = i % self.settings.rounds < number
-            if is_due and self.solved[problem.id] < self.settings.max_per_problem:
+            if is_due and self.needs_solutions(problem):
                 unsolved.append(problem)
         return unsolved
 
+    def needs_solutions(self, problem: Problem) -> bool:
+        """Return whether there are fewer solutions of a problem than may be kept."""
+        return self.solved[problem.id] < self.settings.max_per_problem
+
     def sample_round(self, problems: Sequence[Problem], number: int) -> None:
         """Ask problems up to ``samples`` times each; those that are solved often enough are not asked again."""
-        model, _ = self.context.load_model(self.find_adapter(number - 1))
+        adapter = self.find_adapter(number - 1)
+        model, _ = self.context.load_model(adapter)
 
         for attempt in range(self.settings.samples):
-            pending = [p for p in problems if self.solved[p.id] < self.settings.max_per_problem]
+            pending = list(filter(self.needs_solutions, problems))
             candidates = self.ask(model, pending, number, attempt)
-            self.samples += [Sample(candidate, attempt) for candidate in candidates]
+            for candidate in candidates:
+                self.samples.append(Sample(candidate, attempt))
+
             if attempt == 0:
-                show_samples(candidates[:SHOWN_SAMPLES], f"{self.label} round {number}")
+                shown = candidates[:SHOWN_SAMPLES]
+                show_samples(shown, f"{self.label} round {number}")
 
             # Each problem was asked once here, so a solution has its problem's id.
-            for solution in self.select(candidates).solutions:
+            selection = self.select(candidates)
+            for solution in selection.solutions:
                 self.solved[solution.id] += 1
 
-    def ask(self, model, problems: Sequence[Problem], number: int, attempt: int) -> list[Candidate]:
+    def ask(
+        self,
+        model,
+        problems: Sequence[Problem],
+        number: int,
+        attempt: int,
+    ) -> list[Candidate]:
         """Have one text of each problem written; texts go to a file as they come."""
         label = f"{self.label} round {number}: sampling, attempt {attempt + 1} of {self.settings.samples}"
         with progress_bar(label, len(problems)) as on_progress:
@@ -188,9 +208,14 @@ class ExpertIteration:
             keep_at=self.settings.keep_at,
             require_checked_steps=self.settings.require_checked_steps,
         )
-        # The gate has checked all training problems before any stage ran.
         return select_solutions(
-            candidates, self.label, tokenizer=self.tokenizer, rules=rules, held_out=(), reward=self.reward
+            candidates,
+            self.label,
+            tokenizer=self.tokenizer,
+            rules=rules,
+            # The gate has checked all training problems before any stage ran.
+            held_out=(),
+            reward=self.reward,
         )
 
     def keep_solutions(self, number: int, asked: int) -> list[Problem]:
@@ -211,14 +236,16 @@ class ExpertIteration:
             dropped = {"not drawn": len(candidates) - len(solutions)}
         elif self.settings.keep == "first":
             # The other control trains for as long, on nothing new.
-            solutions = repeat_solutions(self.choose_first_solutions(), len(solutions))
+            first = self.choose_first_solutions()
+            solutions = repeat_solutions(first, len(solutions))
             dropped = {"not trained on": len(candidates)}
 
-        row = {"round": number, "problems": asked, "dropped": dropped, **describe_samples(candidates, solutions)}
-        self.rounds.append(row)
+        samples = describe_samples(candidates, solutions)
+        self.rounds.append({"round": number, "problems": asked, "dropped": dropped, **samples})
         on_main_process(lambda: write_jsonl(self.work / "kept.jsonl", map(to_conversation, solutions)))
 
-        say(f"round {number}: {describe_account({**selection.account, 'dropped': dropped})}")
+        account = {**selection.account, "dropped": dropped}
+        say(f"round {number}: {describe_account(account)}")
         return solutions
 
     def train_round(self, solutions: Sequence[Problem], number: int) -> None:
@@ -228,10 +255,12 @@ class ExpertIteration:
             return
 
         # On the kept ones alone it would forget what it was not asked again: the easier problems.
+        seed = self.context.seed
         first = self.choose_first_solutions()
-        replayed = random.Random(self.context.seed).sample(first, round(self.settings.replay * len(first)))
+        count = round(self.settings.replay * len(first))
+        replayed = random.Random(seed).sample(first, count)
         sft = self.recipe.stages["sft"]
-        rows = build_training_rows(self.tokenizer, [*replayed, *solutions], sft, self.context.seed)
+        rows = build_training_rows(self.tokenizer, [*replayed, *solutions], sft, seed)
 
         training = self.work / f"training-{number}"
         start = None if self.settings.anew else self.find_adapter(number - 1)
@@ -241,7 +270,8 @@ class ExpertIteration:
     def choose_first_solutions(self) -> list[Problem]:
         """Return the solutions that sft was trained on."""
         sft = self.recipe.stages["sft"]
-        return choose_solutions(select_stage_problems(self.recipe, "sft", sft), sft.solutions, self.context.seed)
+        problems = select_stage_problems(self.recipe, "sft", sft)
+        return choose_solutions(problems, sft.solutions, self.context.seed)
 
     def finish_training(self, trained: Path, adapter: Path) -> None:
         """Take a finished adapter, and what says how it was trained, out of its training's folder."""
@@ -265,8 +295,9 @@ def show_samples(candidates: Sequence[Candidate], label: str) -> None:
 
 def check_guessable(problems: Sequence[Problem], label: str) -> None:
     """Raises UserError where answers can be guessed and the steps to none of them can be checked."""
-    guessable = [problem for problem in problems if is_guessable(problem)]
-    if guessable and not any(map(has_procedure, guessable)):
+    guessable = list(filter(is_guessable, problems))
+    can_check_some = any(map(has_procedure, guessable))
+    if guessable and not can_check_some:
         raise UserError(
             f"{label}: the answers of {len(guessable)} problems, such as {guessable[0].id}, can be guessed, and no "
             "step to them can be checked; take other rl.problems, or set "
@@ -274,33 +305,46 @@ def check_guessable(problems: Sequence[Problem], label: str) -> None:
         )
 
 
-def keep_at_random(samples: Sequence[Sample], verified: Sequence[Problem], seed: int) -> list[Problem]:
+def keep_at_random(
+    samples: Sequence[Sample],
+    verified: Sequence[Problem],
+    seed: int,
+) -> list[Problem]:
     """Return as many solutions as are verified, of each family and level, whatever their verdict: the control.
 
     First attempts come first, since further ones are made only where the earlier ones failed.
     """
     wanted = Counter((solution.family, solution.level) for solution in verified)
     shuffled = random.Random(seed).sample(list(samples), len(samples))
+    # The sort is stable, so each attempt stays shuffled.
     shuffled.sort(key=lambda sample: sample.attempt)
 
     kept = []
     numbers: Counter[str] = Counter()
     for sample in shuffled:
         solution = read_solution(sample.candidate)
-        if solution is None or not wanted[solution.family, solution.level]:
+        if solution is None:
             continue
 
-        wanted[solution.family, solution.level] -= 1
+        group = (solution.family, solution.level)
+        if not wanted[group]:
+            continue
+
+        wanted[group] -= 1
         numbers[solution.id] += 1
         number = numbers[solution.id]
-        kept.append(solution if number == 1 else replace(solution, id=f"{solution.id}#{number}"))
+        if number > 1:
+            # Several of a problem need ids of their own.
+            solution = replace(solution, id=f"{solution.id}#{number}")
+        kept.append(solution)
     return kept
 
 
 def repeat_solutions(solutions: Sequence[Problem], count: int) -> list[Problem]:
     """Return ``count`` of these solutions, again from the start where there are too few."""
+    endless = itertools.cycle(solutions)
     again = []
-    for number, solution in enumerate(itertools.islice(itertools.cycle(solutions), count), 1):
+    for number, solution in enumerate(itertools.islice(endless, count), 1):
         again.append(replace(solution, id=f"{solution.id}#again{number}"))
     return again
 
@@ -311,17 +355,22 @@ def read_solution(candidate: Candidate) -> Problem | None:
         return None
 
     solution = write_solution(candidate)
+    # There is nothing to learn from an answer alone.
     return solution if solution and solution.rationale else None
 
 
-def describe_samples(candidates: Sequence[Candidate], solutions: Sequence[Problem]) -> dict[str, Any]:
+def describe_samples(
+    candidates: Sequence[Candidate],
+    solutions: Sequence[Problem],
+) -> dict[str, Any]:
     """Return how much was sampled and kept in all rounds so far, by level and family."""
     completions = [candidate.completion for candidate in candidates]
+    tokens = [each.thinking_tokens + each.answer_tokens for each in completions]
     levels = Counter(str(solution.level) for solution in solutions)
     families = Counter(solution.family for solution in solutions)
     return {
         "samples": len(candidates),
-        "tokens": sum(completion.thinking_tokens + completion.answer_tokens for completion in completions),
+        "tokens": sum(tokens),
         "kept": len(solutions),
         "kept_by_level": dict(sorted(levels.items())),
         "kept_by_family": dict(sorted(families.items())),
