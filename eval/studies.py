@@ -64,9 +64,11 @@ def estimate_mean(label: str, values: Iterable[float], may_fall: bool = False) -
 
     Of no values it is 0, with an interval that says nothing.
     """
+    # True and False too. They are summed exactly, so that their order changes no digit.
     values = [float(value) for value in values]
+    mean = math.fsum(values) / max(1, len(values))
     low, high = bounded_interval(values)
-    return Estimate(label, math.fsum(values) / max(1, len(values)), low, high, may_fall)
+    return Estimate(label, mean, low, high, may_fall)
 
 
 def estimate_share(label: str, values: Iterable[float]) -> Estimate:
@@ -94,6 +96,7 @@ def subtract(label: str, one: Estimate, other: Estimate) -> Estimate:
     Medicine 17, p. 873-890, method 10.
     """
     value = one.value - other.value
+    # The difference is lowest where the first mean is low and the second one high; they are not both so at once.
     low = value - math.hypot(one.value - one.low, other.high - other.value)
     high = value + math.hypot(one.high - one.value, other.value - other.low)
     return Estimate(label, value, low, high)
@@ -109,11 +112,13 @@ def judge(effects: Sequence[Estimate], controls: Sequence[Estimate], margin: flo
             effects show may be something else.
         margin: The smallest effect that counts.
     """
+    # First: where a control moves, what the effects show may have the same cause.
     for control in controls:
         is_flat = control.high < margin and (control.may_fall or control.low > -margin)
         if not is_flat:
             return UNSURE, f"the control is not shown to be flat: {describe(control)}"
 
+    # One that is not there is enough, whatever the others are.
     for effect in effects:
         if effect.high < margin:
             return FAILS, f"less than the margin: {describe(effect)}"
@@ -137,14 +142,17 @@ def make_result(about: Mapping[str, Any], margin: float, findings: Findings) -> 
         findings: What was measured.
     """
     verdict, reason = judge(findings.effects, findings.controls, margin)
-    return {**about, "verdict": verdict, "reason": reason, "margin": margin, **asdict(findings)}
+    judged = {"verdict": verdict, "reason": reason, "margin": margin}
+    return {**about, **judged, **asdict(findings)}
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
     """Return the summary of a result."""
     lines = []
-    for role in ("effects", "controls"):
-        lines += [f"- {role[:-1]}: {describe(Estimate(**estimate))}" for estimate in result[role]]
+    for role in ("effect", "control"):
+        for fields in result[f"{role}s"]:
+            estimate = Estimate(**fields)
+            lines.append(f"- {role}: {describe(estimate)}")
 
     paragraphs = [
         f"# {result['study']}: {result['verdict']}",

@@ -67,7 +67,11 @@ def run_studies(names: Sequence[str], base: str | None, runs: Path, overrides: S
         if name not in modules:
             raise UserError(f"study {name!r} is unknown; {suggest(name, modules)}")
 
-    recipes = load_studies({name: module.Settings for name, module in modules.items()}, overrides)
+    # Of all studies, whichever are made: a mistake in an override is said where its study is not among them too.
+    models = {name: module.Settings for name, module in modules.items()}
+    recipes = load_studies(models, overrides)
+
+    # Of all bases before the first study, which may take minutes.
     check_memory(Path("/proc/meminfo"))
     bases = {}
     for name in names:
@@ -75,7 +79,8 @@ def run_studies(names: Sequence[str], base: str | None, runs: Path, overrides: S
         bases[name] = Base(chosen, resolve(chosen))
         check_base(name, modules[name].NEEDS, bases[name])
 
-    say(f"studies: about {format_duration(60 * sum(recipes[name].minutes for name in names))} on two cores")
+    minutes = sum(recipes[name].minutes for name in names)
+    say(f"studies: about {format_duration(60 * minutes)} on two cores")
     for name in names:
         run_study(name, modules[name], recipes[name], bases[name], runs)
 
@@ -87,41 +92,64 @@ def load_study(name: str) -> ModuleType:
 
 def check_memory(meminfo: Path) -> None:
     """Raise UserError where less memory is free than the studies need."""
+    # Only Linux has it.
     if not meminfo.is_file():
         return
 
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    gib = int(lines["MemAvailable"].split()[0]) / 2**20
+    text = meminfo.read_text()
+    lines = dict(line.split(":", 1) for line in text.splitlines())
+    kib = lines["MemAvailable"].split()[0]
+    gib = int(kib) / 2**20
     if gib < NEEDED_GIB:
         raise UserError(f"studies: {gib:.1f} GiB of memory are free, {NEEDED_GIB:.0f} are needed; end other programs")
 
 
 def check_base(study: str, needs: str, base: Base) -> None:
     """Raise UserError where a base lacks what a study needs: ``words`` (it read English), or ``chat``."""
-    if needs and (base.folder / PRETRAINING_FILE).is_file():
+    # Only a nano has its texts beside its weights.
+    is_nano = (base.folder / PRETRAINING_FILE).is_file()
+    if needs and is_nano:
         raise UserError(f"{study}: has no meaning on {base.name}, which read only sums and booleans; leave BASE out")
-    if needs == "chat" and load_tokenizer(base.folder).chat_template == PLAIN_TEMPLATE:
+    if needs != "chat":
+        return
+
+    # What a base without a template of its own is given.
+    template = load_tokenizer(base.folder).chat_template
+    if template == PLAIN_TEMPLATE:
         raise UserError(f"{study}: has no meaning on {base.name}, which has no chat template; leave BASE out")
 
 
 def run_study(name: str, module: ModuleType, settings: StudySettings, base: Base, runs: Path) -> None:
     """Make a study unless that was done from the same inputs, and say its verdict."""
+    # Beside the first run: a study reads the base, which no seed of a training changes.
     run_dir = find_run_dir(runs, base_folder_name(base.name), FIRST_SEED)
     study = run_dir.study(name)
-    inputs = {"settings": settings.model_dump(), "fingerprint": fingerprint(base.folder), "data": hash_data(name)}
+    inputs = {
+        "settings": settings.model_dump(),
+        "fingerprint": fingerprint(base.folder),
+        "data": hash_data(name),
+    }
 
     with run_dir.lock(), log_to(study.folder):
-        if study.find_changes("study", inputs) or study.find_damaged("study"):
+        reasons = study.find_changes("study", inputs) or study.find_damaged("study")
+        if reasons:
             say(f"{name}: about {settings.minutes:g} min on two cores")
             start = time.monotonic()
             findings: Findings = module.measure(settings, base)
+            seconds = round(time.monotonic() - start, 1)
 
-            about = {"study": name, "claim": module.CLAIM, "limits": module.LIMITS, "base": base.name}
+            about = {
+                "study": name,
+                "claim": module.CLAIM,
+                "limits": module.LIMITS,
+                "base": base.name,
+            }
             result = make_result(about, settings.margin, findings)
-            run_dir.write_study(result, inputs, {"base": base.name, "seconds": round(time.monotonic() - start, 1)})
+            run_dir.write_study(result, inputs, {"base": base.name, "seconds": seconds})
 
         result = run_dir.read_study(name)
-        say(f"{name}: {result['verdict']}: {result['reason']} ({study.folder / 'summary.md'})")
+        summary = study.folder / "summary.md"
+        say(f"{name}: {result['verdict']}: {result['reason']} ({summary})")
 
 
 def hash_data(name: str) -> str | None:
