@@ -50,40 +50,60 @@ def measure(settings: Settings, base: Base) -> Findings:
     model, tokenizer = base.load()
     words, quadruples = read_quadruples()
     rows = encode_words(tokenizer, words)
+    spaces = read_embeddings(model, [row[0] for row in rows])
 
     # A word alone would be the first token, whose states are like no others.
     opening = encode_text(tokenizer, "The word is")
-    states = compute_states(model, [opening + row for row in rows], "analogy: states")
-    middle = round(settings.depth * (states.shape[1] - 1))
+    sentences = [opening + row for row in rows]
+    states = compute_states(model, sentences, "analogy: states")
 
-    spaces = {}
-    ids = [row[0] for row in rows]
-    # Many bases have one matrix for both.
-    matrices = {"input": model.get_input_embeddings().weight, "output": model.get_output_embeddings().weight}
-    if matrices["output"] is matrices["input"]:
-        del matrices["output"]
-    for name, matrix in matrices.items():
-        spaces[name] = matrix[ids].detach().float().cpu().numpy()
+    last = states.shape[1] - 1
+    middle = round(settings.depth * last)
     spaces["middle layer"] = states[:, middle]
 
     rng = np.random.default_rng(settings.seed)
-    outcomes = {name: solve(vectors, quadruples, settings.random_offsets, rng) for name, vectors in spaces.items()}
+    outcomes = {}
+    for name, vectors in spaces.items():
+        outcomes[name] = solve(vectors, quadruples, settings.random_offsets, rng)
     return summarize(quadruples, outcomes)
+
+
+def read_embeddings(model, ids: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the vectors (tokens, size) of tokens in the input embeddings, and in the output's where it has others."""
+    matrices = {
+        "input": model.get_input_embeddings().weight,
+        "output": model.get_output_embeddings().weight,
+    }
+    # Many bases have one matrix for both.
+    if matrices["output"] is matrices["input"]:
+        del matrices["output"]
+
+    vectors = {}
+    for name, matrix in matrices.items():
+        rows = matrix[ids].detach()
+        # numpy has no bfloat16.
+        vectors[name] = rows.float().cpu().numpy()
+    return vectors
 
 
 def read_quadruples() -> tuple[list[str], list[Quadruple]]:
     """Return the words, and each pair with the next one of its kind."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for _, row in read_jsonl(DATA / "analogy.jsonl"):
-        kinds.setdefault(row["kind"], []).append((row["a"], row["b"]))
+        pair = (row["a"], row["b"])
+        kinds.setdefault(row["kind"], []).append(pair)
 
     places: dict[str, int] = {}
     quadruples = []
     for kind, pairs in kinds.items():
         numbers = []
         for pair in pairs:
+            # A word of several pairs keeps its first place.
             numbers.append([places.setdefault(word, len(places)) for word in pair])
-        for first, second in zip(numbers, numbers[1:] + numbers[:1], strict=True):
+
+        # The last pair goes with the first one, so every pair is asked for once.
+        following = numbers[1:] + numbers[:1]
+        for first, second in zip(numbers, following, strict=True):
             quadruples.append(Quadruple(kind, *first, *second))
     return list(places), quadruples
 
@@ -102,7 +122,10 @@ def encode_words(tokenizer, words: Sequence[str]) -> list[list[int]]:
 
 
 def solve(
-    vectors: np.ndarray, quadruples: Sequence[Quadruple], random_offsets: int, rng: np.random.Generator
+    vectors: np.ndarray,
+    quadruples: Sequence[Quadruple],
+    random_offsets: int,
+    rng: np.random.Generator,
 ) -> dict[str, list[float]]:
     """Return for each way to find d how often it is found, of each quadruple.
 
@@ -114,22 +137,36 @@ def solve(
     """
     # All vectors of a model lie in one direction from 0; what tells words apart is the rest.
     vectors = vectors - vectors.mean(0)
-    found: dict[str, list[float]] = {"with the offset": [], "without it": [], "with a random one": []}
-    for one in quadruples:
-        others = [other for other in quadruples if other.kind != one.kind]
-        chosen = [others[i] for i in rng.integers(0, len(others), random_offsets)]
-        wrong = [float(is_found(vectors, one, vectors[other.b] - vectors[other.a])) for other in chosen]
+    nothing = np.zeros_like(vectors[0])
 
-        found["with the offset"].append(float(is_found(vectors, one, vectors[one.b] - vectors[one.a])))
-        found["without it"].append(float(is_found(vectors, one, np.zeros_like(vectors[0]))))
-        found["with a random one"].append(float(np.mean(wrong)))
-    return found
+    real, none, wrong = [], [], []
+    for one in quadruples:
+        offset = vectors[one.b] - vectors[one.a]
+        real.append(float(is_found(vectors, one, offset)))
+        # "Kings" may be the nearest word to "king", whatever is added.
+        none.append(float(is_found(vectors, one, nothing)))
+
+        # It is about as long as a real one: what is wrong with it is the relation.
+        others = [other for other in quadruples if other.kind != one.kind]
+        hits = []
+        for i in rng.integers(0, len(others), random_offsets):
+            random_offset = vectors[others[i].b] - vectors[others[i].a]
+            hits.append(is_found(vectors, one, random_offset))
+        wrong.append(float(np.mean(hits)))
+
+    return {
+        "with the offset": real,
+        "without it": none,
+        "with a random one": wrong,
+    }
 
 
 def is_found(vectors: np.ndarray, one: Quadruple, offset: np.ndarray) -> bool:
     """Whether d is nearest to c plus an offset, of all words but a, b and c."""
     target = vectors[one.c] + offset
+    # Up to the length of the target, which is the same for all words.
     cosines = vectors @ target / np.linalg.norm(vectors, axis=1)
+    # Else c itself would win nearly always: an offset is short.
     cosines[[one.a, one.b, one.c]] = -np.inf
     return int(cosines.argmax()) == one.d
 
@@ -137,13 +174,16 @@ def is_found(vectors: np.ndarray, one: Quadruple, offset: np.ndarray) -> bool:
 def summarize(quadruples: Sequence[Quadruple], outcomes: Mapping[str, Mapping[str, Sequence[float]]]) -> Findings:
     """Return what it comes to: the effects and the control are of the input embeddings."""
     kinds = list(dict.fromkeys(one.kind for one in quadruples))
-    real, none, wrong = [np.array(values) for values in outcomes["input"].values()]
+    # A word has one vector there, whatever stands before it, as in the source.
+    deciding = {way: np.array(values) for way, values in outcomes["input"].items()}
+    real, none, wrong = deciding.values()
 
     lines = []
-    for way in outcomes["input"]:
+    for way, hits in deciding.items():
         points = {f"all, {space}": np.array(found[way]) for space, found in outcomes.items()}
         for kind in kinds:
-            points[kind] = np.array(outcomes["input"][way])[[one.kind == kind for one in quadruples]]
+            is_of_kind = [one.kind == kind for one in quadruples]
+            points[kind] = hits[is_of_kind]
         lines.append(make_line(way, points))
 
     return Findings(
@@ -153,7 +193,10 @@ def summarize(quadruples: Sequence[Quadruple], outcomes: Mapping[str, Mapping[st
             estimate_mean("found with the offset, above without it", real - none),
             estimate_mean("found with the offset, above a random one", real - wrong),
         ],
-        controls=[estimate_mean("found with a random offset, above without it", wrong - none, may_fall=True)],
+        controls=[
+            # It leads away from the right word, where c alone was near it.
+            estimate_mean("found with a random offset, above without it", wrong - none, may_fall=True),
+        ],
         lines=lines,
         x_label="kind of pair (in the input embeddings)",
         y_label="share of partners found",

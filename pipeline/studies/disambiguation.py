@@ -8,6 +8,9 @@ does not, the sentences give the sense away. What is there later, attention has 
 Source: probes against shuffled labels: J. Hewitt and P. Liang 2019, arXiv 1909.03368.
 """
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 
 from data.files import read_jsonl
@@ -24,7 +27,11 @@ LIMITS = (
 )
 NEEDS = "words"
 
-TEMPLATES = ("They spoke about the {context} and then about the {word}", "First came the {context}, then the {word}")
+# The word is last, so its state can know nothing but the context and the template.
+TEMPLATES = (
+    "They spoke about the {context} and then about the {word}",
+    "First came the {context}, then the {word}",
+)
 
 
 class Settings(StudySettings):
@@ -43,34 +50,51 @@ def measure(settings: Settings, base: Base) -> Findings:
     model, tokenizer = base.load()
     entries = [row for _, row in read_jsonl(DATA / "disambiguation.jsonl")][: settings.words]
 
-    sentences = []
+    rows = []
     for entry in entries:
-        for context in sum(entry["contexts"], []):
-            sentences += [template.format(context=context, word=entry["word"]) for template in TEMPLATES]
-    rows = [encode_text(tokenizer, sentence) for sentence in sentences]
+        first, second = entry["contexts"]
+        for context, template in itertools.product(first + second, TEMPLATES):
+            sentence = template.format(context=context, word=entry["word"])
+            rows.append(encode_text(tokenizer, sentence))
     states = compute_states(model, rows, "disambiguation: states")
 
     # (words, contexts, templates, layers, size): the first half of a word's contexts is of its first sense.
     states = states.reshape(len(entries), -1, len(TEMPLATES), *states.shape[1:])
-    layers = np.linspace(0, states.shape[3] - 1, settings.layers).round().astype(int)
-    middle = int(np.abs(layers - settings.depth * layers[-1]).argmin())
+    last = states.shape[3] - 1
+    layers = np.linspace(0, last, settings.layers).round().astype(int)
+    # One layer decides: the best of several would be above chance by luck.
+    distances = np.abs(layers - settings.depth * last)
+    middle = int(distances.argmin())
 
-    true, shuffled = [], []
+    true = []
+    shuffled = []
     rng = np.random.default_rng(settings.seed)
     for layer in layers:
-        each = states[:, :, :, layer]
-        true.append(np.concatenate([probe_word(word, find_senses(word), settings) for word in each]))
+        words = states[:, :, :, layer]
+        senses = [find_senses(word) for word in words]
+        true.append(probe_words(words, senses, settings))
 
+        # With that many features a probe may fit any labels: these tell what that is worth.
         draws = []
         for _ in range(settings.shuffles):
-            draws.append(np.concatenate([probe_word(word, rng.integers(0, 2, len(word)), settings) for word in each]))
+            labels = [rng.integers(0, 2, len(word)) for word in words]
+            draws.append(probe_words(words, labels, settings))
         shuffled.append(np.mean(draws, axis=0))
     return summarize(layers.tolist(), true, shuffled, middle)
 
 
 def find_senses(states: np.ndarray) -> np.ndarray:
     """Return the sense (contexts,) of each context of a word."""
-    return np.arange(len(states)) * 2 // len(states)
+    contexts = len(states)
+    return np.arange(contexts) * 2 // contexts
+
+
+def probe_words(words: np.ndarray, labels: Sequence[np.ndarray], settings: Settings) -> np.ndarray:
+    """Return how often the label of each context of all words is told (words * contexts,): a probe has one word."""
+    correct = []
+    for states, known in zip(words, labels, strict=True):
+        correct.append(probe_word(states, known, settings))
+    return np.concatenate(correct)
 
 
 def probe_word(states: np.ndarray, labels: np.ndarray, settings: Settings) -> np.ndarray:
@@ -87,17 +111,26 @@ def probe_word(states: np.ndarray, labels: np.ndarray, settings: Settings) -> np
 
     correct = np.empty(contexts)
     for fold in range(settings.folds):
+        # A context is held out in all its templates, or the probe could go by the context word itself.
         fitted = folds != fold
+        known = states[fitted].reshape(-1, size)
+        others = states[~fitted].reshape(-1, size)
+
         targets = np.eye(2)[labels[fitted].repeat(templates)]
-        predicted = probe(
-            states[fitted].reshape(-1, size), targets, states[~fitted].reshape(-1, size), settings.penalty
-        )
+        predicted = probe(known, targets, others, settings.penalty)
         classes = predicted.argmax(-1).reshape(-1, templates)
-        correct[~fitted] = (classes == labels[~fitted, None]).mean(1)
+
+        is_right = classes == labels[~fitted, None]
+        correct[~fitted] = is_right.mean(1)
     return correct
 
 
-def summarize(layers: list[int], true: list[np.ndarray], shuffled: list[np.ndarray], middle: int) -> Findings:
+def summarize(
+    layers: list[int],
+    true: list[np.ndarray],
+    shuffled: list[np.ndarray],
+    middle: int,
+) -> Findings:
     """Return what it comes to at the middle layer; the arrays (contexts,) are by layer."""
     return Findings(
         n=len(true[0]),
