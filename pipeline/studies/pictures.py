@@ -59,21 +59,37 @@ PIXELS = 24  # of a side
 
 Caption = tuple[str, str, str, str]
 
+# Where in a caption its parts are.
+PARTS = {
+    "whole caption": slice(0, 4),
+    "colour": slice(0, 1),
+    "shape": slice(1, 2),
+    "place": slice(2, 4),
+}
+
 
 def measure(settings: Settings, base: Base) -> Findings:
     """Train on captions as they are and shuffled, and measure how often the right one is found."""
     rng = np.random.default_rng(settings.seed)
-    captions = [tuple(caption) for caption in rng.permutation(list(itertools.product(COLOURS, SHAPES, ROWS, COLUMNS)))]
-    count = round(settings.unseen * len(captions))
-    unseen, seen = captions[:count], captions[count:]
-    shuffled = [seen[i] for i in rng.permutation(len(seen))]
+    combinations = list(itertools.product(COLOURS, SHAPES, ROWS, COLUMNS))
+    captions = [tuple(caption) for caption in rng.permutation(combinations)]
 
-    found = {}
-    for name, told in (("captions", seen), ("shuffled captions", shuffled)):
-        towers = train(seen, told, settings, f"pictures: {name}")
-        found[f"{name}, unseen"] = retrieve(towers, unseen, settings)
-        if told is seen:
-            found[f"{name}, seen"] = retrieve(towers, seen, settings)
+    # What is kept out are combinations: each of their words is in others that are seen.
+    count = round(settings.unseen * len(captions))
+    unseen = captions[:count]
+    seen = captions[count:]
+
+    # One caption for each combination throughout: it can be learnt by heart as well as the right one.
+    order = rng.permutation(len(seen))
+    shuffled = [seen[i] for i in order]
+
+    towers = train(seen, seen, settings, "pictures: captions")
+    misled = train(seen, shuffled, settings, "pictures: shuffled captions")
+    found = {
+        "captions, unseen": retrieve(towers, unseen, settings),
+        "captions, seen": retrieve(towers, seen, settings),
+        "shuffled captions, unseen": retrieve(misled, unseen, settings),
+    }
     return summarize(unseen, found)
 
 
@@ -81,23 +97,45 @@ def draw(caption: Caption, rng: np.random.Generator) -> np.ndarray:
     """Return a picture (3, pixels, pixels) of what a caption says; place, size, light and noise differ each time."""
     colour, shape, row, column = caption
     third = PIXELS / 3
-    middle_y = third * (ROWS.index(row) + 0.5) + rng.uniform(-1, 1)
-    middle_x = third * (COLUMNS.index(column) + 0.5) + rng.uniform(-1, 1)
+    row_middle = third * (ROWS.index(row) + 0.5)
+    column_middle = third * (COLUMNS.index(column) + 0.5)
+
+    # A third is 8 pixels: the shape stays mostly in its own, wherever chance moves it.
+    middle_y = row_middle + rng.uniform(-1, 1)
+    middle_x = column_middle + rng.uniform(-1, 1)
     radius = rng.uniform(2.5, 3.5)
 
+    # Half a pixel: it is asked of a pixel's middle whether it is inside.
     y, x = np.mgrid[:PIXELS, :PIXELS]
-    y, x = (y + 0.5 - middle_y) / radius, (x + 0.5 - middle_x) / radius
+    y = (y + 0.5 - middle_y) / radius
+    x = (x + 0.5 - middle_x) / radius
+    inside = find_inside(shape, x, y)
+
+    # A dim red stays above the noise, and is not another colour.
+    brightness = rng.uniform(0.6, 1)
+    channels = np.array(COLOURS[colour])
+    light = brightness * channels[:, None, None]
+    noise = rng.normal(0, 0.05, (3, PIXELS, PIXELS))
+
+    picture = light * inside + noise
+    return picture.astype(np.float32)
+
+
+def find_inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which points are inside a shape around 0, whose radius is about 1."""
     distance = np.hypot(x, y)
+    nearer = np.minimum(abs(x), abs(y))
+    farther = np.maximum(abs(x), abs(y))
+
     inside = {
         "circle": distance < 1,
-        "square": np.maximum(abs(x), abs(y)) < 0.9,
+        # It has about the area of the circle, so that its corners must tell it.
+        "square": farther < 0.9,
         "triangle": (abs(x) < (y + 1) / 2) & (y < 1),
-        "cross": (np.minimum(abs(x), abs(y)) < 0.35) & (np.maximum(abs(x), abs(y)) < 1),
+        "cross": (nearer < 0.35) & (farther < 1),
         "ring": (distance < 1.1) & (distance > 0.6),
-    }[shape]
-
-    light = rng.uniform(0.6, 1) * np.array(COLOURS[colour])[:, None, None]
-    return (light * inside + rng.normal(0, 0.05, (3, PIXELS, PIXELS))).astype(np.float32)
+    }
+    return inside[shape]
 
 
 class Towers(nn.Module):
@@ -106,23 +144,42 @@ class Towers(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.ReLU()]
-        self.picture = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (PIXELS // 8) ** 2, size))
+        channels = (3, 16, 32, 64)
+        for inputs, outputs in itertools.pairwise(channels):
+            # Each halves the sides.
+            layers.append(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
+            layers.append(nn.ReLU())
+
+        # Flattened, where a mean over the places would lose what is said of the place.
+        side = PIXELS // 8
+        layers.append(nn.Flatten())
+        layers.append(nn.Linear(channels[-1] * side**2, size))
+        self.picture = nn.Sequential(*layers)
         self.words = nn.EmbeddingBag(len(WORDS), size, mode="sum")
 
     def encode_pictures(self, pictures: np.ndarray) -> Tensor:
         """Return directions (pictures, size)."""
-        return nn.functional.normalize(self.picture(torch.from_numpy(pictures)), dim=-1)
+        vectors = self.picture(torch.from_numpy(pictures))
+        return nn.functional.normalize(vectors, dim=-1)
 
     def encode_captions(self, captions: Sequence[Caption]) -> Tensor:
         """Return directions (captions, size)."""
-        ids = torch.tensor([[WORDS.index(word) for word in caption] for caption in captions])
-        return nn.functional.normalize(self.words(ids), dim=-1)
+        ids = []
+        for caption in captions:
+            ids.append([WORDS.index(word) for word in caption])
+
+        vectors = self.words(torch.tensor(ids))
+        return nn.functional.normalize(vectors, dim=-1)
 
 
-def train(shown: Sequence[Caption], told: Sequence[Caption], settings: Settings, label: str) -> Towers:
+def train(
+    shown: Sequence[Caption],
+    told: Sequence[Caption],
+    settings: Settings,
+    label: str,
+) -> Towers:
     """Return towers trained on pictures of ``shown``, each with its caption in ``told``."""
+    # The control has the same first weights and the same pictures in the same order.
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     towers = Towers(settings.size)
@@ -132,12 +189,17 @@ def train(shown: Sequence[Caption], told: Sequence[Caption], settings: Settings,
         for _ in range(settings.steps):
             # All different: the same one twice would be its own wrong answer.
             chosen = rng.permutation(len(shown))[: settings.batch_size]
-            pictures = towers.encode_pictures(np.stack([draw(shown[i], rng) for i in chosen]))
+            drawn = [draw(shown[i], rng) for i in chosen]
+            pictures = towers.encode_pictures(np.stack(drawn))
             words = towers.encode_captions([told[i] for i in chosen])
 
+            # Each picture is to choose its caption in the batch, and each caption its picture.
             scores = pictures @ words.T / settings.temperature
             right = torch.arange(len(chosen))
-            loss = nn.functional.cross_entropy(scores, right) + nn.functional.cross_entropy(scores.T, right)
+            picture_loss = nn.functional.cross_entropy(scores, right)
+            caption_loss = nn.functional.cross_entropy(scores.T, right)
+            loss = picture_loss + caption_loss
+
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -148,32 +210,38 @@ def train(shown: Sequence[Caption], told: Sequence[Caption], settings: Settings,
 @torch.no_grad()
 def retrieve(towers: Towers, captions: Sequence[Caption], settings: Settings) -> dict[str, np.ndarray]:
     """Return for each part of a caption, and all of it, how often the caption that is found has it (captions,)."""
+    # Another seed than in training, so that seen combinations have new pictures too.
     rng = np.random.default_rng(settings.seed + 1)
     words = towers.encode_captions(captions)
 
-    found = np.empty((len(captions), settings.pictures), dtype=int)
-    for i, caption in enumerate(captions):
-        pictures = np.stack([draw(caption, rng) for _ in range(settings.pictures)])
-        found[i] = (towers.encode_pictures(pictures) @ words.T).argmax(-1).numpy()
+    found = []
+    for caption in captions:
+        drawn = [draw(caption, rng) for _ in range(settings.pictures)]
+        pictures = towers.encode_pictures(np.stack(drawn))
+        scores = pictures @ words.T
+        found.append(scores.argmax(-1).tolist())
 
-    parts = {"whole caption": slice(0, 4), "colour": slice(0, 1), "shape": slice(1, 2), "place": slice(2, 4)}
     right = {}
-    for name, part in parts.items():
-        has_it = [[captions[j][part] == captions[i][part] for j in row] for i, row in enumerate(found)]
+    for name, part in PARTS.items():
+        has_it = []
+        for caption, row in zip(captions, found, strict=True):
+            has_it.append([captions[j][part] == caption[part] for j in row])
         right[name] = np.mean(has_it, axis=1)
     return right
 
 
 def summarize(unseen: Sequence[Caption], found: dict[str, dict[str, np.ndarray]]) -> Findings:
     """Return what it comes to on combinations that were not seen."""
+    # The caption is looked for among these, of which one is right.
     chance = 1 / len(unseen)
-    whole = {name: right["whole caption"] - chance for name, right in found.items()}
+    told = found["captions, unseen"]["whole caption"] - chance
+    misled = found["shuffled captions, unseen"]["whole caption"] - chance
 
     return Findings(
         n=len(unseen),
         unit="combinations",
-        effects=[estimate_mean("captions found for unseen combinations, above chance", whole["captions, unseen"])],
-        controls=[estimate_mean("the same with captions shuffled in training", whole["shuffled captions, unseen"])],
+        effects=[estimate_mean("captions found for unseen combinations, above chance", told)],
+        controls=[estimate_mean("the same with captions shuffled in training", misled)],
         lines=[make_line(name, right) for name, right in found.items()],
         x_label=f"what is right in the caption that is found (chance of the whole one is {chance:.3f})",
         y_label="share",
