@@ -68,8 +68,11 @@ def measure(settings: Settings, base: Base) -> Findings:
     model, tokenizer = base.load()
     examples = load("arithmetic_v1", "train", settings.examples).problems
     # The base was not trained on them either, and there are more of them than on dev.
-    train = load("arithmetic_v1", "train", levels=",".join(map(str, settings.levels))).problems
-    problems = take_stratified([problem for problem in train if problem not in examples], settings.problems)
+    levels = ",".join(map(str, settings.levels))
+    train = load("arithmetic_v1", "train", levels=levels).problems
+    # The examples are answered in the prompt.
+    unanswered = [problem for problem in train if problem not in examples]
+    problems = take_stratified(unanswered, settings.problems)
 
     first = evaluate(
         model,
@@ -83,7 +86,8 @@ def measure(settings: Settings, base: Base) -> Findings:
     ).completions
 
     turns = []
-    for problem, completion, verdict in zip(problems, first, grade_all(problems, first), strict=True):
+    verdicts = grade_all(problems, first)
+    for problem, completion, verdict in zip(problems, first, verdicts, strict=True):
         turn = make_turn(GradedCompletion(problem, completion, verdict))
         if turn:
             turns.append(turn)
@@ -95,14 +99,18 @@ def measure(settings: Settings, base: Base) -> Findings:
     for way in WAYS:
         answers = ask_again(model, tokenizer, turns, way, examples, settings)
         for turn, answer in zip(turns, answers, strict=True):
-            right[turn.kind, way].append(float(grade(turn.problem, answer).correct))
+            verdict = grade(turn.problem, answer)
+            right[turn.kind, way].append(float(verdict.correct))
     return summarize(right)
 
 
 def make_turn(graded: GradedCompletion) -> Turn | None:
     """Return what a first answer is asked next; None where it has no two steps to choose from."""
-    lines = [line.strip() for line in graded.completion.text.split("\n")]
-    steps = [line for line in lines if "=" in line and "\\boxed" not in line]
+    steps = []
+    for line in graded.completion.text.split("\n"):
+        # The answer may stand in an equation too, and is no step of its own.
+        if "=" in line and "\\boxed" not in line:
+            steps.append(line.strip())
     if len(steps) < 2:
         return None
 
@@ -111,6 +119,7 @@ def make_turn(graded: GradedCompletion) -> Turn | None:
     places = [i for i, line in enumerate(steps) if wrong and wrong.text in line]
     # Where no step is false, the plan may have gone wrong anywhere: the last one is what the answer rests on.
     place = places[0] if places else len(steps) - 1
+    # A neighbour, which looks as much like a wrong step as any.
     other = place - 1 if place else 1
 
     kind = SLIP if graded.kind == "slip" else PLAN
@@ -131,7 +140,8 @@ def ask_again(model, tokenizer, turns: Sequence[Turn], way: str, examples, setti
         messages = build_messages(turn.problem, "cot", examples)
         messages.append({"role": "assistant", "content": turn.completion.text})
         messages.append({"role": "user", "content": turn.asked[way]})
-        prompts.append(encode_text(tokenizer, render_prompt(tokenizer, messages)))
+        prompt = render_prompt(tokenizer, messages)
+        prompts.append(encode_text(tokenizer, prompt))
 
     with progress_bar(f"dialogue: {way}", len(prompts)) as on_progress:
         sequences = generate(
@@ -144,7 +154,10 @@ def ask_again(model, tokenizer, turns: Sequence[Turn], way: str, examples, setti
         )
 
     stops = find_stop_ids(model, tokenizer)
-    return [to_completion(tokenizer, turn.problem, each, stops) for turn, each in zip(turns, sequences, strict=True)]
+    completions = []
+    for turn, sequence in zip(turns, sequences, strict=True):
+        completions.append(to_completion(tokenizer, turn.problem, sequence, stops))
+    return completions
 
 
 def summarize(right: dict[tuple[str, str], list[float]]) -> Findings:
@@ -152,25 +165,31 @@ def summarize(right: dict[tuple[str, str], list[float]]) -> Findings:
 
     def compare(kind: str, way: str) -> list[float]:
         """Return what a hint gains over being asked, of each answer of a kind."""
-        return [hinted - asked for hinted, asked in zip(right[kind, way], right[kind, ASKED], strict=True)]
+        pairs = zip(right[kind, way], right[kind, ASKED], strict=True)
+        # To be asked again is a hint by itself: whoever asks may have seen an error.
+        return [hinted - asked for hinted, asked in pairs]
 
     slips = estimate_mean("slips put right by a right hint, above being asked", compare(SLIP, HINT))
     others = estimate_mean("other errors", compare(PLAN, HINT))
+    misled = compare(SLIP, WRONG_HINT) + compare(PLAN, WRONG_HINT)
+
     counts = {kind: len(right[kind, ASKED]) for kind in KINDS}
+    counted = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS)
 
     return Findings(
         n=sum(counts.values()),
         unit="first answers",
-        effects=[slips, subtract("the same, above that of other errors", slips, others)],
+        effects=[
+            slips,
+            # The two kinds are of different problems, so nothing here is paired.
+            subtract("the same, above that of other errors", slips, others),
+        ],
         controls=[
-            estimate_mean(
-                "errors put right by a wrong hint, above being asked",
-                compare(SLIP, WRONG_HINT) + compare(PLAN, WRONG_HINT),
-            ),
+            estimate_mean("errors put right by a wrong hint, above being asked", misled),
             estimate_mean("right answers kept after a hint, above being asked", compare(RIGHT, HINT)),
         ],
         lines=[make_line(way, {kind: right[kind, way] for kind in KINDS}) for way in WAYS],
         x_label="first answer",
         y_label="second answers that are right",
-        notes=[f"First answers of two steps or more: {', '.join(f'{counts[kind]} {kind}' for kind in KINDS)}."],
+        notes=[f"First answers of two steps or more: {counted}."],
     )
