@@ -38,6 +38,7 @@ class Settings(StudySettings):
     pairs_of_examples: Annotated[list[Annotated[int, Field(ge=1, le=12)]], Field(min_length=1)]
 
 
+# They mean nothing, so no base can bring along which class is which.
 LABELS = (" lum", " vit")
 TRUE, MISLABELLED, OTHER = WAYS = ("true labels", "labels by chance", "another task")
 
@@ -50,17 +51,20 @@ SYLLABLES = [first + second for first in "bdfgklmnprstv" for second in "aeiou"]
 
 def draw_word(rng: np.random.Generator, first: str, second: str, kind: int) -> str:
     """Return a word of one of two lists."""
-    return str(rng.choice((first, second)[kind].split()))
+    words = (first, second)[kind].split()
+    return str(rng.choice(words))
 
 
 def draw_made_up_word(rng: np.random.Generator, kind: int) -> str:
     """Return a word of no language: its class is its ending."""
-    return "".join(rng.choice(SYLLABLES, 2)) + ("ck", "sh")[kind]
+    stem = "".join(rng.choice(SYLLABLES, 2))
+    return stem + ("ck", "sh")[kind]
 
 
 def draw_operation(rng: np.random.Generator, kind: int) -> str:
     """Return two numbers under a sign without a meaning: its class is which of them is larger."""
-    low, high = sorted(rng.choice(range(1, 10), 2, replace=False))
+    numbers = rng.choice(range(1, 10), 2, replace=False)
+    low, high = sorted(numbers)
     return f"{high} @ {low}" if kind else f"{low} @ {high}"
 
 
@@ -83,7 +87,9 @@ class Problem:
 
     def write_prompt(self, way: str, count: int) -> str:
         """Return the prompt with the first ``count`` examples drawn in one way."""
-        lines = [f"{text} ->{LABELS[label]}\n" for text, label in self.examples[way][:count]]
+        lines = []
+        for text, label in self.examples[way][:count]:
+            lines.append(f"{text} ->{LABELS[label]}\n")
         return "".join(lines) + f"{self.question} ->"
 
 
@@ -91,59 +97,88 @@ def measure(settings: Settings, base: Base) -> Findings:
     """Measure the accuracy over the number of examples, true, mislabelled and of another task."""
     model, tokenizer = base.load()
     rng = np.random.default_rng(settings.seed)
-    problems = []
-    for task, _ in itertools.product(TASKS, range(settings.problems_per_task)):
-        problems.append(draw_problem(rng, task, 2 * max(settings.pairs_of_examples)))
-
     counts = [0, *(2 * pairs for pairs in settings.pairs_of_examples)]
+    most = max(counts)
+
+    # Each with the most examples: a prompt with fewer has the first of them, so that counts differ in nothing else.
+    problems = []
+    for task in TASKS:
+        for _ in range(settings.problems_per_task):
+            problems.append(draw_problem(rng, task, most))
+    answers = [problem.answer for problem in problems]
+
     correct = {}
-    for way in WAYS:
-        for count in counts:
-            if count or way == TRUE:
-                prompts = [problem.write_prompt(way, count) for problem in problems]
-                label = f"in_context: {count} examples, {way}"
-                logprobs = compute_label_logprobs(model, tokenizer, prompts, LABELS, label)
-                correct[way, count] = logprobs.argmax(-1) == [problem.answer for problem in problems]
-    return summarize(problems, correct, max(counts))
+    for way, count in itertools.product(WAYS, counts):
+        # Without examples all ways have the same prompts.
+        if count == 0 and way != TRUE:
+            continue
+
+        prompts = [problem.write_prompt(way, count) for problem in problems]
+        label = f"in_context: {count} examples, {way}"
+        logprobs = compute_label_logprobs(model, tokenizer, prompts, LABELS, label)
+        correct[way, count] = logprobs.argmax(-1) == answers
+    return summarize(problems, correct, most)
 
 
 def draw_problem(rng: np.random.Generator, task: str, count: int) -> Problem:
     """Return a problem with ``count`` examples in each way, half of each class."""
     # Whether the first class has the second label.
     flip = int(rng.integers(2))
-    other = str(rng.choice([name for name in TASKS if name != task]))
-    answer = int(rng.integers(2))
-    question = TASKS[task](rng, answer)
+    others = [name for name in TASKS if name != task]
+    other = str(rng.choice(others))
+    kind = int(rng.integers(2))
+    question = TASKS[task](rng, kind)
 
+    # The same texts, so that nothing but the labels is by chance.
     true = draw_examples(rng, task, count, question)
+    mislabelled = [(text, int(rng.integers(2))) for text, _ in true]
+    unrelated = draw_examples(rng, other, count, question)
+
     return Problem(
         task=task,
         examples={
-            TRUE: [(text, kind ^ flip) for text, kind in true],
-            MISLABELLED: [(text, int(rng.integers(2))) for text, _ in true],
-            OTHER: [(text, kind ^ flip) for text, kind in draw_examples(rng, other, count, question)],
+            TRUE: flip_labels(true, flip),
+            MISLABELLED: mislabelled,
+            OTHER: flip_labels(unrelated, flip),
         },
         question=question,
-        answer=answer ^ flip,
+        answer=kind ^ flip,
     )
+
+
+def flip_labels(examples: list[tuple[str, int]], flip: int) -> list[tuple[str, int]]:
+    """Return the place of each text's label instead of its class."""
+    return [(text, kind ^ flip) for text, kind in examples]
 
 
 def draw_examples(rng: np.random.Generator, task: str, count: int, question: str) -> list[tuple[str, int]]:
     """Return different texts with their classes, one of each class after the other, in either order."""
     examples: dict[str, int] = {}
     while len(examples) < count:
+        # In either order, or the place of an example would tell its label.
         pair = rng.permutation(2).tolist()
         texts = {TASKS[task](rng, kind): kind for kind in pair}
-        if not texts.keys() & {question, *examples}:
+
+        # The question among them would be answered by copying.
+        known = {question, *examples}
+        if not texts.keys() & known:
             examples |= texts
     return list(examples.items())
 
 
-def summarize(problems: Sequence[Problem], correct: dict[tuple[str, int], np.ndarray], most: int) -> Findings:
+def summarize(
+    problems: Sequence[Problem],
+    correct: dict[tuple[str, int], np.ndarray],
+    most: int,
+) -> Findings:
     """Return what it comes to with the most examples; ``correct`` is by way and number of examples."""
     lines = []
     for way in WAYS:
-        lines.append(make_line(way, {count: hits for (other, count), hits in correct.items() if other == way}))
+        points = {}
+        for (other, count), hits in correct.items():
+            if other == way:
+                points[count] = hits
+        lines.append(make_line(way, points))
 
     notes = []
     for task in TASKS:

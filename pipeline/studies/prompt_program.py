@@ -50,29 +50,38 @@ class Program:
 
     def write(self, text: str) -> str:
         """Return the prompt with a text in it."""
-        return (
-            self.prompt.replace("{text}", text).replace("{first}", self.labels[0]).replace("{second}", self.labels[1])
-        )
+        first, second = self.labels
+        prompt = self.prompt.replace("{text}", text)
+        return prompt.replace("{first}", first).replace("{second}", second)
 
     def shuffle(self, rng: np.random.Generator) -> "Program":
         """Return the prompt with all its words but the text in another order."""
+        # Line breaks and the text stay where they are: the layout of a prompt is not its order of words.
         words = self.prompt.replace("\n", " \n ").split(" ")
-        places = [i for i, word in enumerate(words) if word.strip() and word != "{text}"]
+        places = []
+        for i, word in enumerate(words):
+            if word.strip() and word != "{text}":
+                places.append(i)
+
         shuffled = list(words)
         for place, other in zip(places, rng.permutation(places), strict=True):
             shuffled[place] = words[other]
-        return Program(" ".join(shuffled).replace(" \n ", "\n"), self.labels)
+        prompt = " ".join(shuffled).replace(" \n ", "\n")
+        return Program(prompt, self.labels)
 
 
 def measure(settings: Settings, base: Base) -> Findings:
     """Measure how often the prompts, shuffled ones and other questions tell the sentiment."""
     model, tokenizer = base.load()
-    rows = [row for _, row in read_jsonl(DATA / "prompt_program.jsonl")]
-    texts = [row["text"] for row in rows]
-    answers = [SENTIMENTS.index(row["label"]) for row in rows]
+    texts = []
+    answers = []
+    for _, row in read_jsonl(DATA / "prompt_program.jsonl"):
+        texts.append(row["text"])
+        answers.append(SENTIMENTS.index(row["label"]))
 
     rng = np.random.default_rng(settings.seed)
     programs = [Program(prompt, settings.labels) for prompt in settings.prompts]
+    # There may be more prompts than other questions.
     others = itertools.cycle(settings.other_labels)
     ways = {
         "prompt": programs,
@@ -85,10 +94,14 @@ def measure(settings: Settings, base: Base) -> Findings:
         correct[way] = []
         for number, program in enumerate(many, 1):
             prompts = [program.write(text) for text in [*texts, *settings.empty_inputs]]
+            # A prompt ends without a space, which belongs to the token of the next word.
             labels = [f" {label}" for label in program.labels]
-            logprobs = compute_label_logprobs(model, tokenizer, prompts, labels, f"prompt_program: {way} {number}")
-            leanings, bias = logprobs[: len(texts)], logprobs[len(texts) :].mean(0)
+            shown = f"prompt_program: {way} {number}"
+            logprobs = compute_label_logprobs(model, tokenizer, prompts, labels, shown)
 
+            # One word is likelier than the other whatever is asked; all prompts are freed of that, shuffled ones too.
+            leanings = logprobs[: len(texts)]
+            bias = logprobs[len(texts) :].mean(0)
             correct[way].append((leanings - bias).argmax(-1) == answers)
             if way == "prompt":
                 correct["prompt, not calibrated"].append(leanings.argmax(-1) == answers)
@@ -97,20 +110,23 @@ def measure(settings: Settings, base: Base) -> Findings:
 
 def summarize(correct: dict[str, list[np.ndarray]]) -> Findings:
     """Return what it comes to; ``correct`` has for each way an array (sentences,) a prompt."""
+    # One value a sentence: the prompts' answers to it are not independent.
     means = {way: np.mean(hits, axis=0) for way, hits in correct.items()}
 
     lines = []
     for way, hits in correct.items():
         points = {"mean": means[way]}
-        points |= {f"prompt {number}": each for number, each in enumerate(hits, 1)}
+        for number, each in enumerate(hits, 1):
+            points[f"prompt {number}"] = each
         lines.append(make_line(way, points))
 
+    told = means["prompt"]
     return Findings(
-        n=len(means["prompt"]),
+        n=len(told),
         unit="sentences",
         effects=[
-            estimate_mean("accuracy of the prompts, above chance", means["prompt"] - 0.5),
-            estimate_mean("above their words shuffled", means["prompt"] - means["words shuffled"]),
+            estimate_mean("accuracy of the prompts, above chance", told - 0.5),
+            estimate_mean("above their words shuffled", told - means["words shuffled"]),
         ],
         controls=[estimate_mean("another question, above chance", means["another question"] - 0.5)],
         lines=lines,
