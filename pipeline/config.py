@@ -451,14 +451,13 @@ def check_trainers(recipe: Recipe) -> None:
             f"{grpo['num_generations']}; change per_device_train_batch_size"
         )
 
-    # Where the best checkpoint on dev is kept, each must have been scored.
-    for key, trainer in (("rl.grpo", grpo), ("adaptive", recipe.stages["adaptive"].trainer)):
-        is_scored = trainer.get("save_strategy") == trainer.get("eval_strategy") == "steps"
-        if not is_scored or trainer["save_steps"] % trainer["eval_steps"]:
-            raise UserError(
-                f"{key}.trainer: the best checkpoint on dev is kept, so save_strategy and eval_strategy must be "
-                "steps, and save_steps a multiple of eval_steps"
-            )
+    # The best checkpoint on dev is kept, so each must have been scored.
+    is_scored = grpo.get("save_strategy") == grpo.get("eval_strategy") == "steps"
+    if not is_scored or grpo["save_steps"] % grpo["eval_steps"]:
+        raise UserError(
+            "rl.grpo.trainer: the best checkpoint on dev is kept, so save_strategy and eval_strategy must be steps, "
+            "and save_steps a multiple of eval_steps"
+        )
 
 
 def _check_block(key: str, block: Mapping[str, Any], library: Any) -> None:

@@ -38,7 +38,6 @@ SETTINGS = [
     "sft.trainer.eval_steps=4",
     "rl.expert_iteration.samples=2",
     "rl.expert_iteration.trainer.save_steps=2",
-    "rl.expert_iteration.trainer.eval_steps=2",
 ]
 
 

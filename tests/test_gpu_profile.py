@@ -29,7 +29,6 @@ SMALLER = [
     "rl.expert_iteration.samples=3",
     "rl.expert_iteration.trainer.per_device_train_batch_size=16",
     "rl.expert_iteration.trainer.warmup_steps=2",
-    "rl.expert_iteration.trainer.eval_steps=32",
     "adaptive.trainer.per_device_train_batch_size=16",
     f"adaptive.problems={PROBLEMS.format(16, 16)}",
 ]

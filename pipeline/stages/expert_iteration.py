@@ -264,7 +264,8 @@ class ExpertIteration:
 
         training = self.work / f"training-{number}"
         start = None if self.settings.anew else self.find_adapter(number - 1)
-        trained = train_adapter(self.context, rows, self.settings.trainer, training, start)
+        # A round is scored on dev when it is trained, once.
+        trained = train_adapter(self.context, rows, self.settings.trainer, training, start, score_dev=None)
         on_main_process(lambda: self.finish_training(trained, adapter))
 
     def choose_first_solutions(self) -> list[Problem]:

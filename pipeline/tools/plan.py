@@ -152,8 +152,9 @@ class Plan:
             # About one solution of each problem that was asked by then.
             solutions = problems * number / iteration.rounds
             rows = iteration.replay * self.sft_rows + solutions
-            training = self.count_training(settings, iteration.trainer, rows)
-            parts += [training, dev]
+            # The trainings score no dev of their own.
+            _, trained = self.count_training(settings, iteration.trainer, rows)
+            parts += [(0.0, trained), dev]
         return parts
 
     def list_adaptive(self) -> list[Work]:
@@ -193,7 +194,7 @@ class Plan:
         if steps <= 0:
             steps = math.ceil(rows * epochs / batch)
 
-        points = steps // trainer["eval_steps"]
+        points = steps // trainer.get("eval_steps", math.inf)
         points += int(trainer.get("eval_on_start", False))
         decoded, _ = self.count_dev(settings)
         return points * decoded, steps * batch * self.row_tokens

@@ -176,7 +176,6 @@ def test_a_bad_override_is_refused_in_one_line(item, words):
         ("rl.grpo.trainer.epsilo=3", "did you mean epsilon?"),
         ("rl.grpo.trainer.num_generations=7", "a batch of 64 rows is not whole groups"),
         ("rl.grpo.trainer.save_steps=2", "save_steps a multiple of eval_steps"),
-        ("adaptive.trainer.eval_strategy=no", "must be steps"),
     ],
 )
 def test_the_libraries_keys_are_checked_by_name_and_type(item, words):

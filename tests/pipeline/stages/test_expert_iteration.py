@@ -80,7 +80,7 @@ def trained_rows(monkeypatch):
     """Replaces training by writing down its rows; a list a training."""
     trainings = []
 
-    def train_adapter(context, rows, trainer, work, adapter):
+    def train_adapter(context, rows, trainer, work, adapter, score_dev):
         trainings.append(rows)
         (work / "final").mkdir(parents=True)
         (work / "train.jsonl").write_text('{"step": 1}\n')
@@ -245,7 +245,7 @@ def test_each_round_asks_new_problems_and_trains_on_all_that_was_kept(
 def test_each_round_begins_anew_or_goes_on_from_the_adapter_before(make_context, sampler, monkeypatch, dev_accuracy):
     starts = []
 
-    def train_adapter(context, rows, trainer, work, adapter):
+    def train_adapter(context, rows, trainer, work, adapter, score_dev):
         starts.append(adapter)
         (work / "final").mkdir(parents=True)
         return work / "final"

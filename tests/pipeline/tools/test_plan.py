@@ -66,11 +66,11 @@ def test_work_follows_from_the_recipe(new_run):
 
 def test_later_rounds_ask_again_what_was_not_solved(new_run):
     def count_decoded(rounds):
-        few_points = ["rl.dev=1", "rl.expert_iteration.trainer.eval_steps=1000"]
+        few_points = ["rl.dev=1", "rl.expert_iteration.samples=4"]
         return Plan(new_run(f"rl.expert_iteration.rounds={rounds}", *few_points)).count_stage(get_stage("rl"))[0]
 
-    # Of 20 problems, each asked four times: three tenths of a half of them, and twice the one dev problem.
-    assert count_decoded(2) - count_decoded(1) == pytest.approx(53 * (20 * 4 * 0.3 / 2 + 2))
+    # Of 20 problems, each asked four times: three tenths of a half of them, and the one dev problem.
+    assert count_decoded(2) - count_decoded(1) == pytest.approx(53 * (20 * 4 * 0.3 / 2 + 1))
 
 
 def test_what_is_done_is_left_out(finished_run, monkeypatch):
