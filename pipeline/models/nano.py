@@ -86,7 +86,7 @@ KINDS = (
 
 Preset = dict[str, Any]
 
-# A size of the model, in keys of LlamaConfig, and how many texts it is trained on.
+# A size of the model, in keys of LlamaConfig, how many texts it is trained on, and a learning rate of its own if any.
 PRESETS: dict[str, Preset] = {
     "nano": {
         "name": "nano",
@@ -197,11 +197,12 @@ def pretrain(preset: Preset, folder: Path) -> None:
             problems[problem.question] = problem
             on_progress(1, len(row["input_ids"]))
 
+    trainer = {**TRAINER, "learning_rate": preset.get("learning_rate", TRAINER["learning_rate"])}
     trained = train_sft(
         build_model(preset, tokenizer),
         tokenizer,
         deal_batches(rows, TRAINER["per_device_train_batch_size"], SEED),
-        TRAINER,
+        trainer,
         work=folder.parent / "work",
         label=name,
         seed=SEED,
@@ -217,7 +218,7 @@ def build_model(preset: Preset, tokenizer) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(SEED)
-    size = {key: value for key, value in preset.items() if key not in ("name", "texts")}
+    size = {key: value for key, value in preset.items() if key not in ("name", "texts", "learning_rate")}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
