@@ -119,14 +119,14 @@ def read_json(path: AnyPath) -> Any:
 # Writing
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, remedy: str = "name another place") -> None:
     """Make a folder and its parents where they are not there; UserError where nothing can be written into it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be written to ({error.strerror}); name another place") from None
+        raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy}") from None
 
 
 def write_text(path: AnyPath, text: str) -> None:

@@ -102,7 +102,7 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
 
 def check_space(folder: Path, gib: float, remedy: str) -> None:
     """Make a folder; UserError where its disk has less free space than what is to come into it."""
-    make_folder(folder)
+    make_folder(folder, remedy)
     free = shutil.disk_usage(folder).free / 2**30
     if free < gib:
         raise UserError(f"{folder}: {free:.1f} GiB free on this disk, {gib} are needed; free some, or {remedy}")

@@ -211,6 +211,13 @@ def test_a_full_disk_is_refused_before_anything_is_fetched(tmp_path, monkeypatch
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_a_cache_that_cannot_be_made_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match="cannot be written to .*; set LADDER_CACHE"):
+        resolve("nano-tiny")
+
+
 def test_a_base_is_made_once_however_many_ask_for_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
     makes = []
