@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.datasets import DatasetSpec, load_dev, load_spec, load_train
 from data.files import sha256_json
 from data.problem import Problem, record_to_json
+from data.splits import take_stratified
 
 if TYPE_CHECKING:
     from pipeline.config import Recipe
@@ -32,16 +34,27 @@ def select_problems(
     selected = []
     for spec in specs:
         seen = _find_seen(spec, seen_specs)
-        # As many more as may be among those that were seen.
-        count = spec.take
-        if count is not None:
-            count += len(seen)
-        drawn = load_train(spec, count)
+        seen_ids = {problem.id for problem in seen}
+        drawn = load_train(spec, _count_drawn(spec, seen))
 
-        # The sort is stable, so each part keeps its order.
-        unseen_first = sorted(drawn, key=lambda problem: problem.id in seen)
-        selected += unseen_first[: spec.take]
+        # Others may have taken more of one level than of another, so what they left is evened out.
+        unseen = [problem for problem in drawn if problem.id not in seen_ids]
+        chosen = take_stratified(unseen, spec.take)
+        again = [problem for problem in drawn if problem.id in seen_ids]
+        selected += [*chosen, *again][: spec.take]
     return selected
+
+
+def _count_drawn(spec: DatasetSpec, seen: Sequence[Problem]) -> int | None:
+    """Return how many problems to draw, so that of each family and level enough are left that were not seen."""
+    if spec.take is None:
+        return None
+
+    groups = {(problem.family, problem.level) for problem in load_train(spec, spec.take)}
+    taken = Counter((problem.family, problem.level) for problem in seen)
+    # What is drawn has the same share of each, so each needs as many more as the one that was taken most.
+    most = max(taken[group] for group in groups)
+    return spec.take + max(len(groups) * most, len(seen))
 
 
 def select_dev_problems(specs: Iterable[DatasetSpec], count: int) -> list[Problem]:
@@ -87,14 +100,13 @@ def hash_problems(problems: Iterable[Problem]) -> str:
     return sha256_json(records)
 
 
-def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> set[str]:
-    """The ids that other specs take of the same data set."""
+def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> list[Problem]:
+    """The problems that other specs take of the same data set."""
     same_set = _identify(spec)
-    seen: set[str] = set()
+    seen: list[Problem] = []
     for other in seen_specs:
         if _identify(other) == same_set:
-            taken = load_train(other, other.take)
-            seen |= {problem.id for problem in taken}
+            seen += load_train(other, other.take)
     return seen
 
 
