@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.problem import Completion, Problem
 from eval.steps import find_wrong_step
-from pipeline.generate import merge_adapter, prefill
+from pipeline.forward import merge_adapter, prefill
 from pipeline.processes import gather_weights
 from pipeline.prompts import DIRECT, THINK, encode_prompt, encode_text
 from pipeline.training import DevScoredSftTrainer, Row

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from pipeline.generate import use_attention
+from pipeline.forward import use_attention
 
 # What some models do to their logits, which the plain projection below would leave out.
 RESCALING = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")

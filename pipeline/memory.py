@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from data.files import UserError
-from pipeline.generate import router_arguments
+from pipeline.forward import router_arguments
 from pipeline.progress import say
 from pipeline.slots import MEMORY_SHARE
 

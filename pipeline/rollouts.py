@@ -12,7 +12,8 @@ from accelerate.utils import gather_object
 from data.problem import Completion, Problem
 from eval.grade import grade
 from pipeline import processes
-from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion, token_logprobs
+from pipeline.forward import token_logprobs
+from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion
 from pipeline.learnability import is_mixed
 from pipeline.problem_sampler import ProblemSampler
 from pipeline.prompts import encode_prompt, encode_text, find_forced_opening

@@ -23,17 +23,8 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from pipeline import processes
-from pipeline.generate import (
-    Decoder,
-    DecodingSettings,
-    Row,
-    TokenSequence,
-    has_attention_window,
-    prefill,
-    router_arguments,
-    sample_tokens,
-    use_attention,
-)
+from pipeline.forward import has_attention_window, prefill, router_arguments, use_attention
+from pipeline.generate import Decoder, DecodingSettings, Row, TokenSequence, sample_tokens
 from pipeline.progress import say
 
 # Rows. There are few sizes, so that calls with a like number of prompts share a graph.
@@ -220,7 +211,7 @@ class Slots:
         Args:
             slots: Where to.
             places: Which rows of the cache, one for each slot.
-            cache: Of the prompts, as :func:`pipeline.generate.prefill` returns it.
+            cache: Of the prompts, as :func:`pipeline.forward.prefill` returns it.
             mask: Of the prompts (rows, length).
         """
         length = mask.shape[1]

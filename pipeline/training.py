@@ -25,7 +25,7 @@ from pipeline import processes
 from pipeline.alarms import measure_weights
 from pipeline.evaluate import evaluate
 from pipeline.fast_training import speed_up_training
-from pipeline.generate import router_arguments
+from pipeline.forward import router_arguments
 from pipeline.memory import fit_batch
 from pipeline.progress import ProgressBar, log, say
 from pipeline.prompts import encode_prompt, encode_text

@@ -26,7 +26,7 @@ from pipeline import processes
 from pipeline.alarms import AlarmCallback
 from pipeline.config import RlSettings
 from pipeline.fast_training import speed_up_training
-from pipeline.generate import router_arguments
+from pipeline.forward import router_arguments
 from pipeline.learnability import Learnability, estimate_learnability
 from pipeline.memory import fit_batch
 from pipeline.problem_sampler import ProblemSampler

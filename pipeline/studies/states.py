@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from data.files import UserError
-from pipeline.generate import prefill
+from pipeline.forward import prefill
 from pipeline.progress import progress_bar
 from pipeline.prompts import encode_text
 

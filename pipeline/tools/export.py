@@ -15,7 +15,8 @@ from peft import PeftModel
 from data.files import UserError, write_text
 from data.problem import Problem
 from eval.table import HEADINGS, format_markdown, format_row, make_rows
-from pipeline.generate import find_stop_ids, merge_adapter, token_logprobs
+from pipeline.forward import merge_adapter, token_logprobs
+from pipeline.generate import find_stop_ids
 from pipeline.models.download import KNOWN_BASES
 from pipeline.models.load import load_model, resolve_precision
 from pipeline.prompts import INSTRUCTIONS, encode_prompt, encode_text, format_thinking_answer

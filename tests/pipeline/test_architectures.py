@@ -8,7 +8,8 @@ import transformers
 
 from data.problem import Problem
 from pipeline import prompts
-from pipeline.generate import generate, token_logprobs
+from pipeline.forward import token_logprobs
+from pipeline.generate import generate
 from pipeline.models import nano
 from pipeline.models.load import load_model, load_tokenizer
 from pipeline.prompts import PLAIN_TEMPLATE, encode_prompt, format_direct_answer

@@ -11,7 +11,7 @@ import torch
 from data.problem import Completion, Problem
 from pipeline import choice, prompts, training
 from pipeline.choice import Answer, Outcome, Point
-from pipeline.generate import token_logprobs
+from pipeline.forward import token_logprobs
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 PRICE = 0.1

@@ -21,7 +21,8 @@ from data.problem import Problem
 from pipeline import client as client_module
 from pipeline.client import Client, RequestLimit, ServedModel
 from pipeline.evaluate import evaluate
-from pipeline.generate import generate, token_logprobs
+from pipeline.forward import token_logprobs
+from pipeline.generate import generate
 from pipeline.prompts import THINK, build_messages, encode_prompt
 
 REAL_SERVER = os.environ.get("LADDER_SERVER")

@@ -6,16 +6,8 @@ import pytest
 import torch
 
 from data.problem import Problem
-from pipeline.generate import (
-    TokenSequence,
-    count_common_prefix,
-    decode_text,
-    find_stop_ids,
-    generate,
-    sample_tokens,
-    to_completion,
-    token_logprobs,
-)
+from pipeline.forward import token_logprobs
+from pipeline.generate import TokenSequence, decode_text, find_stop_ids, generate, sample_tokens, to_completion
 from pipeline.prompts import encode_prompt, encode_text
 
 
@@ -132,12 +124,6 @@ def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary():
     chosen, _ = sample_tokens(torch.full((2, 300), torch.nan), 1.0, torch.tensor([0.3, 0.9]))
     assert (chosen >= 0).all()
     assert (chosen < 300).all()
-
-
-def test_a_common_prefix_leaves_each_prompt_a_token_of_its_own():
-    assert count_common_prefix([(1, 2, 3), (1, 2, 4)]) == 2
-    assert count_common_prefix([(1, 2), (1, 2, 4)]) == 1
-    assert count_common_prefix([(7,)]) == 0
 
 
 def test_a_prefix_is_forced_and_counts(tiny):

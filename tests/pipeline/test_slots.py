@@ -15,7 +15,8 @@ from data.datasets import load
 from data.problem import Problem
 from pipeline import slots
 from pipeline.alarms import HIGHEST_DRIFT
-from pipeline.generate import generate, merge_adapter
+from pipeline.forward import merge_adapter
+from pipeline.generate import generate
 from pipeline.models.load import load_model, resolve
 from pipeline.prompts import encode_prompt, encode_text
 from pipeline.rollouts import Rollout, measure_drift
