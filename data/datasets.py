@@ -8,7 +8,7 @@
     gsm8k?take=200                                              a set of the hub whose fields are known here
     gsm8k?file=copy.jsonl                                       the same from a local copy
 
-A recipe writes the same as ``{set: gsm8k, split: train, take: 200}``; :class:`DatasetSpec` lists the keys.
+A recipe writes the same as ``{set: gsm8k, split: train, take: 200}``; `data/dataset_spec.py` lists the keys.
 
     python -m data.datasets --set logic_v1 --split dev --out FILE
     python -m data.datasets --committed [FOLDER]                build data/benchmarks again
@@ -21,12 +21,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import pydantic
+from typing import Any
 
 from data import generated
 from data.command_line import ArgumentParser, exit_on_user_error
+from data.dataset_spec import BUILT_IN, MAX_TAKE, DatasetSpec, list_given, parse_spec
+from data.fields import map_fields
 from data.files import UserError, read_rows, sha256_file, sha256_json, suggest
 from data.problem import Problem, parse_problem, record_to_json, write_records
 from data.splits import SPLITS, normalize_text, split_of, take_stratified
@@ -34,64 +34,6 @@ from data.splits import SPLITS, normalize_text, split_of, take_stratified
 BENCHMARKS = tuple(generated.GENERATORS)
 
 DEV_NAMES = ("dev", "validation", "valid", "val")
-MAPPED_FIELDS = ("id", "question", "answer", "choices", "rationale", "family", "level")
-MAX_TAKE = 100_000
-LEFT_OUT = "none"  # the name of no field
-
-
-Take = Annotated[int, pydantic.Field(ge=1, le=MAX_TAKE)]
-# Left out of what is hashed of a run where there are none: runs that name none stay what they were.
-Labels = Annotated[str | None, pydantic.Field(exclude_if=lambda labels: labels is None)]
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
-class DatasetSpec:
-    """Which problems: an entry of ``problems:`` in a recipe, or ``SET?key=value&…`` on the command line.
-
-    ``families`` and ``levels`` leave only these ("ordering,syllogism", "1,2").
-    Without a ``split``, training takes the train split, and a benchmark the test split, or the whole of a file.
-    ``id`` to ``family`` name the fields of a row ("question.stem" one within another), two of them joined as
-    "passage,question", or a template such as "{passage} Is it true that {question}?"; "none" leaves a field out.
-    ``answer_after`` is what the answer stands behind in its field ("####" at the start of a line, where that is there),
-    the rest being the rationale. ``options`` are the choices of every problem ("yes,no"), ``labels`` what the answer
-    calls the choices ("0,1,2,3"), ``kind`` is the kind of every answer. ``file`` is a local copy of a set of the hub.
-    """
-
-    set: str
-    split: str | None = None
-    take: Take | None = None
-    families: str | None = None
-    levels: str | None = None
-    config: str | None = None
-    revision: str | None = None
-    file: str | None = None
-    id: str | None = None
-    question: str | None = None
-    answer: str | None = None
-    choices: str | None = None
-    rationale: str | None = None
-    level: str | None = None
-    family: str | None = None
-    answer_after: str | None = None
-    options: str | None = None
-    kind: Literal["number", "label", "text"] | None = None
-    labels: Labels = None
-
-
-# All but the set, which is the text before "?".
-KEYS = [field.name for field in dataclasses.fields(DatasetSpec)][1:]
-
-# Names and fields as lm-evaluation-harness 0.4.13 reads gsm8k and bbh, and as the page of ChilleD/SVAMP gives them.
-BUILT_IN = {
-    "gsm8k": "openai/gsm8k?config=main&answer_after=####&kind=number",
-    "svamp": "ChilleD/SVAMP?id=ID&question=question_concat&answer=Answer&kind=number",
-    "bbh_boolean_expressions": (
-        "SaylorTwift/bbh?config=boolean_expressions&question=input&answer=target&options=True,False&kind=label"
-    ),
-    "bbh_formal_fallacies": (
-        "SaylorTwift/bbh?config=formal_fallacies&question=input&answer=target&options=valid,invalid&kind=label"
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,25 +50,6 @@ class Dataset:
     sha256: str
     source: str
     spec: DatasetSpec
-
-
-def parse_spec(text: str) -> DatasetSpec:
-    """The data set that a text such as "gsm8k?split=train&take=10" names."""
-    name, _, query = text.partition("?")
-    values: dict[str, Any] = {}
-
-    pairs = query.split("&") if query else []
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if key not in KEYS or not value:
-            raise UserError(f"data set {text}: {key!r} is no key or has no value; {suggest(key, KEYS)}")
-        values[key] = value
-
-    try:
-        return DatasetSpec(name, **values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"data set {text}: {first['loc'][0]}={first['input']}: {first['msg']}") from None
 
 
 def load(
@@ -155,16 +78,10 @@ def load_spec(spec: DatasetSpec) -> Dataset:
     problems = take_stratified(problems, spec.take)
 
     # A file that is taken as it is has the checksum that `sha256sum` gives.
-    is_whole = split == "all" and _list_given(spec).keys() <= {"split"}
+    is_whole = split == "all" and list_given(spec).keys() <= {"split"}
     is_whole_file = is_whole and Path(spec.set).is_file()
     sha256 = sha256_file(spec.set) if is_whole_file else _hash_problems(problems)
     return Dataset(source.name, problems, source.places, sha256, source.origin, spec)
-
-
-def _list_given(spec: DatasetSpec) -> dict[str, Any]:
-    """The keys that a spec has a value for, without the set."""
-    values = {key: getattr(spec, key) for key in KEYS}
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
@@ -226,7 +143,7 @@ def _load_ours(spec: DatasetSpec) -> Dataset:
     split = spec.split or "test"
     if split not in SPLITS:
         raise UserError(f"data set {spec.set}: no split {split!r}; {suggest(split, SPLITS)}")
-    given = _list_given(spec).keys()
+    given = list_given(spec).keys()
     if not given <= {"split", "take", "families", "levels"}:
         raise UserError(f"data set {spec.set}: is our own; only split=, take=, families= and levels= go with it")
 
@@ -350,7 +267,7 @@ class _Source:
         places: dict[str, str] = {}
         problems = []
         for number, (place, row) in enumerate(self.rows[split]):
-            record = _map_fields(row, self.spec, place)
+            record = map_fields(row, self.spec, place)
             # Unique among all sets that a stage trains on.
             record.setdefault("id", f"{self.name}-{split}-{number}")
             problem = parse_problem(record, place)
@@ -374,7 +291,7 @@ def _open_source(spec: DatasetSpec) -> _Source:
     name = spec.set
     if name in BUILT_IN:
         known = parse_spec(BUILT_IN[name])
-        full_spec = dataclasses.replace(known, **_list_given(spec))
+        full_spec = dataclasses.replace(known, **list_given(spec))
         if not spec.file:
             return _open_hub(name, full_spec)
 
@@ -434,90 +351,6 @@ def _load_hub(repository: str, config: str | None, revision: str | None) -> Mapp
 def _read_hub(table: Iterable[dict[str, Any]], title: str) -> Iterator[Row]:
     for number, row in enumerate(table):
         yield f"{title}, row {number}", row
-
-
-def _map_fields(row: Mapping[str, Any], spec: DatasetSpec, place: str) -> dict[str, Any]:
-    """A row with our field names."""
-    # Fields without another name stay as they are, those that are not ours too.
-    record = dict(row)
-    for field in MAPPED_FIELDS:
-        mapping = getattr(spec, field)
-        if mapping == LEFT_OUT:
-            record.pop(field, None)
-        elif mapping:
-            record[field] = _read_field(row, mapping, place)
-
-    # A rationale may be a list of steps.
-    for field in ("question", "rationale"):
-        if isinstance(record.get(field), list):
-            record[field] = _to_text(record[field], f"{place}: {field!r}")
-
-    for field in ("question", "answer"):
-        if field not in record:
-            raise UserError(f"{place}: no field {field!r}; name it by {field}=FIELD; {suggest(field, row)}")
-    _split_answer(record, spec, place)
-
-    if spec.options:
-        record["choices"] = spec.options.split(",")
-    if spec.labels:
-        labels = spec.labels.split(",")
-        record["choices"] = {"text": record.get("choices"), "label": labels}
-    if spec.kind:
-        record["kind"] = spec.kind
-    return record
-
-
-def _split_answer(record: dict[str, Any], spec: DatasetSpec, place: str) -> None:
-    """Take the rationale off that stands before an answer in its field."""
-    # The last mark: a rationale may hold others.
-    before, mark, answer = str(record["answer"]).rpartition(spec.answer_after or "\n####")
-    if mark:
-        record["answer"] = answer.strip()
-        if spec.rationale != LEFT_OUT:
-            record.setdefault("rationale", before.strip())
-    elif spec.answer_after:
-        raise UserError(f"{place}: the answer has no {spec.answer_after!r}; fix the line or answer_after=")
-
-
-_BRACED = re.compile(r"\{([^{}]+)\}")
-
-
-def _read_field(row: Mapping[str, Any], mapping: str, place: str) -> Any:
-    """A field of a row; or several as one text, joined or in a template."""
-    names = _BRACED.findall(mapping) or mapping.split(",")
-    # A single field keeps its type: choices are a list.
-    if mapping in names:
-        return _find_field(row, mapping, place)
-
-    texts = {}
-    for name in names:
-        value = _find_field(row, name, place)
-        texts[name] = _to_text(value, f"{place}: {name!r}")
-    if "{" not in mapping:
-        return " ".join(texts.values())
-    return _BRACED.sub(lambda match: texts[match[1]], mapping)
-
-
-def _find_field(row: Mapping[str, Any], name: str, place: str) -> Any:
-    """A field by its name, or within others: "question.stem"."""
-    if name in row:
-        return row[name]
-
-    value: Any = row
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"{place}: no field {name!r}; {suggest(name, row)}")
-        value = value[part]
-    return value
-
-
-def _to_text(value: Any, where: str) -> str:
-    """A text, a number, or a list of texts as its lines."""
-    if isinstance(value, str | int | float):
-        return str(value).strip()
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return "\n".join(value)
-    raise UserError(f"{where} is no text; name another field")
 
 
 # The command line

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data.command_line import ArgumentParser, exit_on_user_error
-from data.datasets import Dataset, DatasetSpec, load_spec, parse_spec
+from data.dataset_spec import DatasetSpec, parse_spec
+from data.datasets import Dataset, load_spec
 from data.files import UserError
 from data.problem import Completion, Grade, Problem, read_completions, write_records
 from eval.choices import Choices

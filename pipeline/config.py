@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
-from data.datasets import DatasetSpec, parse_spec
+from data.dataset_spec import DatasetSpec, parse_spec
 from data.files import UserError, suggest
 from data.splits import LEVELS
 from pipeline import processes

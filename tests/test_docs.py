@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from data.datasets import BENCHMARKS, BUILT_IN, parse_spec
+from data.dataset_spec import BUILT_IN, parse_spec
+from data.datasets import BENCHMARKS
 from data.files import UserError
 from pipeline.config import check_trainers, load_recipe, load_studies
 from pipeline.models.download import KNOWN_BASES

@@ -3,7 +3,8 @@
 import textwrap
 from pathlib import Path
 
-from data.datasets import DatasetSpec, load_train
+from data.dataset_spec import DatasetSpec
+from data.datasets import load_train
 from data.problem import Problem
 from data.solutions import render_solution
 

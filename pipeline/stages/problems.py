@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data.datasets import DatasetSpec, load_dev, load_spec, load_train
+from data.dataset_spec import DatasetSpec
+from data.datasets import load_dev, load_spec, load_train
 from data.files import sha256_json
 from data.problem import Problem, record_to_json
 from data.splits import take_stratified

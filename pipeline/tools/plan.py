@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data.datasets import DatasetSpec, load_train
+from data.dataset_spec import DatasetSpec
+from data.datasets import load_train
 from data.files import UserError, read_json, sha256_json, write_json
 from pipeline import processes
 from pipeline.models.download import get_cache_folder

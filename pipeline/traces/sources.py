@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.datasets import BENCHMARKS, BUILT_IN, load, load_spec, parse_spec
+from data.dataset_spec import BUILT_IN, parse_spec
+from data.datasets import BENCHMARKS, load, load_spec
 from data.files import UserError, sha256_json, suggest, write_json, write_jsonl
 from data.problem import Problem, read_problems
 from data.solutions import STYLES, render_solution, solution_from_marks

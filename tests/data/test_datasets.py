@@ -8,17 +8,8 @@ import datasets
 import pytest
 
 from data import datasets as ours
-from data.datasets import (
-    BUILT_IN,
-    DatasetSpec,
-    has_train_split,
-    load,
-    load_dev,
-    load_spec,
-    load_train,
-    main,
-    parse_spec,
-)
+from data.dataset_spec import BUILT_IN, DatasetSpec, parse_spec
+from data.datasets import has_train_split, load, load_dev, load_spec, load_train, main
 from data.files import UserError, sha256_file
 from data.problem import read_problems
 from data.splits import normalize_text, split_of

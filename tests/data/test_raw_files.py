@@ -11,7 +11,7 @@ import pydantic
 import pytest
 import yaml
 
-from data.datasets import DatasetSpec, parse_spec
+from data.dataset_spec import DatasetSpec, parse_spec
 from data.files import UserError
 from data.problem import Completion, read_problems
 from eval.grade import grade, load_benchmark

@@ -9,7 +9,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from data.datasets import load, parse_spec
+from data.dataset_spec import parse_spec
+from data.datasets import load
 from data.files import UserError
 from data.problem import Completion, Problem, read_problems
 from data.solutions import render_solution

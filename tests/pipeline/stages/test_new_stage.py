@@ -14,7 +14,7 @@ from data.problem import write_records
 STAGE = '''
 """A toy stage: the base with a random adapter."""
 
-from data.datasets import DatasetSpec
+from data.dataset_spec import DatasetSpec
 from pipeline.config import Settings
 from pipeline.stages.stage import Stage
 

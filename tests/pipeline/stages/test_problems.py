@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.datasets import DatasetSpec, load_dev, load_train
+from data.dataset_spec import DatasetSpec
+from data.datasets import load_dev, load_train
 from data.files import write_jsonl
 from pipeline.stages.problems import all_training_problems, select_dev_problems, select_problems, select_stage_problems
 
