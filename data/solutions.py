@@ -5,7 +5,7 @@ is its operations as (op, left, right, result).
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from data import logic
 from data.problem import Problem
@@ -23,10 +23,9 @@ def render_solution(problem: Problem, style: str) -> str:
     """A generated problem's solution in one of four styles.
 
     ``procedure`` is the same whatever the answer, with one operation in each line: of logic it is what
-    :data:`data.logic.PROCEDURES` allows, of arithmetic it is like ``long``, but sums and differences are worked out
-    place by place exactly where they carry or borrow. ``short`` is as it is stored, one step a line. ``long`` says
-    first what is to be worked out, then the steps that it takes, place by place for products and for differences of
-    several digits. ``prose`` is one paragraph of sentences. Of logic, ``short`` and ``long`` are alike.
+    :data:`data.logic.PROCEDURES` allows, of arithmetic it is ``long``. ``short`` is as it is stored, one step a line.
+    ``long`` says first what is to be worked out, then the steps that it takes, place by place for products and for
+    differences of several digits. ``prose`` is one paragraph of sentences. Of logic, ``short`` and ``long`` are alike.
     """
     rationale = problem.rationale or ""
     lines = rationale.split("\n")
@@ -41,7 +40,7 @@ def render_solution(problem: Problem, style: str) -> str:
     if style in ("procedure", "long") and "program" in problem.extra:
         # "Apples left: 7 - 3 = 4": the stored solution holds the labels.
         labels = [line.rpartition(": ")[0] for line in lines if ": " in line]
-        return write_long(problem.extra["program"], labels, splits_carries=style == "procedure")
+        return write_long(problem.extra["program"], labels)
     return rationale
 
 
@@ -60,7 +59,7 @@ def write_short(program: Sequence[Operation], labels: Sequence[str] = ()) -> str
     lines: list[str] = []
     for index, (op, left, right, result) in enumerate(program):
         if op == "*":
-            lines += split_product(left, right, write_sum)
+            lines += split_product(left, right)
         else:
             lines.append(f"{left} {op} {right} = {result}")
 
@@ -70,25 +69,15 @@ def write_short(program: Sequence[Operation], labels: Sequence[str] = ()) -> str
     return "\n".join(lines)
 
 
-def write_long(program: Sequence[Operation], labels: Sequence[str] = (), splits_carries: bool = False) -> str:
-    """A program with each operation that takes several steps named before it is worked out.
-
-    Args:
-        program: The operations.
-        labels: What the result of each is, or nothing.
-        splits_carries: Whether sums and differences are split where they carry or borrow, and only there; else every
-            difference is split and no sum.
-    """
-    add = split_sum if splits_carries else write_sum
+def write_long(program: Sequence[Operation], labels: Sequence[str] = ()) -> str:
+    """A program with each operation that takes several steps named before it; a label names an operation's result."""
     lines = []
     for index, (op, left, right, result) in enumerate(program):
         steps = [f"{left} {op} {right} = {result}"]
         if op == "*":
-            steps = split_product(left, right, add)
-        elif op == "+":
-            steps = add(left, right)
-        # A difference borrows where the way back carries.
-        elif op == "-" and (not splits_carries or carries(result, right)):
+            steps = split_product(left, right)
+        # All of them: whether one borrows is a choice that the solution would leave unsaid.
+        elif op == "-":
             steps = split_difference(left, right)
 
         # A label before the last of several steps, as in the short style, makes a model write the whole result there.
@@ -100,14 +89,8 @@ def write_long(program: Sequence[Operation], labels: Sequence[str] = (), splits_
     return "\n".join(lines)
 
 
-def split_product(a: int, b: int, add: Callable[[int, int], list[str]]) -> list[str]:
-    """The equations of a product: one where the times table does, else place by place with a running sum.
-
-    Args:
-        a: A factor.
-        b: The other one.
-        add: Gives the equations of a sum.
-    """
+def split_product(a: int, b: int) -> list[str]:
+    """The equations of a product: one where the times table does, else place by place with a running sum."""
     small, large = sorted((_strip_zeros(a), _strip_zeros(b)))
     if large < 10 or small <= 1 or (small == 2 and large < 100):
         return [f"{a} * {b} = {a * b}"]
@@ -122,38 +105,12 @@ def split_product(a: int, b: int, add: Callable[[int, int], list[str]]) -> list[
     total = 0
     for part in list_places(factor):
         # The larger factor, or its part, stands first.
-        lines += split_product(other, part, add) if factor == small else split_product(part, other, add)
+        lines += split_product(other, part) if factor == small else split_product(part, other)
         # The first part is the sum so far.
         if total:
-            lines += add(total, part * other)
+            lines.append(f"{total} + {part * other} = {total + part * other}")
         total += part * other
     return lines
-
-
-def write_sum(a: int, b: int) -> list[str]:
-    """The one equation of a sum."""
-    return [f"{a} + {b} = {a + b}"]
-
-
-def split_sum(a: int, b: int) -> list[str]:
-    """The equations of a sum: one, or where it carries one for each place of what is added.
-
-    Who writes a sum at once must know of a carry before coming to the place that it comes from.
-    """
-    if not carries(a, b):
-        return write_sum(a, b)
-
-    lines = []
-    for part in list_places(b):
-        lines += write_sum(a, part)
-        a += part
-    return lines
-
-
-def carries(a: int, b: int) -> bool:
-    """Whether two digits of one place come to ten or more."""
-    places = zip(reversed(str(a)), reversed(str(b)), strict=False)
-    return any(int(digit) + int(other) >= 10 for digit, other in places)
 
 
 def split_difference(a: int, b: int) -> list[str]:
