@@ -12,6 +12,7 @@ Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for a
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -31,6 +32,9 @@ THINKING = f"{THINK}\n"
 
 # Greedy decoding takes the likelier of the two beginnings.
 GREEDY = 0.5
+
+# A probability nearer to 0 or 1 counts as this near.
+NEAREST = 1e-3
 
 # Prompts whose probability is computed at once.
 PROMPTS_AT_ONCE = 128
@@ -67,6 +71,14 @@ class Outcome:
         """Return what a direct answer is worth over a thought, in right answers, at a price of 100 tokens."""
         saved = (self.thinking.tokens - self.direct.tokens) / 100
         return self.direct.is_right - self.thinking.is_right + price * saved
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a choice is trained towards: the weight of either beginning in the cross-entropy."""
+
+    thinking: float
+    direct: float
 
 
 @dataclass(frozen=True)
@@ -116,21 +128,42 @@ def compute_direct_probabilities(model, tokenizer, problems: Sequence[Problem]) 
     return probabilities
 
 
+def label_by_advantage(advantage: float) -> Label:
+    """Return the label of the beginning that pays, weighted by how much it does."""
+    # A choice that does not pay is not pushed away: its rival is the label.
+    return Label(thinking=max(-advantage, 0.0), direct=max(advantage, 0.0))
+
+
+def label_by_threshold(probability: float, threshold: float) -> Label:
+    """Return the probability of the direct beginning with all log-odds moved as far as brings the threshold to 0.5.
+
+    So greedy decoding comes to choose as the threshold does, and no choice is sharpened on the way.
+    """
+    moved = _log_odds(probability) - _log_odds(threshold)
+    direct = 1 / (1 + math.exp(-moved))
+    return Label(thinking=1 - direct, direct=direct)
+
+
+def _log_odds(probability: float) -> float:
+    bounded = min(max(probability, NEAREST), 1 - NEAREST)
+    return math.log(bounded / (1 - bounded))
+
+
 def build_choice_rows(
-    tokenizer, outcomes: Sequence[Outcome], advantages: Sequence[float], content_weight: float
+    tokenizer, outcomes: Sequence[Outcome], labels: Sequence[Label], content_weight: float
 ) -> list[Row]:
     """Return the rows that train the choice and the content of right answers.
 
     Args:
         tokenizer: Of the model.
         outcomes: Of the training problems.
-        advantages: Of each; above 0 its label is the direct beginning, and the weight is the distance from 0.
+        labels: Of each.
         content_weight: Of the mean cross-entropy of a right answer.
     """
     beginnings = encode_beginnings(tokenizer)
     rows: list[Row] = []
 
-    for outcome, advantage in zip(outcomes, advantages, strict=True):
+    for outcome, label in zip(outcomes, labels, strict=True):
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
         thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
         has_content = len(thinking) > 1
@@ -139,8 +172,8 @@ def build_choice_rows(
             thinking = thinking[:1]
         direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
 
-        rows.append(_build_row(start, thinking, -advantage, content_weight))
-        rows.append(_build_row(start, direct, advantage, content_weight))
+        rows.append(_build_row(start, thinking, label.thinking, content_weight))
+        rows.append(_build_row(start, direct, label.direct, content_weight))
     return [row for row in rows if any(row["weights"])]
 
 
@@ -161,12 +194,11 @@ def _encode_answer(
 def _build_row(
     start: list[int],
     answer: list[int],
-    advantage: float,
+    choice_weight: float,
     content_weight: float,
 ) -> Row:
-    """A row with a weight for each token: 0 before the choice, and for a choice that does not pay."""
-    # A choice that does not pay is not pushed away: its rival is the label of the other row.
-    weights = [max(advantage, 0.0)]
+    """A row with a weight for each token: 0 before the choice."""
+    weights = [choice_weight]
     # All tokens of the content share one weight, so that long answers count no more.
     count = len(answer) - 1
     weights += [content_weight / count] * count if count else []

@@ -2,8 +2,8 @@
 
 After the training of the choice, greedy decoding must be the operating point: on dev the fewest tokens whose accuracy
 is within ``accuracy_margin`` of always thinking. Where it is another point of the sweep over the probability, a short
-last training on labels by the threshold of that point moves it to 0.5, so an exported adapter behaves like that
-anywhere. Of the parent and the adapters of both trainings the best on dev is kept.
+last training moves the threshold of that point to 0.5, so an exported adapter behaves like that anywhere. Of the parent
+and the adapters of both trainings the best on dev is kept.
 """
 
 import functools
@@ -17,7 +17,7 @@ from data.files import UserError, read_json, write_json, write_jsonl
 from data.problem import Problem
 from eval.grade import grade_all
 from pipeline import choice
-from pipeline.choice import GREEDY, THINKING, Answer, Outcome, Point
+from pipeline.choice import GREEDY, THINKING, Answer, Label, Outcome, Point
 from pipeline.evaluate import evaluate
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
@@ -71,7 +71,8 @@ class AdaptiveTraining:
                 "as long, so there is nothing to choose; train sft longer, or raise adaptive.generation.max_new_tokens"
             )
 
-        chosen = self.train_on(parent, outcomes, advantages, "choice")
+        labels = list(map(choice.label_by_advantage, advantages))
+        chosen = self.train_on(parent, outcomes, labels, "choice")
         # The first point of the curve was measured before the first step.
         parent_cost = self.curve[0]["cost"]
         candidates = [Candidate("parent", parent, parent_cost), chosen]
@@ -136,20 +137,18 @@ class AdaptiveTraining:
         return updated
 
     def move_to(self, threshold: float, adapter: Path, outcomes: Sequence[Outcome]) -> Candidate:
-        """Train half a pass more, on the choices that a threshold makes."""
+        """Train half a pass more, until greedy decoding chooses as a threshold does."""
         # The model's own order of the problems stays as it is; only the place where it is divided moves.
         labels = []
         for outcome in self.update(adapter, outcomes):
-            is_direct = outcome.probability > threshold
-            labels.append(1.0 if is_direct else -1.0)
-        # These labels are easily learnt; in a whole pass the choice runs past the point.
+            labels.append(choice.label_by_threshold(outcome.probability, threshold))
         return self.train_on(adapter, outcomes, labels, "threshold", num_train_epochs=0.5)
 
     def train_on(
         self,
         adapter: Path,
         outcomes: Sequence[Outcome],
-        advantages: Sequence[float],
+        labels: Sequence[Label],
         name: str,
         **overrides: Any,
     ) -> Candidate:
@@ -159,7 +158,7 @@ class AdaptiveTraining:
         would be the luckiest one.
         """
         work = self.context.work / name
-        rows = choice.build_choice_rows(self.tokenizer, outcomes, advantages, self.settings.content_weight)
+        rows = choice.build_choice_rows(self.tokenizer, outcomes, labels, self.settings.content_weight)
         trainer = {
             **self.settings.trainer,
             "eval_strategy": "steps",

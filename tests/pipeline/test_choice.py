@@ -36,8 +36,8 @@ def make_outcome(thinking, direct, probability=0.3, number=6, finish="stop", thi
 
 
 def build_rows(tokenizer, outcome, content_weight=0.5):
-    advantage = outcome.compute_advantage(PRICE)
-    return choice.build_choice_rows(tokenizer, [outcome], [advantage], content_weight)
+    label = choice.label_by_advantage(outcome.compute_advantage(PRICE))
+    return choice.build_choice_rows(tokenizer, [outcome], [label], content_weight)
 
 
 def read_choice(tokenizer, outcome, row):
@@ -64,6 +64,38 @@ def test_the_choice_is_weighted_by_what_it_pays(tiny, thinking, direct, advantag
 
     assert weights[beginnings.direct[0]] == pytest.approx(max(advantage, 0))
     assert weights[beginnings.thinking[0]] == pytest.approx(max(-advantage, 0))
+
+
+def test_a_threshold_becomes_the_middle_and_the_order_stays():
+    probabilities = [0.0, 0.1, 0.2, 0.3, 0.9, 1.0]
+    labels = [choice.label_by_threshold(probability, 0.2) for probability in probabilities]
+
+    directs = [label.direct for label in labels]
+    assert directs == sorted(directs)
+    assert directs[2] == pytest.approx(0.5)
+    # The odds of 0.3 are 12/7 of those of 0.2.
+    assert directs[3] == pytest.approx(12 / 19)
+    assert all(label.thinking + label.direct == pytest.approx(1) for label in labels)
+
+
+@pytest.mark.parametrize("direct", [0, 2, 8])
+def test_greedy_decoding_comes_to_choose_as_the_threshold(tiny, tmp_path, direct):
+    """As many problems as are asked for are answered directly: those that the model was nearest to."""
+    _, tokenizer = tiny
+    outcomes = [make_outcome(True, True, number=number) for number in range(6, 14)]
+    problems = [outcome.problem for outcome in outcomes]
+    before = choice.compute_direct_probabilities(tiny[0], tokenizer, problems)
+    bounds = [1.0, *sorted(before, reverse=True), -1.0]
+    threshold = (bounds[direct] + bounds[direct + 1]) / 2
+
+    labels = [choice.label_by_threshold(probability, threshold) for probability in before]
+    rows = choice.build_choice_rows(tokenizer, outcomes, labels, 0.1)
+    model = train(tiny, rows, tmp_path, num_train_epochs=10)
+
+    after = choice.compute_direct_probabilities(model, tokenizer, problems)
+    expected = [probability > threshold for probability in before]
+    assert expected.count(True) == direct
+    assert [probability > choice.GREEDY for probability in after] == expected
 
 
 def test_a_longer_thought_must_bring_more():
