@@ -12,7 +12,6 @@ Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for a
 """
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -33,8 +32,8 @@ THINKING = f"{THINK}\n"
 # Greedy decoding takes the likelier of the two beginnings.
 GREEDY = 0.5
 
-# A probability nearer to 0 or 1 counts as this near.
-NEAREST = 1e-3
+# Probabilities are kept this far from 0 and 1, where log-odds have no end.
+EPSILON = 1e-3
 
 # Prompts whose probability is computed at once.
 PROMPTS_AT_ONCE = 128
@@ -139,14 +138,9 @@ def label_by_threshold(probability: float, threshold: float) -> Label:
 
     So greedy decoding comes to choose as the threshold does, and no choice is sharpened on the way.
     """
-    moved = _log_odds(probability) - _log_odds(threshold)
-    direct = 1 / (1 + math.exp(-moved))
+    log_odds, center = torch.logit(torch.tensor([probability, threshold]), eps=EPSILON)
+    direct = float(torch.sigmoid(log_odds - center))
     return Label(thinking=1 - direct, direct=direct)
-
-
-def _log_odds(probability: float) -> float:
-    bounded = min(max(probability, NEAREST), 1 - NEAREST)
-    return math.log(bounded / (1 - bounded))
 
 
 def build_choice_rows(
