@@ -1,8 +1,4 @@
-"""Recipes: YAML files become typed settings, and every wrong key, type or value is one line that says so.
-
-A value stands in one place, a YAML file: the classes here say what may be there, and have no defaults. ``trainer`` and
-``lora`` blocks hold the libraries' own keys, which :func:`check_trainers` checks against the libraries themselves.
-"""
+"""Recipes: YAML files become typed settings, and every wrong key, type or value is one line that says so."""
 
 import dataclasses
 import difflib
@@ -11,19 +7,17 @@ import json
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from typing_extensions import TypedDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data.dataset_spec import DatasetSpec, parse_spec
+from data.dataset_spec import DatasetSpec
 from data.files import UserError, suggest
-from data.splits import LEVELS
 from pipeline import processes
+from pipeline.settings import Recipe, RunSettings, Settings, TracesSettings
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -52,186 +46,6 @@ AT_LEAST_ONE = (
     "per_device_train_batch_size gradient_accumulation_steps num_generations max_completion_length eval_steps "
     "save_steps logging_steps r"
 )
-
-# Blocks of a library's own keys: of peft.LoraConfig, trl.SFTConfig and trl.GRPOConfig.
-Lora = dict[str, Any]
-SftTrainer = dict[str, Any]
-GrpoTrainer = dict[str, Any]
-
-
-def _read_spec(value: Any) -> Any:
-    """A data set may also be written as on the command line: gsm8k?split=train&take=100."""
-    return dataclasses.asdict(parse_spec(value)) if isinstance(value, str) else value
-
-
-def _wrap_one(value: Any) -> Any:
-    """One such text needs no list around it."""
-    return [value] if isinstance(value, str) else value
-
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Spec = Annotated[DatasetSpec, BeforeValidator(_read_spec)]
-Problems = Annotated[list[Spec], Field(min_length=1), BeforeValidator(_wrap_one)]
-
-
-class Settings(BaseModel):
-    """A section of a recipe."""
-
-    # Frozen, since the manifests say what a stage was made from.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Greedy(TypedDict):
-    """Keys of transformers.GenerationConfig that greedy decoding takes."""
-
-    # Another key would be ignored by our own decoding.
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-    max_new_tokens: Count
-
-
-class Sampled(Greedy):
-    """Keys of transformers.GenerationConfig that sampling takes."""
-
-    temperature: Annotated[float, Field(gt=0)]
-
-
-class BaseSettings(Settings):
-    """How the base's weights are loaded, and whether TRL is patched for speed."""
-
-    load: Literal["auto", "fp32", "bf16", "nf4", "int8"]
-    fast_training: bool
-
-
-class EvalSettings(Settings):
-    """Scoring, the same for every stage."""
-
-    benchmarks: Annotated[list[str], Field(min_length=1)]
-    limit: Count
-    batch_size: Count
-    generation: Greedy
-
-
-class PromptedSettings(Settings):
-    """Stages 1 and 2: one row for each number of worked examples."""
-
-    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    examples: Problems | None
-
-
-class SftSettings(Settings):
-    """Stage 3."""
-
-    problems: Problems
-    dev: Count
-    solutions: Annotated[list[str], Field(min_length=1)]
-    steps: Literal["kept", "shuffled", "none"]
-    direct_share: Annotated[list[Share], Field(min_length=len(LEVELS), max_length=len(LEVELS))]
-    direct_choice_share: Share
-    lora: Lora
-    trainer: SftTrainer
-
-
-class LearnabilitySettings(Settings):
-    """The samples of dev problems that say, before a GRPO training, whether there is anything to learn."""
-
-    samples: Annotated[int, Field(ge=0)]
-    problems_per_level: Count
-
-
-class ExpertIterationSettings(Settings):
-    """Stage 4 by sampling, keeping what earns enough, and training on it."""
-
-    rounds: Count
-    samples: Count
-    keep: Literal["verified", "random", "first"]
-    keep_at: float
-    max_per_problem: Count
-    require_checked_steps: bool
-    anew: bool
-    replay: Share
-    generation: Sampled
-    trainer: SftTrainer
-
-
-class GrpoSettings(Settings):
-    """Stage 4 by GRPO."""
-
-    max_resample: Count
-    trainer: GrpoTrainer
-
-
-class RlSettings(Settings):
-    """Stage 4."""
-
-    algorithm: Literal["expert_iteration", "grpo", "both"]
-    problems: Problems
-    dev: Count
-    rewards: Annotated[list[str], Field(min_length=1)]
-    reward_weights: list[float]
-    learnability: LearnabilitySettings
-    expert_iteration: ExpertIterationSettings
-    grpo: GrpoSettings
-
-    @pydantic.model_validator(mode="after")
-    def _check_weights(self) -> "RlSettings":
-        if len(self.reward_weights) != len(self.rewards):
-            raise ValueError("must have one of reward_weights for each of rewards")
-        return self
-
-
-class AdaptiveSettings(Settings):
-    """Stage 5."""
-
-    problems: Problems
-    dev: Count
-    price: Annotated[float, Field(ge=0)]
-    content_weight: Annotated[float, Field(ge=0)]
-    accuracy_margin: Share
-    generation: Greedy
-    trainer: SftTrainer
-
-
-class TeacherSettings(Settings):
-    """A model behind an OpenAI-compatible address; its key is read from OPENAI_API_KEY."""
-
-    url: str
-    model: str
-    max_requests: Count
-    max_tokens: Count
-    timeout: Annotated[float, Field(gt=0)]
-    concurrency: Count
-
-
-class TracesSettings(Settings):
-    """`make traces`, where a model writes the solutions."""
-
-    problems: Problems
-    samples: Count
-    max_per_problem: Count
-    generation: Sampled
-    teacher: TeacherSettings
-
-
-class RunSettings(Settings):
-    """What is not of one stage: recipes/run.yaml."""
-
-    seed: Annotated[int, Field(ge=0)]
-    report_to: Literal["none", "trackio", "wandb", "tensorboard"]
-    base: BaseSettings
-    eval: EvalSettings
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All settings of a run; ``stages`` has those of each stage by its name."""
-
-    seed: int
-    report_to: str
-    base: BaseSettings
-    eval: EvalSettings
-    traces: TracesSettings
-    stages: dict[str, Any]
 
 
 def default_profile() -> str:

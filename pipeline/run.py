@@ -12,10 +12,11 @@ from data.files import UserError
 from data.problem import Problem, read_problems
 from data.splits import take_stratified
 from eval.grade import load_benchmark
-from pipeline.config import Recipe, check_trainers, count_context_tokens, default_profile, load_recipe
+from pipeline.config import check_trainers, count_context_tokens, default_profile, load_recipe
 from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
+from pipeline.settings import Recipe
 from pipeline.stages.problems import all_training_problems, select_stage_problems
 
 

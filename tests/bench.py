@@ -28,10 +28,11 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from data.datasets import load
 from data.problem import Completion, Problem
 from eval.grade import grade
-from pipeline.config import Recipe, default_profile, load_recipe
+from pipeline.config import default_profile, load_recipe
 from pipeline.generate import find_stop_ids, generate
 from pipeline.models.load import load_model, resolve
 from pipeline.prompts import build_messages, encode_prompt
+from pipeline.settings import Recipe
 from pipeline.stages import get_stage
 from pipeline.stages.grpo import GrpoTraining
 from pipeline.stages.sft import build_training_rows

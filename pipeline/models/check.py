@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import UserError
-from pipeline.config import Recipe, count_context_tokens
+from pipeline.config import count_context_tokens
 from pipeline.models.download import KNOWN_BASES, TOKENIZER_FILES, HubError, download_from_hub, get_cache_folder
 from pipeline.models.load import (
     SAMPLE_PROBLEM,
@@ -31,6 +31,7 @@ from pipeline.models.load import (
 from pipeline.progress import printable
 from pipeline.prompts import PLAIN_TEMPLATE, encode_prompt, encode_text, find_forced_opening
 from pipeline.provenance import measure_memory
+from pipeline.settings import Recipe
 
 GIB = 2**30
 

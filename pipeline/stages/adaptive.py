@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.config import AdaptiveSettings
+from pipeline.settings import AdaptiveSettings
 from pipeline.stages.stage import Stage, TrainingContext
 
 

@@ -20,11 +20,11 @@ from data.files import UserError, read_json, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
 from eval.steps import has_procedure
-from pipeline.config import ExpertIterationSettings
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
 from pipeline.rewards import combine_rewards
+from pipeline.settings import ExpertIterationSettings
 from pipeline.stages.problems import select_stage_problems
 from pipeline.stages.sft import build_training_rows, train_adapter
 from pipeline.stages.stage import TrainingContext

@@ -24,7 +24,6 @@ from data.files import UserError, read_json, write_json
 from data.problem import Problem
 from pipeline import processes
 from pipeline.alarms import AlarmCallback
-from pipeline.config import RlSettings
 from pipeline.fast_training import speed_up_training
 from pipeline.forward import router_arguments
 from pipeline.learnability import Learnability, estimate_learnability
@@ -34,6 +33,7 @@ from pipeline.progress import progress_bar, say
 from pipeline.prompts import encode_prompt
 from pipeline.rewards import combine_rewards
 from pipeline.rollouts import GroupSampler, RolloutFunction, build_reward_functions
+from pipeline.settings import RlSettings
 from pipeline.stages.stage import TrainingContext
 from pipeline.training import (
     DevScoring,

@@ -14,7 +14,7 @@ from data.problem import Problem, record_to_json
 from data.splits import take_stratified
 
 if TYPE_CHECKING:
-    from pipeline.config import Recipe
+    from pipeline.settings import Recipe
 
 # The section whose problems the others draw last.
 FIRST_SECTION = "sft"

@@ -6,7 +6,7 @@ Source: Kojima et al. 2022, arXiv 2205.11916 ("think step by step"); Wei et al. 
 from data.dataset_spec import DatasetSpec
 from data.datasets import Dataset, has_train_split, load_train
 from data.problem import Problem
-from pipeline.config import PromptedSettings
+from pipeline.settings import PromptedSettings
 from pipeline.stages.stage import Stage
 
 PLAIN = Stage(

@@ -8,10 +8,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import RlSettings
 from pipeline.learnability import NoSignal
 from pipeline.processes import on_main_process
 from pipeline.progress import say
+from pipeline.settings import RlSettings
 from pipeline.stages.stage import Stage, TrainingContext
 
 

@@ -15,8 +15,8 @@ from data.files import UserError
 from data.problem import Completion, Problem
 from data.splits import LEVELS
 from eval.grade import grade
-from pipeline.config import SftSettings
 from pipeline.prompts import DIRECT, encode_text, format_direct_answer, format_thinking_answer
+from pipeline.settings import SftSettings
 from pipeline.stages.stage import Stage, TrainingContext
 
 if TYPE_CHECKING:

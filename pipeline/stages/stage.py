@@ -12,8 +12,8 @@ from data.problem import Problem
 from pipeline.stages import problems
 
 if TYPE_CHECKING:
-    from pipeline.config import Settings
     from pipeline.run import Run
+    from pipeline.settings import Settings
 
 
 @dataclass(frozen=True)

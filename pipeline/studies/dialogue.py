@@ -21,11 +21,11 @@ from eval.errors import GradedCompletion
 from eval.grade import grade, grade_all
 from eval.steps import find_wrong_step
 from eval.studies import Findings, estimate_mean, make_line, subtract
-from pipeline.config import Count, Greedy
 from pipeline.evaluate import evaluate
 from pipeline.generate import find_stop_ids, generate, to_completion
 from pipeline.progress import progress_bar
 from pipeline.prompts import build_messages, encode_text, render_prompt
+from pipeline.settings import Count, Greedy
 from pipeline.studies.study import Base, Level, StudySettings
 
 CLAIM = "Stupid errors vanish with a hint, intelligent ones do not."

@@ -15,8 +15,8 @@ import numpy as np
 
 from data.files import read_jsonl
 from eval.studies import Findings, estimate_mean, make_line
-from pipeline.config import Count, Share
 from pipeline.prompts import encode_text
+from pipeline.settings import Count, Share
 from pipeline.studies.states import compute_states, probe
 from pipeline.studies.study import DATA, Base, StudySettings
 

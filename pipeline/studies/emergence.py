@@ -22,11 +22,11 @@ from pydantic import Field
 from data.datasets import load
 from data.problem import Problem
 from eval.studies import Estimate, Findings, Line, estimate_mean, estimate_share
-from pipeline.config import Count
 from pipeline.models.download import make_once
 from pipeline.models.load import load_model
 from pipeline.models.nano import PRESETS, TRAINER, Preset, hash_preset, pretrain
 from pipeline.prompts import format_example_answer
+from pipeline.settings import Count
 from pipeline.studies.study import Base, Level, StudySettings
 from pipeline.training import build_row
 

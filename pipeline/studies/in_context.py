@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from eval.studies import Findings, describe, estimate_mean, estimate_share, make_line
-from pipeline.config import Count
+from pipeline.settings import Count
 from pipeline.studies.states import compute_label_logprobs
 from pipeline.studies.study import Base, StudySettings
 

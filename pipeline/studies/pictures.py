@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from eval.studies import Findings, estimate_mean, make_line
-from pipeline.config import Count
 from pipeline.progress import progress_bar
+from pipeline.settings import Count
 from pipeline.studies.study import Base, StudySettings
 
 CLAIM = "Pictures and words share one space: a picture finds the words for what it shows, also in new combinations."

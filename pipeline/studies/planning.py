@@ -24,9 +24,9 @@ from pydantic import Field
 from data.datasets import load
 from data.problem import Problem
 from eval.studies import Findings, describe, estimate_mean, estimate_share, make_line
-from pipeline.config import Count
 from pipeline.generate import decode_text, find_stop_ids, generate
 from pipeline.prompts import encode_prompt, encode_text
+from pipeline.settings import Count
 from pipeline.studies.states import compute_states, probe
 from pipeline.studies.study import Base, Level, StudySettings
 

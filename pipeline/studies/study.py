@@ -13,12 +13,13 @@ from pydantic import Field
 from data.files import UserError, sha256_file, suggest
 from data.splits import LEVELS
 from eval.studies import Findings, make_result
-from pipeline.config import Settings, Share, load_studies
+from pipeline.config import load_studies
 from pipeline.models.load import base_folder_name, fingerprint, load_model, load_tokenizer, resolve
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.progress import format_duration, log_to, say
 from pipeline.prompts import PLAIN_TEMPLATE
 from pipeline.run_dir import FIRST_SEED, find_run_dir
+from pipeline.settings import Settings, Share
 from pipeline.studies import STUDIES
 
 DATA = Path(__file__).resolve().parent.parent.parent / "data" / "studies"

@@ -14,8 +14,8 @@ from data.datasets import load
 from data.files import UserError
 from data.problem import Completion, Problem, read_problems
 from data.solutions import render_solution
-from pipeline.config import ExpertIterationSettings
 from pipeline.prompts import format_thinking_answer
+from pipeline.settings import ExpertIterationSettings
 from pipeline.stages import expert_iteration
 from pipeline.stages.expert_iteration import Sample, keep_at_random, train_expert_iteration
 from pipeline.traces.verify import Candidate

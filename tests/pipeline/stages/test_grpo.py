@@ -13,12 +13,12 @@ from transformers import TrainerCallback
 from data.files import UserError
 from data.problem import Problem
 from pipeline import rollouts
-from pipeline.config import GrpoSettings, LearnabilitySettings
 from pipeline.generate import generate
 from pipeline.learnability import NoSignal
 from pipeline.problem_sampler import ProblemSampler
 from pipeline.rewards import combine_rewards
 from pipeline.rollouts import GroupSampler, RolloutFunction
+from pipeline.settings import GrpoSettings, LearnabilitySettings
 from pipeline.stages import grpo
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i), "number", level=1) for i in range(6, 14)]

@@ -15,7 +15,7 @@ STAGE = '''
 """A toy stage: the base with a random adapter."""
 
 from data.dataset_spec import DatasetSpec
-from pipeline.config import Settings
+from pipeline.settings import Settings
 from pipeline.stages.stage import Stage
 
 

@@ -11,10 +11,10 @@ from data.datasets import load
 from data.files import UserError
 from data.problem import read_completions, read_grades
 from pipeline import stages
-from pipeline.config import PromptedSettings, Settings
 from pipeline.learnability import NoSignal
 from pipeline.models.load import fingerprint
 from pipeline.run_dir import RunDir
+from pipeline.settings import PromptedSettings, Settings
 from pipeline.stages.prompted import PLAIN
 from pipeline.stages.run import list_rows, run_stage, stage_status
 from pipeline.stages.stage import Stage, apply_overrides, make_control

@@ -12,7 +12,7 @@ from data.datasets import load
 from data.files import UserError
 from data.problem import Problem
 from pipeline import prompts
-from pipeline.config import SftSettings
+from pipeline.settings import SftSettings
 from pipeline.stages import sft
 
 NEVER = [0.0] * 5
