@@ -57,6 +57,7 @@ Record = dict[str, Any]
 MANIFEST = "manifest.json"
 LOG = "log.txt"
 INPUTS = "inputs.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # as PEFT calls them
 WORK_FOLDERS = {"training": "work", "scoring": "partial", "study": "work"}
 # The seed whose files lie in runs/BASE itself.
 FIRST_SEED = 1
@@ -259,7 +260,7 @@ class StageDir:
 
     def adapter_sha256(self) -> str | None:
         """Return the sha256 of the adapter's weights; None where there are none."""
-        weights = self.adapter / "adapter_model.safetensors"
+        weights = self.adapter / ADAPTER_WEIGHTS
         return sha256_file(weights) if weights.is_file() else None
 
     def check_adapter(self) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.files import UserError, read_json, write_json, write_jsonl, write_text
+from data.files import UserError, read_json, sha256_file, sha256_json, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
 from eval.steps import has_procedure
@@ -24,6 +24,7 @@ from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
 from pipeline.rewards import combine_rewards
+from pipeline.run_dir import ADAPTER_WEIGHTS
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages.problems import select_stage_problems
 from pipeline.stages.sft import build_training_rows, train_adapter
@@ -38,6 +39,7 @@ from pipeline.traces.verify import (
     is_guessable,
     select_solutions,
     to_conversation,
+    to_dropped_conversation,
     write_solution,
 )
 from pipeline.training import build_dev_scorer
@@ -185,6 +187,10 @@ class ExpertIteration:
         attempt: int,
     ) -> list[Candidate]:
         """Have one text of each problem written; texts go to a file as they come."""
+        # Other texts at every attempt, and the same ones where an interrupted run goes on.
+        origin = f"round {number} attempt {attempt}"
+        file = self.find_samples_file(problems, origin, self.find_adapter(number - 1))
+
         label = f"{self.label} round {number}: sampling, attempt {attempt + 1} of {self.settings.samples}"
         with progress_bar(label, len(problems)) as on_progress:
             return sample_candidates(
@@ -194,11 +200,20 @@ class ExpertIteration:
                 1,
                 self.settings.generation,
                 self.context.seed,
-                self.work / "samples" / f"round-{number}.jsonl",
+                file,
                 on_progress,
-                # Other texts at every attempt, and the same ones where an interrupted run goes on.
-                origin=f"round {number} attempt {attempt}",
+                origin=origin,
             )
+
+    def find_samples_file(self, problems: Sequence[Problem], origin: str, adapter: Path) -> Path:
+        """Return the file for what an adapter writes on problems: the run's, under a name for all that it depends on.
+
+        So the controls, and a training with other settings, do not sample again what is there already.
+        """
+        questions = [(problem.id, problem.question) for problem in problems]
+        weights = on_main_process(lambda: sha256_file(adapter / ADAPTER_WEIGHTS))
+        depends_on = [weights, origin, self.settings.generation, self.context.seed, questions]
+        return self.context.run.dir.root / "samples" / f"{sha256_json(depends_on)[:16]}.jsonl"
 
     def select(self, candidates: Sequence[Candidate]) -> Selection:
         """Return the verified solutions among candidates."""
@@ -239,6 +254,9 @@ class ExpertIteration:
             first = self.choose_first_solutions()
             solutions = repeat_solutions(first, len(solutions))
             dropped = {"not trained on": len(candidates)}
+        else:
+            rows = [to_dropped_conversation(*each) for each in selection.dropped]
+            on_main_process(lambda: write_jsonl(self.work / "dropped.jsonl", rows))
 
         samples = describe_samples(candidates, solutions)
         self.rounds.append({"round": number, "problems": asked, "dropped": dropped, **samples})

@@ -49,9 +49,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Selection:
-    """The problems with their solutions as ``rationale``, and an account: how many were dropped for which reason."""
+    """What is kept of candidates.
+
+    Args:
+        solutions: The problems, each with its solution as ``rationale``.
+        dropped: The other candidates, each with the reason; what is held out is only counted.
+        account: How many were dropped for which reason.
+    """
 
     solutions: list[Problem]
+    dropped: list[tuple[Candidate, str]]
     account: dict[str, Any]
 
 
@@ -164,17 +171,18 @@ def select_solutions(
             # Other extra keys may hold lists of mixed types, which TRL's tables cannot.
             kept.append(replace(solution, extra={"source": source}))
 
-    kept = _drop_held_out(kept, held_out, selector.dropped)
+    reasons = Counter(reason for _, reason in selector.dropped)
+    kept = _drop_held_out(kept, held_out, reasons)
 
     levels = Counter(solution.level for solution in kept)
     account = {
         "source": source,
         "candidates": len(candidates),
         "kept": len(kept),
-        "dropped": dict(selector.dropped.most_common()),
+        "dropped": dict(reasons.most_common()),
         "levels": {str(level): levels[level] for level in sorted(levels)},
     }
-    return Selection(kept, account)
+    return Selection(kept, selector.dropped, account)
 
 
 def _score_candidates(candidates: Sequence[Candidate], reward: CombinedReward, tokenizer) -> list[RewardScore]:
@@ -190,7 +198,7 @@ class _Selector:
     def __init__(self, tokenizer, rules: Rules) -> None:
         self.tokenizer = tokenizer
         self.rules = rules
-        self.dropped: Counter[str] = Counter()
+        self.dropped: list[tuple[Candidate, str]] = []
         self.paths: set[tuple] = set()
         self.solutions_of: Counter[str] = Counter()
 
@@ -199,7 +207,7 @@ class _Selector:
         solution = write_solution(candidate)
         reason = self.find_reason(candidate, solution, score)
         if reason or solution is None:
-            self.dropped[str(reason)] += 1
+            self.dropped.append((candidate, str(reason)))
             return None
 
         self.paths.add(_find_path(solution))
@@ -243,11 +251,11 @@ def _find_path(solution: Problem) -> tuple:
     return (solution.id, equations or normalize_text(steps))
 
 
-def _drop_held_out(solutions: list[Problem], held_out: Sequence[Problem], dropped: Counter[str]) -> list[Problem]:
+def _drop_held_out(solutions: list[Problem], held_out: Sequence[Problem], reasons: Counter[str]) -> list[Problem]:
     # The question is the same in both directions, and asked this way every solution gets its answer.
     overlapping = {overlap.problem.id for overlap in find_overlaps(held_out, solutions)}
     if overlapping:
-        dropped[HELD_OUT] += len(overlapping)
+        reasons[HELD_OUT] += len(overlapping)
     return [solution for solution in solutions if solution.id not in overlapping]
 
 
@@ -265,6 +273,19 @@ def to_conversation(solution: Problem) -> dict[str, Any]:
         "completion": [{"role": "assistant", "content": text}],
     }
     return record_to_json(solution) | conversation
+
+
+def to_dropped_conversation(candidate: Candidate, reason: str) -> dict[str, Any]:
+    """Return a dropped candidate as a line of a file: TRL's prompt and completion, and why it was dropped."""
+    problem = candidate.problem
+    return {
+        "id": problem.id,
+        "family": problem.family,
+        "level": problem.level,
+        "reason": reason,
+        "prompt": build_messages(problem, "think"),
+        "completion": [{"role": "assistant", "content": candidate.completion.text}],
+    }
 
 
 def describe_account(account: dict[str, Any]) -> str:

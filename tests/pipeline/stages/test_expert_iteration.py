@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import types
+from collections import Counter
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from data.files import UserError
 from data.problem import Completion, Problem, read_problems
 from data.solutions import render_solution
 from pipeline.prompts import format_thinking_answer
+from pipeline.run_dir import RunDir
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages import expert_iteration
 from pipeline.stages.expert_iteration import Sample, keep_at_random, train_expert_iteration
@@ -57,9 +59,11 @@ class FakeSampler:
 
     def __init__(self):
         self.calls = []
+        self.files = []
 
     def __call__(self, model, tokenizer, problems, samples, generation, seed, file, on_progress, origin):
         self.calls.append((origin, [problem.id for problem in problems]))
+        self.files.append(file)
         is_first = origin.endswith("attempt 0")
 
         candidates = []
@@ -76,6 +80,12 @@ def sampler(monkeypatch):
     return fake
 
 
+def write_fake_adapter(folder, weights):
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_text(weights)
+    return folder
+
+
 @pytest.fixture
 def trained_rows(monkeypatch):
     """Replaces training by writing down its rows; a list a training."""
@@ -83,9 +93,9 @@ def trained_rows(monkeypatch):
 
     def train_adapter(context, rows, trainer, work, adapter, score_dev):
         trainings.append(rows)
-        (work / "final").mkdir(parents=True)
+        final = write_fake_adapter(work / "final", str(len(trainings)))
         (work / "train.jsonl").write_text('{"step": 1}\n')
-        return work / "final"
+        return final
 
     monkeypatch.setattr(expert_iteration, "train_adapter", train_adapter)
     return trainings
@@ -142,7 +152,7 @@ def make_context(tiny, tmp_path):
     def make(problems=PROBLEMS, rewards=("correctness",), **changes):
         settings = ExpertIterationSettings(**SETTINGS | changes)
         return types.SimpleNamespace(
-            run=types.SimpleNamespace(base="tiny", base_folder=base, recipe=recipe),
+            run=types.SimpleNamespace(base="tiny", base_folder=base, recipe=recipe, dir=RunDir(tmp_path)),
             stage=types.SimpleNamespace(name="rl", parent="sft"),
             settings=types.SimpleNamespace(
                 expert_iteration=settings, rewards=list(rewards), reward_weights=[1.0] * len(rewards)
@@ -217,6 +227,12 @@ def test_what_is_left_behind_trains_with_trl_and_is_a_data_set(make_context, sam
     assert line["completion"][0]["content"].startswith("<think>")
     assert len(read_problems(context.work / "kept.jsonl")) == len(read_kept(context))
 
+    [row] = read_rounds(context)
+    dropped = [json.loads(line) for line in (context.work / "dropped.jsonl").read_text().splitlines()]
+    assert Counter(line["reason"] for line in dropped) == row["dropped"]
+    assert dropped[0]["prompt"][1]["content"] == next(p.question for p in PROBLEMS if p.id == dropped[0]["id"])
+    assert dropped[0]["completion"][0]["content"].endswith("\\boxed{987654}")
+
     curve = json.loads((context.work / "curve.json").read_text())
     assert [(point["step"], point["accuracy"], point["n"]) for point in curve] == [(0, 0.25, 4), (1, 0.5, 4)]
     assert (context.work / "train.jsonl").is_file()
@@ -248,8 +264,7 @@ def test_each_round_begins_anew_or_goes_on_from_the_adapter_before(make_context,
 
     def train_adapter(context, rows, trainer, work, adapter, score_dev):
         starts.append(adapter)
-        (work / "final").mkdir(parents=True)
-        return work / "final"
+        return write_fake_adapter(work / "final", str(len(starts)))
 
     monkeypatch.setattr(expert_iteration, "train_adapter", train_adapter)
     for anew in (True, False):
@@ -290,6 +305,25 @@ def test_the_control_keeps_as_many_at_random(make_context, sampler, trained_rows
     assert len(trained_rows[0]) == len(trained_rows[1])
     assert any(line["answer"] == "987654" for line in read_kept(control))
     assert not any(line["answer"] == "987654" for line in kept)
+
+
+def test_a_control_takes_the_samples_that_are_there_and_other_settings_do_not(
+    make_context, sampler, trained_rows, dev_accuracy, tmp_path
+):
+    files = []
+    changes = [{}, {"keep": "random"}, {"generation": {"max_new_tokens": 12, "temperature": 0.5}}]
+    for number, change in enumerate(changes):
+        dev_accuracy(1, 2)
+        context = make_context(**change)
+        context.work = tmp_path / f"work-{number}"
+        sampler.files.clear()
+        train_expert_iteration(context)
+        files.append(list(sampler.files))
+
+    verified, control, other = files
+    assert len(set(verified)) == 2
+    assert control == verified
+    assert not set(other) & set(verified)
 
 
 def test_the_other_control_repeats_first_solutions(make_context, sampler, trained_rows, dev_accuracy, tmp_path):
