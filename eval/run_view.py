@@ -10,14 +10,28 @@ RowKey = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class TrainingLog:
+    """What is on disk of one training of a stage.
+
+    Args:
+        name: "grpo" where it follows on expert iteration; else "".
+        curve: points on dev problems, each at a "step" or a "round", with "accuracy", "tokens", ...
+        steps: what the trainer logged, a record a step.
+    """
+
+    name: str
+    curve: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class StageView:
     """What is on disk of one stage that has been scored.
 
     Args:
         scores: what scores.json holds.
         completions, grades: in the order of the benchmark's problems.
-        curve: points on dev problems while it trained ("step", "accuracy", "tokens", ...); empty where nothing trained.
-        training_log: what the trainer logged, a record a step.
+        trainings: none where nothing was trained.
         manifest: the parts "training" and "scoring", each with inputs, seconds, versions, commit and hardware.
         recipe: the text of recipe.yaml.
     """
@@ -26,8 +40,7 @@ class StageView:
     scores: dict[str, Any]
     completions: dict[RowKey, list[Completion]]
     grades: dict[RowKey, list[Grade]]
-    curve: list[dict[str, Any]]
-    training_log: list[dict[str, Any]]
+    trainings: list[TrainingLog]
     manifest: dict[str, Any]
     recipe: str
 

@@ -8,6 +8,7 @@ A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
     seeds.json, seeds.md       the rows of all seeds together, in runs/BASE alone
     STAGE/manifest.json        what each finished part was made from, and the sha256 of its files
     STAGE/adapter/             of a trained stage, with curve.json, train.jsonl and the like beside it
+    samples/                   what rl and its controls sampled
     STAGE/scores.json          with recipe.yaml, completions/ and grades/
     STAGE/work/, partial/      an unfinished training, unfinished answers
     studies/NAME/result.json   with plot.png and summary.md
@@ -43,7 +44,7 @@ from data.problem import Grade, Problem, read_completions, read_grades, read_pro
 from eval import seeds, studies
 from eval.grade import grade_all
 from eval.report.plots import save_study_plot
-from eval.run_view import RowKey, RunView, StageView
+from eval.run_view import RowKey, RunView, StageView, TrainingLog
 from eval.score import score_completions
 from eval.table import StageScores, make_rows, to_markdown
 from pipeline import processes
@@ -276,8 +277,19 @@ class StageDir:
             raise UserError(f"{path}: is not what was written; run the stage {self.name} again to answer anew")
         return read_json(self.folder / "scores.json")
 
+    def read_trainings(self) -> list[TrainingLog]:
+        """Return the logs of the stage's trainings that have any points on dev."""
+        trainings = []
+        # GRPO leaves files of its own where it follows on expert iteration.
+        for name, prefix in (("", ""), ("grpo", "grpo_")):
+            curve = self.read_log(f"{prefix}curve.json")
+            steps = self.read_log(f"{prefix}train.jsonl")
+            if curve:
+                trainings.append(TrainingLog(name, curve, steps))
+        return trainings
+
     def read_log(self, name: str) -> list[Record]:
-        """Return the records of curve.json or train.jsonl; none where there is no such file."""
+        """Return the records of a JSON or JSONL file; none where there is no such file."""
         path = self.folder / name
         if not path.is_file():
             return []
@@ -305,6 +317,10 @@ class RunDir:
     def study(self, name: str) -> StageDir:
         """Return the folder of a study."""
         return StageDir(self.root / "studies" / name)
+
+    def samples_file(self, depends_on: object) -> Path:
+        """Return the file for samples: its name stands for all that they depend on, so equal ones are made once."""
+        return self.root / "samples" / f"{sha256_json(depends_on)[:16]}.jsonl"
 
     def write_study(self, result: Record, inputs: Record, about: Record) -> None:
         """Write a study's result.json, plot.png and summary.md, and seal them."""
@@ -425,8 +441,7 @@ class RunDir:
             scores=stage.scores,
             completions=self._read_rows(stage.name, stage.scores, "completions", read_completions),
             grades=stage.grades,
-            curve=folder.read_log("curve.json"),
-            training_log=folder.read_log("train.jsonl"),
+            trainings=folder.read_trainings(),
             manifest=read_manifest(folder.folder),
             recipe=(folder.folder / "recipe.yaml").read_text(encoding="utf-8"),
         )

@@ -9,7 +9,7 @@ from typing import Any
 import markupsafe
 
 from eval.report.series import Series
-from eval.run_view import StageView
+from eval.run_view import TrainingLog
 
 WIDTH = 3.9  # inches
 STUDY_SIZE = (6.5, 4.2)  # inches
@@ -34,9 +34,11 @@ STYLE: Any = {
 }
 
 # The panels of a stage's learning curves, by their axes: what is drawn of the points on dev and of the steps.
-PANELS = {
+DEV_PANELS = {
     "accuracy on dev": ("accuracy",),
     "tokens on dev": ("tokens",),
+}
+PANELS = DEV_PANELS | {
     "reward": ("reward", "frac_reward_zero_std"),
     "loss": ("loss", "entropy"),
 }
@@ -73,18 +75,22 @@ def plot_cost(series: Sequence[Series], title: str) -> str:
     return _to_svg(figure, title)
 
 
-def plot_learning_curves(stage: StageView) -> str:
-    """Return what was measured over the steps of a stage's training; "" where nothing was."""
+def plot_learning_curves(training: TrainingLog, title: str) -> str:
+    """Return what was measured over the steps of a training; "" where nothing was."""
     panels = {}
     for label, keys in PANELS.items():
-        lines = {key: _collect_points(stage, key) for key in keys}
+        lines = {key: _collect_points(training, key) for key in keys}
         if any(lines.values()):
             panels[label] = lines
     if not panels:
         return ""
 
-    figure = _make_figure(WIDTH, 0.5 + 1.4 * len(panels))
-    grid = figure.subplots(len(panels), sharex=True, squeeze=False)
+    # Expert iteration is scored on dev once a round; all else goes by steps.
+    has_rounds = any("round" in point for point in training.curve)
+    dev_axis = "round" if has_rounds else "step"
+
+    figure = _make_figure(WIDTH, 1.7 * len(panels))
+    grid = figure.subplots(len(panels), squeeze=False)
     for axes, (label, lines) in zip(grid.flat, panels.items(), strict=True):
         for look, (key, points) in zip(LINES, lines.items(), strict=False):
             if points:
@@ -94,12 +100,16 @@ def plot_learning_curves(stage: StageView) -> str:
         # From 0 on, or from below where a value is negative.
         lowest, _ = axes.get_ylim()
         bottom = min(0, lowest)
-        axes.set(ylabel=label, ylim=(bottom, None))
+        axes.set(
+            xlabel=dev_axis if label in DEV_PANELS else "step",
+            ylabel=label,
+            ylim=(bottom, None),
+        )
+        axes.locator_params(axis="x", integer=True)
         axes.legend()
 
-    axes.set(xlabel="step")
     figure.align_ylabels()
-    return _to_svg(figure, f"Learning curves of {stage.name}")
+    return _to_svg(figure, title)
 
 
 def plot_study(result: Mapping[str, Any]) -> str:
@@ -164,14 +174,15 @@ def _draw_study(result: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _collect_points(stage: StageView, key: str) -> list[tuple[int, float]]:
-    """Return (step, value) of each record that has the key."""
+def _collect_points(training: TrainingLog, key: str) -> list[tuple[int, float]]:
+    """Return (step or round, value) of each record that has the key."""
     points = []
-    for record in [*stage.curve, *stage.training_log]:
+    for record in [*training.curve, *training.steps]:
         value = record.get(key, math.nan)
         # A training that went wrong may have logged what is no number.
         if math.isfinite(value):
-            points.append((record["step"], value))
+            place = record["round"] if "round" in record else record["step"]
+            points.append((place, value))
     return points
 
 

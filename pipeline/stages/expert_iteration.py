@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.files import UserError, read_json, sha256_file, sha256_json, write_json, write_jsonl, write_text
+from data.files import UserError, read_json, sha256_file, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
 from eval.steps import has_procedure
@@ -86,7 +86,7 @@ class ExpertIteration:
         self.samples: list[Sample] = []
         self.solved: Counter[str] = Counter()
         self.rounds: list[dict[str, Any]] = []
-        # A step of the curve is a round; round 0 is the adapter that it all starts from.
+        # A point for each round; round 0 is the adapter that it all starts from.
         self.curve: list[dict[str, Any]] = on_main_process(self.read_curve)
 
     def run(self) -> Path:
@@ -110,8 +110,8 @@ class ExpertIteration:
 
         # The first of equals: a new adapter must be better than the ones before.
         best = max(self.curve, key=lambda point: point["accuracy"])
-        say(f"{self.label}: the adapter of round {best['step']} is the best on dev ({best['accuracy']:.1%})")
-        return self.find_adapter(best["step"])
+        say(f"{self.label}: the adapter of round {best['round']} is the best on dev ({best['accuracy']:.1%})")
+        return self.find_adapter(best["round"])
 
     def find_adapter(self, number: int) -> Path:
         """Return the folder of a round's adapter."""
@@ -131,7 +131,7 @@ class ExpertIteration:
         evaluation = self.recipe.eval
         score_dev = build_dev_scorer(tokenizer, self.dev, evaluation.generation, evaluation.batch_size)
         scores = score_dev(model)
-        self.curve.append({"step": number, **scores})
+        self.curve.append({"round": number, **scores})
         on_main_process(lambda: write_json(self.work / "curve.json", self.curve))
 
     def write_round(self, number: int) -> None:
@@ -213,7 +213,7 @@ class ExpertIteration:
         questions = [(problem.id, problem.question) for problem in problems]
         weights = on_main_process(lambda: sha256_file(adapter / ADAPTER_WEIGHTS))
         depends_on = [weights, origin, self.settings.generation, self.context.seed, questions]
-        return self.context.run.dir.root / "samples" / f"{sha256_json(depends_on)[:16]}.jsonl"
+        return self.context.run.dir.samples_file(depends_on)
 
     def select(self, candidates: Sequence[Candidate]) -> Selection:
         """Return the verified solutions among candidates."""

@@ -45,7 +45,7 @@ def make_stage(name, problems, text, max_new_tokens, compared_to):
         "max_new_tokens": max_new_tokens,
         "variants": [{"variant": "zero-shot", "benchmarks": entries}],
     }
-    return StageView(name, scores, completions, grades, [], [], {"scoring": MANIFEST}, f"{name}:\n  seed: 1\n")
+    return StageView(name, scores, completions, grades, [], {"scoring": MANIFEST}, f"{name}:\n  seed: 1\n")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 
 from data.files import UserError
 from eval.report import render_report
+from eval.run_view import TrainingLog
 
 
 def read_answers(page):
@@ -33,7 +34,7 @@ def test_the_page_has_the_table_the_levels_the_curves_and_what_was_run(make_view
     view = make_view("base", ["sft", "rl"], 20, answer_correctly)
     curve = [{"step": step, "accuracy": 0.5, "tokens": 40.0, "n": 8} for step in (0, 2)]
     log = [{"step": step, "reward": 0.4, "loss": 0.1} for step in (1, 2)]
-    page = render_report([replace_stage(view, 1, curve=curve, training_log=log)])
+    page = render_report([replace_stage(view, 1, trainings=[TrainingLog("", curve, log)])])
 
     for words in ("100.0 [83.9, 100.0]", "majority", "tokens on dev", "torch 2.13.0", "rl:\n  seed: 1"):
         assert words in page
@@ -45,6 +46,19 @@ def test_the_page_has_the_table_the_levels_the_curves_and_what_was_run(make_view
     assert len(re.findall(r'<td style="--v: 1.000"><a href="#benchmark=arithmetic_v1&amp;level=1&amp;', page)) == 2
     assert "Between the runs" not in page
     assert 'name="run"' not in page
+
+
+def test_expert_iteration_is_drawn_by_rounds_and_grpo_after_it_by_itself(make_view, answer_correctly):
+    view = make_view("base", ["rl"], 5, answer_correctly)
+    rounds = TrainingLog("", [{"round": number, "accuracy": 0.5} for number in (0, 1)], [{"step": 90, "loss": 1.0}])
+    grpo = TrainingLog("grpo", [{"step": 6, "accuracy": 0.5}], [{"step": 1, "reward": 0.4}])
+
+    page = render_report([replace_stage(view, 0, trainings=[rounds])])
+    assert (page.count(">round</text>"), page.count(">step</text>")) == (1, 1)
+
+    page = render_report([replace_stage(view, 0, trainings=[rounds, grpo])])
+    assert (page.count(">round</text>"), page.count(">step</text>")) == (1, 3)
+    assert "Learning curves of rl, grpo" in page
 
 
 def test_the_page_fetches_nothing_and_may_not(make_view, answer_correctly):
@@ -131,7 +145,7 @@ def test_a_training_that_went_wrong_has_the_curves_that_can_be_drawn(make_view, 
     curve = [{"step": 1, "accuracy": 0.5}]
     log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan"), "entropy": float("inf")}]
 
-    page = render_report([replace_stage(view, 0, curve=curve, training_log=log)])
+    page = render_report([replace_stage(view, 0, trainings=[TrainingLog("", curve, log)])])
     assert page.count("<svg") == 3
     assert "entropy</text>" not in page
     assert render_report([view]).count("<svg") == 2

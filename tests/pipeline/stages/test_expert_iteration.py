@@ -234,7 +234,7 @@ def test_what_is_left_behind_trains_with_trl_and_is_a_data_set(make_context, sam
     assert dropped[0]["completion"][0]["content"].endswith("\\boxed{987654}")
 
     curve = json.loads((context.work / "curve.json").read_text())
-    assert [(point["step"], point["accuracy"], point["n"]) for point in curve] == [(0, 0.25, 4), (1, 0.5, 4)]
+    assert [(point["round"], point["accuracy"], point["n"]) for point in curve] == [(0, 0.25, 4), (1, 0.5, 4)]
     assert (context.work / "train.jsonl").is_file()
 
 
