@@ -8,7 +8,7 @@ A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
     seeds.json, seeds.md       the rows of all seeds together, in runs/BASE alone
     STAGE/manifest.json        what each finished part was made from, and the sha256 of its files
     STAGE/adapter/             of a trained stage, with curve.json, train.jsonl and the like beside it
-    samples/                   what rl and its controls sampled
+    samples/                   what adapters wrote for rl, adaptive and their controls to learn from
     STAGE/scores.json          with recipe.yaml, completions/ and grades/
     STAGE/work/, partial/      an unfinished training, unfinished answers
     studies/NAME/result.json   with plot.png and summary.md
@@ -318,9 +318,13 @@ class RunDir:
         """Return the folder of a study."""
         return StageDir(self.root / "studies" / name)
 
-    def samples_file(self, depends_on: object) -> Path:
-        """Return the file for samples: its name stands for all that they depend on, so equal ones are made once."""
-        return self.root / "samples" / f"{sha256_json(depends_on)[:16]}.jsonl"
+    def find_samples(self, adapter: Path, *depends_on: object) -> Path:
+        """Return the place for what an adapter writes; its name stands for the adapter's weights and all else.
+
+        So a control, or a training with other settings, does not ask again what was answered already.
+        """
+        weights = processes.on_main_process(lambda: sha256_file(adapter / ADAPTER_WEIGHTS))
+        return self.root / "samples" / sha256_json([weights, *depends_on])[:16]
 
     def write_study(self, result: Record, inputs: Record, about: Record) -> None:
         """Write a study's result.json, plot.png and summary.md, and seal them."""

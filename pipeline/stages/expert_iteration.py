@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.files import UserError, read_json, sha256_file, write_json, write_jsonl, write_text
+from data.files import UserError, read_json, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
 from eval.steps import has_procedure
@@ -24,7 +24,6 @@ from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
 from pipeline.rewards import combine_rewards
-from pipeline.run_dir import ADAPTER_WEIGHTS
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages.problems import select_stage_problems
 from pipeline.stages.sft import build_training_rows, train_adapter
@@ -189,7 +188,10 @@ class ExpertIteration:
         """Have one text of each problem written; texts go to a file as they come."""
         # Other texts at every attempt, and the same ones where an interrupted run goes on.
         origin = f"round {number} attempt {attempt}"
-        file = self.find_samples_file(problems, origin, self.find_adapter(number - 1))
+        questions = [(problem.id, problem.question) for problem in problems]
+        adapter = self.find_adapter(number - 1)
+        generation = self.settings.generation
+        place = self.context.run.dir.find_samples(adapter, origin, generation, self.context.seed, questions)
 
         label = f"{self.label} round {number}: sampling, attempt {attempt + 1} of {self.settings.samples}"
         with progress_bar(label, len(problems)) as on_progress:
@@ -198,22 +200,12 @@ class ExpertIteration:
                 self.tokenizer,
                 problems,
                 1,
-                self.settings.generation,
+                generation,
                 self.context.seed,
-                file,
+                place.with_suffix(".jsonl"),
                 on_progress,
                 origin=origin,
             )
-
-    def find_samples_file(self, problems: Sequence[Problem], origin: str, adapter: Path) -> Path:
-        """Return the file for what an adapter writes on problems: the run's, under a name for all that it depends on.
-
-        So the controls, and a training with other settings, do not sample again what is there already.
-        """
-        questions = [(problem.id, problem.question) for problem in problems]
-        weights = on_main_process(lambda: sha256_file(adapter / ADAPTER_WEIGHTS))
-        depends_on = [weights, origin, self.settings.generation, self.context.seed, questions]
-        return self.context.run.dir.samples_file(depends_on)
 
     def select(self, candidates: Sequence[Candidate]) -> Selection:
         """Return the verified solutions among candidates."""
