@@ -3,7 +3,7 @@
 The base solves problems step by step. Where its answer is wrong it is told which step to check, or a step that is not
 the wrong one, or asked whether it is sure. An error is stupid where an equation is false (a slip): a look at it is
 enough. It is intelligent where every equation is true, and the plan is wrong. Right answers get a hint too, which
-should not make them wrong.
+should not make them wrong; since a small base has few of its own, worked solutions are put into its mouth.
 """
 
 import itertools
@@ -24,14 +24,15 @@ from eval.studies import Findings, estimate_mean, make_line, subtract
 from pipeline.evaluate import evaluate
 from pipeline.generate import find_stop_ids, generate, to_completion
 from pipeline.progress import progress_bar
-from pipeline.prompts import build_messages, encode_text, render_prompt
+from pipeline.prompts import build_messages, encode_text, format_example_answer, render_prompt
 from pipeline.settings import Count, Greedy
 from pipeline.studies.study import Base, Level, StudySettings
 
 CLAIM = "Stupid errors vanish with a hint, intelligent ones do not."
 LIMITS = (
     "It says how often this base answers rightly when it is asked again in these words; a model that was trained to "
-    "talk about its answers may do otherwise. Right second answers are no proof that the hint was understood."
+    "talk about its answers may do otherwise. Right second answers are no proof that the hint was understood. Most "
+    "right first answers are not the base's own."
 )
 NEEDS = "chat"
 
@@ -85,14 +86,12 @@ def measure(settings: Settings, base: Base) -> Findings:
         label="dialogue: first answers",
     ).completions
 
-    turns = []
-    verdicts = grade_all(problems, first)
-    for problem, completion, verdict in zip(problems, first, verdicts, strict=True):
-        turn = make_turn(GradedCompletion(problem, completion, verdict))
-        if turn:
-            turns.append(turn)
-    if not turns:
+    own = make_turns(problems, first)
+    if not own:
         raise UserError(f"dialogue: {base.name} answered nothing in two steps or more; choose another base by BASE=")
+
+    worked = [write_worked_answer(problem) for problem in problems]
+    turns = own + make_turns(problems, worked)
 
     # Whether each second answer is right, in the order of the turns.
     right: dict[tuple[str, str], list[float]] = {pair: [] for pair in itertools.product(KINDS, WAYS)}
@@ -102,6 +101,23 @@ def measure(settings: Settings, base: Base) -> Findings:
             verdict = grade(turn.problem, answer)
             right[turn.kind, way].append(float(verdict.correct))
     return summarize(right)
+
+
+def write_worked_answer(problem: Problem) -> Completion:
+    """Return a problem's worked solution as if the base had written it."""
+    text = format_example_answer(problem, "cot")
+    return Completion(problem.id, text, 0, 0, 0, "stop")
+
+
+def make_turns(problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Turn]:
+    """Return a turn of each first answer that has one."""
+    grades = grade_all(problems, completions)
+    turns = []
+    for problem, completion, verdict in zip(problems, completions, grades, strict=True):
+        turn = make_turn(GradedCompletion(problem, completion, verdict))
+        if turn:
+            turns.append(turn)
+    return turns
 
 
 def make_turn(graded: GradedCompletion) -> Turn | None:

@@ -17,8 +17,10 @@ from pipeline.studies.dialogue import (
     WRONG_HINT,
     ask_again,
     make_turn,
+    make_turns,
     measure,
     summarize,
+    write_worked_answer,
 )
 
 PROBLEM = Problem("1", "What is 3 + 4 + 2?", "9", "number", family="expression", extra={"program": [["+", 3, 4, 7]]})
@@ -44,6 +46,13 @@ def test_answers_without_a_false_step_are_asked_too():
     assert right.kind == RIGHT
     assert right.asked[HINT].startswith("Check step 2")
     assert answer("\\boxed{5}") is None
+
+
+def test_worked_solutions_stand_for_right_answers():
+    problems = load("arithmetic_v1", "train", 20, levels="3").problems
+    turns = make_turns(problems, [write_worked_answer(problem) for problem in problems])
+    assert len(turns) > 15
+    assert {turn.kind for turn in turns} == {RIGHT}
 
 
 def test_second_questions_are_asked_in_the_chat(tiny, settings):
