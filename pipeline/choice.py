@@ -6,8 +6,7 @@ advantage A = right(direct) - right(thinking) + price x (hundreds of tokens that
 the direct beginning where A > 0, else the thinking one, and its weight is |A|: cost-sensitive classification, whose
 optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. A policy
 gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). Some
-cross-entropy on the model's own right answers, of thoughts those without a wrong step, and on some of sft's solutions
-keeps the content of answers where it is.
+cross-entropy on the model's own right answers, of thoughts those without a wrong step, keeps their content where it is.
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
 """
@@ -172,25 +171,6 @@ def build_choice_rows(
     return [row for row in rows if any(row["weights"])]
 
 
-def build_content_rows(tokenizer, answers: Sequence[tuple[Problem, str]], content_weight: float) -> list[Row]:
-    """Return the rows that train the content of answers, and nothing of the choice.
-
-    Args:
-        tokenizer: Of the model.
-        answers: Problems, each with the text of an answer that thinks or is direct.
-        content_weight: Of the mean cross-entropy of an answer.
-    """
-    beginnings = encode_beginnings(tokenizer)
-    rows = []
-    for problem, text in answers:
-        start = encode_prompt(tokenizer, problem, "think") + beginnings.shared
-        is_direct = text.startswith(DIRECT)
-        ids = beginnings.direct if is_direct else beginnings.thinking
-        whole = _encode_whole(tokenizer, text, DIRECT if is_direct else THINKING, ids)
-        rows.append(_build_row(start, whole, 0.0, content_weight))
-    return rows
-
-
 def _encode_answer(
     tokenizer,
     answer: Answer,
@@ -200,12 +180,8 @@ def _encode_answer(
     """The choice, and all that follows it where the answer is right and whole."""
     if not answer.is_right or answer.completion.finish != "stop":
         return ids[:1]
-    return _encode_whole(tokenizer, answer.completion.text, beginning, ids)
 
-
-def _encode_whole(tokenizer, text: str, beginning: str, ids: list[int]) -> list[int]:
-    """An answer from the choice to its end of turn; ``ids`` are those of its beginning."""
-    rest = encode_text(tokenizer, text.removeprefix(beginning))
+    rest = encode_text(tokenizer, answer.completion.text.removeprefix(beginning))
     return [*ids, *rest, tokenizer.eos_token_id]
 
 

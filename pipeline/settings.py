@@ -149,7 +149,6 @@ class AdaptiveSettings(Settings):
     dev: Count
     price: Annotated[float, Field(ge=0)]
     content_weight: Annotated[float, Field(ge=0)]
-    replay: Share
     accuracy_margin: Share
     generation: Greedy
     trainer: SftTrainer

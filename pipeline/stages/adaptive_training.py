@@ -23,7 +23,7 @@ from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import say
 from pipeline.prompts import DIRECT
-from pipeline.stages.sft import build_answers, draw_replay, train_adapter
+from pipeline.stages.sft import train_adapter
 from pipeline.stages.stage import TrainingContext
 from pipeline.training import build_dev_scorer
 
@@ -46,11 +46,6 @@ class AdaptiveTraining:
         self.problems = context.train_problems()
         self.dev = context.dev_problems()
         self.tokenizer = load_tokenizer(context.run.base_folder)
-
-        recipe = context.run.recipe
-        replayed = draw_replay(recipe, self.settings.replay, context.seed)
-        answers = build_answers(replayed, recipe.stages["sft"], context.seed)
-        self.replayed = [(answer.problem, answer.text) for answer in answers]
 
         self.max_new_tokens = self.settings.generation["max_new_tokens"]
         self.batch_size = context.run.recipe.eval.batch_size
@@ -164,9 +159,7 @@ class AdaptiveTraining:
         would be the luckiest one.
         """
         work = self.context.work / name
-        content_weight = self.settings.content_weight
-        rows = choice.build_choice_rows(self.tokenizer, outcomes, labels, content_weight)
-        rows += choice.build_content_rows(self.tokenizer, self.replayed, content_weight)
+        rows = choice.build_choice_rows(self.tokenizer, outcomes, labels, self.settings.content_weight)
         trainer = {
             **self.settings.trainer,
             "eval_strategy": "steps",

@@ -25,9 +25,11 @@ from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
 from pipeline.rewards import combine_rewards
 from pipeline.settings import ExpertIterationSettings
-from pipeline.stages.sft import build_training_rows, choose_first_solutions, draw_replay, train_adapter
+from pipeline.stages.problems import select_stage_problems
+from pipeline.stages.sft import build_training_rows, train_adapter
 from pipeline.stages.stage import TrainingContext
 from pipeline.traces.sample import sample_candidates
+from pipeline.traces.sources import choose_solutions
 from pipeline.traces.verify import (
     Candidate,
     Rules,
@@ -241,7 +243,7 @@ class ExpertIteration:
             dropped = {"not drawn": len(candidates) - len(solutions)}
         elif self.settings.keep == "first":
             # The other control trains for as long, on nothing new.
-            first = choose_first_solutions(self.recipe, self.context.seed)
+            first = self.choose_first_solutions()
             solutions = repeat_solutions(first, len(solutions))
             dropped = {"not trained on": len(candidates)}
         else:
@@ -264,7 +266,9 @@ class ExpertIteration:
 
         # On the kept ones alone it would forget what it was not asked again: the easier problems.
         seed = self.context.seed
-        replayed = draw_replay(self.recipe, self.settings.replay, seed)
+        first = self.choose_first_solutions()
+        count = round(self.settings.replay * len(first))
+        replayed = random.Random(seed).sample(first, count)
         sft = self.recipe.stages["sft"]
         rows = build_training_rows(self.tokenizer, [*replayed, *solutions], sft, seed)
 
@@ -273,6 +277,12 @@ class ExpertIteration:
         # A round is scored on dev when it is trained, once.
         trained = train_adapter(self.context, rows, self.settings.trainer, training, start, score_dev=None)
         on_main_process(lambda: self.finish_training(trained, adapter))
+
+    def choose_first_solutions(self) -> list[Problem]:
+        """Return the solutions that sft was trained on."""
+        sft = self.recipe.stages["sft"]
+        problems = select_stage_problems(self.recipe, "sft", sft)
+        return choose_solutions(problems, sft.solutions, self.context.seed)
 
     def finish_training(self, trained: Path, adapter: Path) -> None:
         """Take a finished adapter, and what says how it was trained, out of its training's folder."""

@@ -17,11 +17,9 @@ from data.splits import LEVELS
 from eval.grade import grade
 from pipeline.prompts import DIRECT, encode_text, format_direct_answer, format_thinking_answer
 from pipeline.settings import SftSettings
-from pipeline.stages.problems import select_stage_problems
 from pipeline.stages.stage import Stage, TrainingContext
 
 if TYPE_CHECKING:
-    from pipeline.settings import Recipe
     from pipeline.training import Row
 
 # Trained tokens of a row up to which it counts as an answer without steps.
@@ -37,22 +35,6 @@ class Answer:
 
     problem: Problem
     text: str
-
-
-def choose_first_solutions(recipe: "Recipe", seed: int) -> list[Problem]:
-    """Return the problems that sft is trained on, with their solutions."""
-    from pipeline.traces.sources import choose_solutions
-
-    sft = recipe.stages["sft"]
-    problems = select_stage_problems(recipe, "sft", sft)
-    return choose_solutions(problems, sft.solutions, seed)
-
-
-def draw_replay(recipe: "Recipe", share: float, seed: int) -> list[Problem]:
-    """Return a share of sft's solutions, which a later stage trains on again: without them it forgets."""
-    first = choose_first_solutions(recipe, seed)
-    count = round(share * len(first))
-    return random.Random(seed).sample(first, count)
 
 
 def build_answers(problems: Sequence[Problem], settings: SftSettings, seed: int) -> list[Answer]:

@@ -66,21 +66,6 @@ def test_the_choice_is_weighted_by_what_it_pays(tiny, thinking, direct, advantag
     assert weights[beginnings.thinking[0]] == pytest.approx(max(-advantage, 0))
 
 
-def test_content_is_trained_from_behind_the_choice_on(tiny):
-    _, tokenizer = tiny
-    outcome = make_outcome(True, True)
-    problem = outcome.problem
-    texts = [answer.completion.text for answer in (outcome.thinking, outcome.direct)]
-    thinking, direct = choice.build_content_rows(tokenizer, [(problem, text) for text in texts], 0.5)
-
-    beginnings = choice.encode_beginnings(tokenizer)
-    assert read_choice(tokenizer, outcome, thinking) == (0.0, beginnings.thinking[0])
-    assert read_choice(tokenizer, outcome, direct) == (0.0, beginnings.direct[0])
-    for row, text in zip((thinking, direct), texts, strict=True):
-        assert sum(row["weights"]) == pytest.approx(0.5)
-        assert tokenizer.decode(row["input_ids"]).endswith(f"{text}{tokenizer.eos_token}")
-
-
 def test_a_threshold_becomes_the_middle_and_the_order_stays():
     probabilities = [0.0, 0.1, 0.2, 0.3, 0.9, 1.0]
     labels = [choice.label_by_threshold(probability, 0.2) for probability in probabilities]

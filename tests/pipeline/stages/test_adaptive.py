@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import types
 from dataclasses import replace
 
@@ -10,13 +9,11 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from data.dataset_spec import parse_spec
 from data.files import UserError
 from data.problem import Completion, Problem
 from pipeline.choice import Answer, Outcome
 from pipeline.evaluate import evaluate
 from pipeline.prompts import DIRECT
-from pipeline.run_dir import RunDir
 from pipeline.stages import adaptive, adaptive_training
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -55,14 +52,7 @@ def make_context(tiny, tmp_path, monkeypatch):
     def load_model(adapter, trainable=False):
         return PeftModel.from_pretrained(copy.deepcopy(model), adapter, is_trainable=trainable), tokenizer
 
-    sft = types.SimpleNamespace(
-        problems=[parse_spec("arithmetic_v1?split=train&take=4")],
-        solutions=["short"],
-        steps="kept",
-        direct_share=[1.0] * 5,
-    )
     recipe = types.SimpleNamespace(
-        stages={"sft": sft},
         eval=types.SimpleNamespace(generation={"max_new_tokens": 12}, batch_size=8),
         base=types.SimpleNamespace(fast_training=True),
         report_to="none",
@@ -70,13 +60,12 @@ def make_context(tiny, tmp_path, monkeypatch):
     settings = types.SimpleNamespace(
         price=0.1,
         content_weight=0.1,
-        replay=0.5,
         accuracy_margin=0.01,
         generation={"max_new_tokens": 12},
         trainer=TRAINER,
     )
     return lambda: types.SimpleNamespace(
-        run=types.SimpleNamespace(recipe=recipe, base="tiny", base_folder=tmp_path, dir=RunDir(tmp_path)),
+        run=types.SimpleNamespace(recipe=recipe, base="tiny", base_folder=tmp_path),
         stage=adaptive.ADAPTIVE,
         settings=settings,
         seed=1,
@@ -106,45 +95,6 @@ def test_a_training_leaves_an_adapter_and_what_was_known(make_context, tmp_path)
     assert [point["step"] for point in curve] == sorted(point["step"] for point in curve)
     assert curve[0]["step"] == 0
     assert {"accuracy", "tokens", "cost", "n"} <= curve[0].keys()
-
-
-def test_a_share_of_sfts_solutions_is_trained_on_too(make_context, monkeypatch):
-    trainings = []
-    train_adapter = adaptive_training.train_adapter
-
-    def remember(context, rows, *arguments, **options):
-        trainings.append(rows)
-        return train_adapter(context, rows, *arguments, **options)
-
-    monkeypatch.setattr(adaptive_training, "train_adapter", remember)
-    for replay in (0.0, 0.5):
-        context = make_context()
-        context.settings.replay = replay
-        adaptive.train(context)
-        shutil.rmtree(context.work)
-
-    # Of four solutions two, each with a direct answer beside.
-    assert len(trainings[-1]) == len(trainings[0]) + 4
-
-
-def test_answers_are_not_asked_for_again_by_another_training(make_context, monkeypatch):
-    adaptive.train(make_context())
-
-    labels = []
-
-    def remember(model, tokenizer, problems, *arguments, partial, **options):
-        if not any(partial.glob("*.jsonl")):
-            labels.append(options["label"])
-        return evaluate_with_short_answers(model, tokenizer, problems, *arguments, partial=partial, **options)
-
-    monkeypatch.setattr(adaptive_training, "evaluate", remember)
-    context = make_context()
-    shutil.rmtree(context.work)
-    context.settings.price = 0.2
-    adaptive.train(context)
-
-    # What another adapter would answer is not known.
-    assert all("after training" in label for label in labels)
 
 
 def test_where_both_ways_come_to_the_same_it_says_so(make_context, monkeypatch):
