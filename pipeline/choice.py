@@ -160,11 +160,13 @@ def build_choice_rows(
     for outcome, label in zip(outcomes, labels, strict=True):
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
         thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
-        has_content = len(thinking) > 1
-        # Right by luck: there is nothing in it to keep.
-        if has_content and find_wrong_step(outcome.problem, outcome.thinking.completion.text):
-            thinking = thinking[:1]
         direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
+        # Right by luck: there is nothing in it to keep.
+        is_lucky = len(thinking) > 1 and find_wrong_step(outcome.problem, outcome.thinking.completion.text)
+        if is_lucky or not content_weight:
+            thinking = thinking[:1]
+        if not content_weight:
+            direct = direct[:1]
 
         rows.append(_build_row(start, thinking, label.thinking, content_weight))
         rows.append(_build_row(start, direct, label.direct, content_weight))
