@@ -5,8 +5,9 @@ directly. Then the one token in which the two beginnings differ is trained by a 
 advantage A = right(direct) - right(thinking) + price x (hundreds of tokens that the thought takes more), its label is
 the direct beginning where A > 0, else the thinking one, and its weight is |A|: cost-sensitive classification, whose
 optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. A policy
-gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). Some
-cross-entropy on the model's own right answers, of thoughts those without a wrong step, keeps their content where it is.
+gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). A very
+small model also needs some cross-entropy on its own right answers, of thoughts those without a wrong step, or their
+content changes with the choice. A larger one does not, and its choice is learnt better alone (measured).
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
 """

@@ -66,6 +66,14 @@ def test_the_choice_is_weighted_by_what_it_pays(tiny, thinking, direct, advantag
     assert weights[beginnings.thinking[0]] == pytest.approx(max(-advantage, 0))
 
 
+def test_without_a_content_weight_a_row_ends_with_the_choice(tiny):
+    _, tokenizer = tiny
+    outcome = make_outcome(True, True)
+    [row] = build_rows(tokenizer, outcome, content_weight=0.0)
+    assert row["input_ids"][-1] == choice.encode_beginnings(tokenizer).direct[0]
+    assert row["weights"][-1] == pytest.approx(PRICE)
+
+
 def test_a_threshold_becomes_the_middle_and_the_order_stays():
     probabilities = [0.0, 0.1, 0.2, 0.3, 0.9, 1.0]
     labels = [choice.label_by_threshold(probability, 0.2) for probability in probabilities]

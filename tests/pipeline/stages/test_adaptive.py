@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import types
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from data.problem import Completion, Problem
 from pipeline.choice import Answer, Outcome
 from pipeline.evaluate import evaluate
 from pipeline.prompts import DIRECT
+from pipeline.run_dir import RunDir
 from pipeline.stages import adaptive, adaptive_training
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -65,7 +67,7 @@ def make_context(tiny, tmp_path, monkeypatch):
         trainer=TRAINER,
     )
     return lambda: types.SimpleNamespace(
-        run=types.SimpleNamespace(recipe=recipe, base="tiny", base_folder=tmp_path),
+        run=types.SimpleNamespace(recipe=recipe, base="tiny", base_folder=tmp_path, dir=RunDir(tmp_path)),
         stage=adaptive.ADAPTIVE,
         settings=settings,
         seed=1,
@@ -95,6 +97,26 @@ def test_a_training_leaves_an_adapter_and_what_was_known(make_context, tmp_path)
     assert [point["step"] for point in curve] == sorted(point["step"] for point in curve)
     assert curve[0]["step"] == 0
     assert {"accuracy", "tokens", "cost", "n"} <= curve[0].keys()
+
+
+def test_answers_are_not_asked_for_again_by_another_training(make_context, monkeypatch):
+    adaptive.train(make_context())
+
+    labels = []
+
+    def remember(model, tokenizer, problems, *arguments, partial, **options):
+        if not any(partial.glob("*.jsonl")):
+            labels.append(options["label"])
+        return evaluate_with_short_answers(model, tokenizer, problems, *arguments, partial=partial, **options)
+
+    monkeypatch.setattr(adaptive_training, "evaluate", remember)
+    context = make_context()
+    shutil.rmtree(context.work)
+    context.settings.price = 0.2
+    adaptive.train(context)
+
+    # What another adapter would answer is not known.
+    assert all("after training" in label for label in labels)
 
 
 def test_where_both_ways_come_to_the_same_it_says_so(make_context, monkeypatch):
