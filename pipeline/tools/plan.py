@@ -85,6 +85,7 @@ class Plan:
         tokenizer = load_tokenizer(run.base_folder)
         self.rows = build_training_rows(tokenizer, problems, sft, seed)
         self.row_tokens = fmean(len(row["input_ids"]) for row in self.rows)
+        self.prompt_tokens = fmean(row["completion_mask"].count(0) for row in self.rows)
 
         # A problem may have several rows.
         rows_of_sample = len(self.rows)
@@ -167,12 +168,14 @@ class Plan:
         both_answers = self.get_tokens("rl zero-shot") + DIRECT_TOKENS
         answering = (asked * both_answers, 0.0)
 
-        rows = problems * CHOICE_ROWS
+        # Without content a row is a prompt and its choice.
+        row_tokens = self.row_tokens if settings.content_weight else self.prompt_tokens
+        # The last training has both beginnings of each problem.
         last = {**settings.trainer, "num_train_epochs": 0.5}
         return [
             answering,
-            self.count_training(settings, settings.trainer, rows),
-            self.count_training(settings, last, rows),
+            self.count_training(settings, settings.trainer, problems * CHOICE_ROWS, row_tokens),
+            self.count_training(settings, last, problems * 2, row_tokens),
         ]
 
     def count_dev(self, settings: Any) -> Work:
@@ -184,8 +187,9 @@ class Plan:
         settings: Any,
         trainer: Mapping[str, Any],
         rows: float,
+        row_tokens: float | None = None,
     ) -> Work:
-        """Return the work of training on so many rows, with the points on dev."""
+        """Return the work of training on so many rows, with the points on dev; they are like sft's, or so long."""
         accumulated = trainer.get("gradient_accumulation_steps", 1)
         batch = trainer["per_device_train_batch_size"] * accumulated
         epochs = trainer.get("num_train_epochs", 1)
@@ -198,7 +202,7 @@ class Plan:
         points = steps // trainer.get("eval_steps", math.inf)
         points += int(trainer.get("eval_on_start", False))
         decoded, _ = self.count_dev(settings)
-        return points * decoded, steps * batch * self.row_tokens
+        return points * decoded, steps * batch * (row_tokens or self.row_tokens)
 
 
 def count_problems(specs: Sequence[DatasetSpec]) -> int:
