@@ -5,9 +5,10 @@ directly. Then the one token in which the two beginnings differ is trained by a 
 advantage A = right(direct) - right(thinking) + price x (hundreds of tokens that the thought takes more), its label is
 the direct beginning where A > 0, else the thinking one, and its weight is |A|: cost-sensitive classification, whose
 optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. A policy
-gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). A very
-small model also needs some cross-entropy on its own right answers, of thoughts those without a wrong step, or their
-content changes with the choice. A larger one does not, and its choice is learnt better alone (measured).
+gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). With a
+content weight the model is also trained on its own right answers, of thoughts on those without a wrong step, to keep
+them as they are. nano needs that; the default base learns the choice better without, but thinks worse after a long
+training either way (docs/results.md).
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
 """
@@ -160,14 +161,13 @@ def build_choice_rows(
 
     for outcome, label in zip(outcomes, labels, strict=True):
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
-        thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
-        direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
-        # Right by luck: there is nothing in it to keep.
-        is_lucky = len(thinking) > 1 and find_wrong_step(outcome.problem, outcome.thinking.completion.text)
-        if is_lucky or not content_weight:
-            thinking = thinking[:1]
-        if not content_weight:
-            direct = direct[:1]
+        thinking = beginnings.thinking[:1]
+        direct = beginnings.direct[:1]
+        if content_weight:
+            direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
+            # Right by luck: there is nothing in it to keep.
+            if not find_wrong_step(outcome.problem, outcome.thinking.completion.text):
+                thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
 
         rows.append(_build_row(start, thinking, label.thinking, content_weight))
         rows.append(_build_row(start, direct, label.direct, content_weight))

@@ -318,13 +318,14 @@ class RunDir:
         """Return the folder of a study."""
         return StageDir(self.root / "studies" / name)
 
-    def find_samples(self, adapter: Path, *depends_on: object) -> Path:
-        """Return the place for what an adapter writes; its name stands for the adapter's weights and all else.
+    def find_samples(self, adapter: Path, problems: Iterable[Problem], *depends_on: object) -> Path:
+        """Return the place for what an adapter writes on problems; its name stands for both and for all else.
 
         So a control, or a training with other settings, does not ask again what was answered already.
         """
         weights = processes.on_main_process(lambda: sha256_file(adapter / ADAPTER_WEIGHTS))
-        return self.root / "samples" / sha256_json([weights, *depends_on])[:16]
+        questions = [(problem.id, problem.question) for problem in problems]
+        return self.root / "samples" / sha256_json([weights, *depends_on, questions])[:16]
 
     def write_study(self, result: Record, inputs: Record, about: Record) -> None:
         """Write a study's result.json, plot.png and summary.md, and seal them."""

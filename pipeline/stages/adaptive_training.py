@@ -98,7 +98,6 @@ class AdaptiveTraining:
         way = "direct" if beginning == DIRECT else "thinking"
         name = f"{name}, {way}"
         model, tokenizer = self.context.load_model(adapter)
-        questions = [(problem.id, problem.question) for problem in problems]
         answers = evaluate(
             model,
             tokenizer,
@@ -108,7 +107,7 @@ class AdaptiveTraining:
             batch_size=self.batch_size,
             prefix=beginning,
             label=f"{self.context.stage.name}: {name}",
-            partial=self.context.run.dir.find_samples(adapter, beginning, self.max_new_tokens, questions),
+            partial=self.context.run.dir.find_samples(adapter, problems, beginning, self.max_new_tokens),
         )
         completions = answers.completions
         grades = grade_all(problems, completions)

@@ -188,10 +188,9 @@ class ExpertIteration:
         """Have one text of each problem written; texts go to a file as they come."""
         # Other texts at every attempt, and the same ones where an interrupted run goes on.
         origin = f"round {number} attempt {attempt}"
-        questions = [(problem.id, problem.question) for problem in problems]
         adapter = self.find_adapter(number - 1)
         generation = self.settings.generation
-        place = self.context.run.dir.find_samples(adapter, origin, generation, self.context.seed, questions)
+        place = self.context.run.dir.find_samples(adapter, problems, origin, generation, self.context.seed)
 
         label = f"{self.label} round {number}: sampling, attempt {attempt + 1} of {self.settings.samples}"
         with progress_bar(label, len(problems)) as on_progress:

@@ -43,7 +43,7 @@ DIRECT_TOKENS = 14
 ASKED_SHARE = 0.8
 # Of the problems of a round, assumed: every later round of expert iteration asks these again. On nano it was more.
 UNSOLVED_SHARE = 0.3
-# Rows of a problem in stage 5: both answers where both are right, the better one else, often none.
+# Rows of a problem in stage 5 with content: both answers where both are right, the better one else, often none.
 CHOICE_ROWS = 1.2
 
 SAMPLE = 200  # problems whose rows stand for all of sft's
@@ -168,13 +168,16 @@ class Plan:
         both_answers = self.get_tokens("rl zero-shot") + DIRECT_TOKENS
         answering = (asked * both_answers, 0.0)
 
-        # Without content a row is a prompt and its choice.
-        row_tokens = self.row_tokens if settings.content_weight else self.prompt_tokens
+        # Without content a problem is one row, a prompt and its choice.
+        rows, row_tokens = float(problems), self.prompt_tokens
+        if settings.content_weight:
+            rows, row_tokens = problems * CHOICE_ROWS, self.row_tokens
+
         # The last training has both beginnings of each problem.
         last = {**settings.trainer, "num_train_epochs": 0.5}
         return [
             answering,
-            self.count_training(settings, settings.trainer, problems * CHOICE_ROWS, row_tokens),
+            self.count_training(settings, settings.trainer, rows, row_tokens),
             self.count_training(settings, last, problems * 2, row_tokens),
         ]
 
