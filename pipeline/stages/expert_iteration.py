@@ -229,6 +229,10 @@ class ExpertIteration:
         candidates = [sample.candidate for sample in self.samples]
         selection = self.select(candidates)
         dropped = selection.account["dropped"]
+        if self.settings.keep == "verified":
+            rows = [to_dropped_conversation(*each) for each in selection.dropped]
+            on_main_process(lambda: write_jsonl(self.work / "dropped.jsonl", rows))
+
         if not selection.solutions:
             alarm = f"nothing was kept in round {number} ({describe_account(selection.account)})"
             say(f"{self.label}: {alarm}; train sft longer, or take easier problems")
@@ -245,9 +249,6 @@ class ExpertIteration:
             first = self.choose_first_solutions()
             solutions = repeat_solutions(first, len(solutions))
             dropped = {"not trained on": len(candidates)}
-        else:
-            rows = [to_dropped_conversation(*each) for each in selection.dropped]
-            on_main_process(lambda: write_jsonl(self.work / "dropped.jsonl", rows))
 
         samples = describe_samples(candidates, solutions)
         self.rounds.append({"round": number, "problems": asked, "dropped": dropped, **samples})

@@ -180,6 +180,15 @@ def test_a_finished_training_is_kept_with_its_notes_and_its_alarm(tmp_path):
     assert not (stage.folder / "work").exists()
 
 
+def test_the_log_of_grpo_after_expert_iteration_is_read_too(tmp_path):
+    stage = StageDir(tmp_path / "rl")
+    finish_training(stage, b"one", curve_json='[{"round": 0}]', train_jsonl='{"step": 1}\n')
+    assert [(log.name, log.curve, log.steps) for log in stage.read_trainings()] == [("", [{"round": 0}], [{"step": 1}])]
+
+    (stage.folder / "grpo_curve.json").write_text('[{"step": 6}]')
+    assert [(log.name, log.curve) for log in stage.read_trainings()] == [("", [{"round": 0}]), ("grpo", [{"step": 6}])]
+
+
 def test_a_new_training_removes_all_that_the_one_before_left(tmp_path):
     stage = StageDir(tmp_path / "sft")
     finish_training(stage, b"one", alarm_txt="loss is nan")

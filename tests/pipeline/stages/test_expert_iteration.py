@@ -366,6 +366,7 @@ def test_where_nothing_is_verified_the_first_adapter_is_kept_and_the_reason_is_w
     context = make_context()
 
     assert train_expert_iteration(context) == context.parent_adapter
+    assert "a wrong answer" in (context.work / "dropped.jsonl").read_text()
     alarm = (context.work / "alarm.txt").read_text()
     assert alarm.startswith("nothing was kept in round 1 (") and "32 candidates, 0 kept; dropped: 32 a wrong" in alarm
 
