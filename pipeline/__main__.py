@@ -325,8 +325,8 @@ def configure_libraries() -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep the memory of large tensors for the next ones.
 
-    It gives each back to the system otherwise, which clears every page before the next tensor gets it. On a CPU steps of
-    sft took 1.25 s in place of 1.5, at the same peak of memory (measured with bf16 on two cores).
+    It gives each back to the system otherwise, which clears every page before the next tensor gets it. On a CPU steps
+    of sft took 1.25 s in place of 1.5, at the same peak of memory (measured with bf16 on two cores).
     """
     libc = ctypes.CDLL(None)
     # Other C libraries have no such switch.
