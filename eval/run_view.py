@@ -15,7 +15,7 @@ class TrainingLog:
 
     Args:
         name: "grpo" where it follows on expert iteration; else "".
-        curve: points on dev problems, each at a "step" or a "round", with "accuracy", "tokens", ...
+        curve: points on dev problems, each at a "step", a "round" or a "share", with "accuracy", "tokens", ...
         steps: what the trainer logged, a record a step.
     """
 

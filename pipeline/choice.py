@@ -34,9 +34,6 @@ THINKING = f"{THINK}\n"
 # Greedy decoding takes the likelier of the two beginnings.
 GREEDY = 0.5
 
-# Probabilities are kept this far from 0 and 1, where log-odds have no end.
-EPSILON = 1e-3
-
 # Prompts whose probability is computed at once.
 PROMPTS_AT_ONCE = 128
 
@@ -75,18 +72,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Label:
-    """What a choice is trained towards: the weight of either beginning in the cross-entropy."""
-
-    thinking: float
-    direct: float
-
-
-@dataclass(frozen=True)
 class Point:
-    """What it comes to when answers are direct above a probability; ``tokens`` are the mean of an answer."""
+    """What greedy answers come to at a share of the way from the parent's weights to the trained ones.
 
-    threshold: float
+    ``tokens`` are the mean of an answer, ``direct_rate`` the share of answers without a thought.
+    """
+
+    share: float
     accuracy: float
     tokens: float
     direct_rate: float
@@ -129,37 +121,24 @@ def compute_direct_probabilities(model, tokenizer, problems: Sequence[Problem]) 
     return probabilities
 
 
-def label_by_advantage(advantage: float) -> Label:
-    """Return the label of the beginning that pays, weighted by how much it does."""
-    # A choice that does not pay is not pushed away: its rival is the label.
-    return Label(thinking=max(-advantage, 0.0), direct=max(advantage, 0.0))
-
-
-def label_by_threshold(probability: float, threshold: float) -> Label:
-    """Return the probability of the direct beginning with all log-odds moved as far as brings the threshold to 0.5.
-
-    So greedy decoding comes to choose as the threshold does, and no choice is sharpened on the way.
-    """
-    log_odds, center = torch.logit(torch.tensor([probability, threshold]), eps=EPSILON)
-    direct = float(torch.sigmoid(log_odds - center))
-    return Label(thinking=1 - direct, direct=direct)
-
-
 def build_choice_rows(
-    tokenizer, outcomes: Sequence[Outcome], labels: Sequence[Label], content_weight: float
+    tokenizer,
+    outcomes: Sequence[Outcome],
+    price: float,
+    content_weight: float,
 ) -> list[Row]:
     """Return the rows that train the choice and the content of right answers.
 
     Args:
         tokenizer: Of the model.
         outcomes: Of the training problems.
-        labels: Of each.
+        price: Of 100 tokens, in right answers.
         content_weight: Of the mean cross-entropy of a right answer.
     """
     beginnings = encode_beginnings(tokenizer)
     rows: list[Row] = []
 
-    for outcome, label in zip(outcomes, labels, strict=True):
+    for outcome in outcomes:
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
         thinking = beginnings.thinking[:1]
         direct = beginnings.direct[:1]
@@ -169,8 +148,10 @@ def build_choice_rows(
             if not find_wrong_step(outcome.problem, outcome.thinking.completion.text):
                 thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
 
-        rows.append(_build_row(start, thinking, label.thinking, content_weight))
-        rows.append(_build_row(start, direct, label.direct, content_weight))
+        # A choice that does not pay is not pushed away: its rival is the label.
+        advantage = outcome.compute_advantage(price)
+        rows.append(_build_row(start, thinking, max(-advantage, 0.0), content_weight))
+        rows.append(_build_row(start, direct, max(advantage, 0.0), content_weight))
     return [row for row in rows if any(row["weights"])]
 
 
@@ -242,26 +223,14 @@ class ChoiceTrainer(DevScoredSftTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def measure_point(outcomes: Sequence[Outcome], threshold: float) -> Point:
-    """Return what it comes to when answers are direct above a threshold."""
-    directs = [outcome.probability > threshold for outcome in outcomes]
-    answers = []
-    for outcome, is_direct in zip(outcomes, directs, strict=True):
-        answers.append(outcome.direct if is_direct else outcome.thinking)
-
+def measure_point(share: float, answers: Sequence[Answer]) -> Point:
+    """Return what greedy answers come to; ``share`` says of which adapter they are."""
     return Point(
-        threshold=threshold,
+        share=share,
         accuracy=fmean(answer.is_right for answer in answers),
         tokens=fmean(answer.tokens for answer in answers),
-        direct_rate=fmean(directs),
+        direct_rate=fmean(answer.completion.text.startswith(DIRECT) for answer in answers),
     )
-
-
-def sweep_thresholds(outcomes: Sequence[Outcome]) -> list[Point]:
-    """Return a point for every threshold that makes a difference, from always direct to always thinking."""
-    # Below every probability all answers are direct, at the highest none is.
-    thresholds = {-1.0, *(outcome.probability for outcome in outcomes)}
-    return [measure_point(outcomes, threshold) for threshold in sorted(thresholds)]
 
 
 def choose_point(points: Sequence[Point], least_accuracy: float) -> Point:
@@ -270,14 +239,3 @@ def choose_point(points: Sequence[Point], least_accuracy: float) -> Point:
     if accurate:
         return min(accurate, key=lambda point: point.tokens)
     return max(points, key=lambda point: point.accuracy)
-
-
-def compute_cost(
-    accuracy: float,
-    tokens: float,
-    least_accuracy: float,
-    max_new_tokens: int,
-) -> float:
-    """Return what adapters are compared by on dev, where less is better: tokens, but above all enough accuracy."""
-    lack = least_accuracy - accuracy
-    return max_new_tokens * (1 + lack) if lack > 0 else tokens

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -431,4 +433,24 @@ def save_adapter(model, folder: Path) -> Path:
     """Write the trained weights of a model, whole; returns the folder."""
     weights = processes.collect_trained_weights(model)
     processes.on_main_process(lambda: model.save_pretrained(folder, state_dict=weights))
+    return folder
+
+
+def mix_adapters(
+    first: Path,
+    second: Path,
+    share: float,
+    folder: Path,
+) -> Path:
+    """Write the adapter that lies a share of the way from one to another of the same shape; returns its folder.
+
+    Source: WiSE-FT, arXiv 2109.01903, section 3, for weights between those before and after a fine-tuning.
+    """
+    before = load_file(first / SAFETENSORS_WEIGHTS_NAME)
+    after = load_file(second / SAFETENSORS_WEIGHTS_NAME)
+    mixed = {name: torch.lerp(before[name], after[name], share) for name in before}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(second / CONFIG_NAME, folder / CONFIG_NAME)
+    save_file(mixed, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     return folder

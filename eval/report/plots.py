@@ -33,6 +33,9 @@ STYLE: Any = {
     "grid.alpha": 0.25,
 }
 
+# What points on dev go by: rounds of expert iteration, shares of the way to stage 5's trained weights, or steps.
+PLACES = ("round", "share", "step")
+
 # The panels of a stage's learning curves, by their axes: what is drawn of the points on dev and of the steps.
 DEV_PANELS = {
     "accuracy on dev": ("accuracy",),
@@ -85,9 +88,8 @@ def plot_learning_curves(training: TrainingLog, title: str) -> str:
     if not panels:
         return ""
 
-    # Expert iteration is scored on dev once a round; all else goes by steps.
-    has_rounds = any("round" in point for point in training.curve)
-    dev_axis = "round" if has_rounds else "step"
+    # All points of a curve go by the same.
+    dev_axis = _find_place(training.curve[0]) if training.curve else "step"
 
     figure = _make_figure(WIDTH, 1.7 * len(panels))
     grid = figure.subplots(len(panels), squeeze=False)
@@ -100,12 +102,13 @@ def plot_learning_curves(training: TrainingLog, title: str) -> str:
         # From 0 on, or from below where a value is negative.
         lowest, _ = axes.get_ylim()
         bottom = min(0, lowest)
+        place = dev_axis if label in DEV_PANELS else "step"
         axes.set(
-            xlabel=dev_axis if label in DEV_PANELS else "step",
+            xlabel=place,
             ylabel=label,
             ylim=(bottom, None),
         )
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=place != "share")
         axes.legend()
 
     figure.align_ylabels()
@@ -174,15 +177,20 @@ def _draw_study(result: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _collect_points(training: TrainingLog, key: str) -> list[tuple[int, float]]:
-    """Return (step or round, value) of each record that has the key."""
+def _find_place(record: Mapping[str, Any]) -> str:
+    """Return by which of PLACES a record goes."""
+    return next(place for place in PLACES if place in record)
+
+
+def _collect_points(training: TrainingLog, key: str) -> list[tuple[float, float]]:
+    """Return (place, value) of each record that has the key."""
     points = []
     for record in [*training.curve, *training.steps]:
         value = record.get(key, math.nan)
         # A training that went wrong may have logged what is no number.
         if math.isfinite(value):
-            place = record["round"] if "round" in record else record["step"]
-            points.append((place, value))
+            place = _find_place(record)
+            points.append((record[place], value))
     return points
 
 

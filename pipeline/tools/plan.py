@@ -45,6 +45,8 @@ ASKED_SHARE = 0.8
 UNSOLVED_SHARE = 0.3
 # Rows of a problem in stage 5 with content: both answers where both are right, the better one else, often none.
 CHOICE_ROWS = 1.2
+# Adapters of stage 5 that are tried on dev.
+SHARES = 5
 
 SAMPLE = 200  # problems whose rows stand for all of sft's
 DECODED_TOKENS = 16  # of each row of the measured batch
@@ -160,26 +162,22 @@ class Plan:
         return parts
 
     def list_adaptive(self) -> list[Work]:
-        """Return the parts of stage 5's training: answers both ways, the training, and half a pass more."""
+        """Return the parts of stage 5's training: answers both ways, the training, and answers at shares of it."""
         settings = self.run.recipe.stages["adaptive"]
         problems = count_problems(settings.problems)
-        # Dev is asked under the parent, and again after the training.
-        asked = problems + 2 * count_dev_problems(settings)
-        both_answers = self.get_tokens("rl zero-shot") + DIRECT_TOKENS
-        answering = (asked * both_answers, 0.0)
+        tokens = self.get_tokens("rl zero-shot")
+        # Under the parent dev is asked with a thought, too.
+        on_dev = (1 + SHARES) * count_dev_problems(settings) * tokens
+        answering = (problems * (tokens + DIRECT_TOKENS) + on_dev, 0.0)
 
         # Without content a problem is one row, a prompt and its choice.
         rows, row_tokens = float(problems), self.prompt_tokens
         if settings.content_weight:
             rows, row_tokens = problems * CHOICE_ROWS, self.row_tokens
 
-        # The last training has both beginnings of each problem.
-        last = {**settings.trainer, "num_train_epochs": 0.5}
-        return [
-            answering,
-            self.count_training(settings, settings.trainer, rows, row_tokens),
-            self.count_training(settings, last, problems * 2, row_tokens),
-        ]
+        # The training scores no dev of its own.
+        _, trained = self.count_training(settings, settings.trainer, rows, row_tokens)
+        return [answering, (0.0, trained)]
 
     def count_dev(self, settings: Any) -> Work:
         """Return the work of scoring on a stage's dev problems once."""

@@ -36,8 +36,7 @@ def make_outcome(thinking, direct, probability=0.3, number=6, finish="stop", thi
 
 
 def build_rows(tokenizer, outcome, content_weight=0.5):
-    label = choice.label_by_advantage(outcome.compute_advantage(PRICE))
-    return choice.build_choice_rows(tokenizer, [outcome], [label], content_weight)
+    return choice.build_choice_rows(tokenizer, [outcome], PRICE, content_weight)
 
 
 def read_choice(tokenizer, outcome, row):
@@ -72,38 +71,6 @@ def test_without_a_content_weight_a_row_ends_with_the_choice(tiny):
     [row] = build_rows(tokenizer, outcome, content_weight=0.0)
     assert row["input_ids"][-1] == choice.encode_beginnings(tokenizer).direct[0]
     assert row["weights"][-1] == pytest.approx(PRICE)
-
-
-def test_a_threshold_becomes_the_middle_and_the_order_stays():
-    probabilities = [0.0, 0.1, 0.2, 0.3, 0.9, 1.0]
-    labels = [choice.label_by_threshold(probability, 0.2) for probability in probabilities]
-
-    directs = [label.direct for label in labels]
-    assert directs == sorted(directs)
-    assert directs[2] == pytest.approx(0.5)
-    # The odds of 0.3 are 12/7 of those of 0.2.
-    assert directs[3] == pytest.approx(12 / 19)
-    assert all(label.thinking + label.direct == pytest.approx(1) for label in labels)
-
-
-@pytest.mark.parametrize("direct", [0, 2, 8])
-def test_greedy_decoding_comes_to_choose_as_the_threshold(tiny, tmp_path, direct):
-    """As many problems as are asked for are answered directly: those that the model was nearest to."""
-    _, tokenizer = tiny
-    outcomes = [make_outcome(True, True, number=number) for number in range(6, 14)]
-    problems = [outcome.problem for outcome in outcomes]
-    before = choice.compute_direct_probabilities(tiny[0], tokenizer, problems)
-    bounds = [1.0, *sorted(before, reverse=True), -1.0]
-    threshold = (bounds[direct] + bounds[direct + 1]) / 2
-
-    labels = [choice.label_by_threshold(probability, threshold) for probability in before]
-    rows = choice.build_choice_rows(tokenizer, outcomes, labels, 0.1)
-    model = train(tiny, rows, tmp_path, num_train_epochs=10)
-
-    after = choice.compute_direct_probabilities(model, tokenizer, problems)
-    expected = [probability > threshold for probability in before]
-    assert expected.count(True) == direct
-    assert [probability > choice.GREEDY for probability in after] == expected
 
 
 def test_a_longer_thought_must_bring_more():
@@ -234,37 +201,18 @@ def test_the_probability_is_that_of_the_token_in_which_the_beginnings_differ(tin
         assert probability == pytest.approx(float(torch.softmax(torch.tensor(pair), -1)[1]), abs=1e-5)
 
 
-def make_dev():
-    """Direct answers are right where their probability is high, thoughts always but once."""
-    return [
-        make_outcome(True, True, probability=0.9),
-        make_outcome(True, True, probability=0.4),
-        make_outcome(True, False, probability=0.2),
-        make_outcome(False, False, probability=0.3),
-    ]
-
-
-def test_a_point_is_what_its_threshold_comes_to():
-    assert choice.measure_point(make_dev(), 0.5) == Point(0.5, 0.75, 83.0, 0.25)
-    assert choice.measure_point(make_dev(), 1.0) == Point(1.0, 0.75, 108.0, 0.0)
-    assert choice.measure_point(make_dev(), -1.0) == Point(-1.0, 0.5, 8.0, 1.0)
-
-
-def test_the_sweep_goes_from_always_direct_to_always_thinking():
-    points = choice.sweep_thresholds(make_dev())
-    assert [point.direct_rate for point in points] == [1.0, 0.75, 0.5, 0.25, 0.0]
+def test_a_point_is_what_its_answers_come_to():
+    thought, wrong, direct = make_outcome(True, True), make_outcome(False, True), make_outcome(True, True)
+    point = choice.measure_point(0.5, [thought.thinking, wrong.thinking, direct.direct, direct.direct])
+    assert point == Point(share=0.5, accuracy=0.75, tokens=58.0, direct_rate=0.5)
 
 
 def test_the_operating_point_has_the_fewest_tokens_within_the_margin():
-    points = choice.sweep_thresholds(make_dev())
-    assert choice.choose_point(points, 0.75).direct_rate == 0.75
-    assert choice.choose_point(points, 0.5).direct_rate == 1.0
+    points = [
+        Point(0.0, 0.75, 108.0, 0.0),
+        Point(0.5, 0.75, 83.0, 0.25),
+        Point(1.0, 0.5, 8.0, 1.0),
+    ]
+    assert choice.choose_point(points, 0.75).share == 0.5
+    assert choice.choose_point(points, 0.5).share == 1.0
     assert choice.choose_point(points, 0.9).accuracy == 0.75
-
-
-def test_adapters_are_compared_by_accuracy_first_and_tokens_then():
-    def cost(accuracy, tokens):
-        return choice.compute_cost(accuracy, tokens, least_accuracy=0.5, max_new_tokens=100)
-
-    assert cost(0.5, 30) < cost(0.6, 40)
-    assert cost(0.5, 99) < cost(0.49, 10) < cost(0.4, 10)
