@@ -61,6 +61,16 @@ def test_expert_iteration_is_drawn_by_rounds_and_grpo_after_it_by_itself(make_vi
     assert "Learning curves of rl, grpo" in page
 
 
+def test_stage_5_is_drawn_by_shares_of_its_training(make_view, answer_correctly):
+    view = make_view("base", ["adaptive"], 5, answer_correctly)
+    shares = TrainingLog("", [{"share": share, "accuracy": 0.5, "tokens": 9.0} for share in (0, 0.5, 1)], [])
+
+    page = render_report([replace_stage(view, 0, trainings=[shares])])
+
+    assert page.count(">share</text>") == 2
+    assert ">step</text>" not in page
+
+
 def test_the_page_fetches_nothing_and_may_not(make_view, answer_correctly):
     page = render_report([make_view("base", ["sft"], 5, answer_correctly)])
 
