@@ -62,7 +62,7 @@ class AdaptiveTraining:
             )
 
         trained = self.train(parent, outcomes)
-        adapters = {share: self.go(parent, trained, share) for share in SHARES}
+        adapters = {share: self.mix(parent, trained, share) for share in SHARES}
         points = []
         for share, adapter in adapters.items():
             answers = self.answer(adapter, self.dev, f"dev, share {share:g}")
@@ -139,7 +139,7 @@ class AdaptiveTraining:
             data_collator=functools.partial(choice.collate_weighted, self.tokenizer.pad_token_id),
         )
 
-    def go(self, parent: Path, trained: Path, share: float) -> Path:
+    def mix(self, parent: Path, trained: Path, share: float) -> Path:
         """Return the folder of the adapter at a share of the way from the parent to what was trained."""
         ends = {0.0: parent, 1.0: trained}
         if share in ends:
