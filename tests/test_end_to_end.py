@@ -40,7 +40,7 @@ def test_sft_learns_the_format_that_the_base_has_never_seen(run):
 
 
 def test_each_stage_says_how_it_was_trained(run):
-    for stage, axis in (("sft", "step"), ("rl", "round"), ("adaptive", "step")):
+    for stage, axis in (("sft", "step"), ("rl", "round"), ("adaptive", "share")):
         folder = run / BASE / stage
         curve = json.loads((folder / "curve.json").read_text())
         assert curve[0][axis] == 0 and 0 <= curve[0]["accuracy"] <= 1
