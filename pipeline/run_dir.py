@@ -289,9 +289,10 @@ class StageDir:
         return trainings
 
     def read_log(self, name: str) -> list[Record]:
-        """Return the records of a JSON or JSONL file; none where there is no such file."""
+        """Return the records of a JSON or JSONL file; none where there is no such file, or nothing in it."""
         path = self.folder / name
-        if not path.is_file():
+        # A training of a few steps may have logged none.
+        if not path.is_file() or not path.stat().st_size:
             return []
         if path.suffix == ".json":
             return read_json(path)

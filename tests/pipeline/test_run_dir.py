@@ -188,6 +188,10 @@ def test_the_log_of_grpo_after_expert_iteration_is_read_too(tmp_path):
     (stage.folder / "grpo_curve.json").write_text('[{"step": 6}]')
     assert [(log.name, log.curve) for log in stage.read_trainings()] == [("", [{"round": 0}]), ("grpo", [{"step": 6}])]
 
+    # A training of a few steps has logged none.
+    (stage.folder / "train.jsonl").write_text("")
+    assert stage.read_trainings()[0].steps == []
+
 
 def test_a_new_training_removes_all_that_the_one_before_left(tmp_path):
     stage = StageDir(tmp_path / "sft")
