@@ -5,6 +5,9 @@ from pathlib import Path
 from pipeline.settings import AdaptiveSettings
 from pipeline.stages.stage import Stage, TrainingContext
 
+# Shares of the way from the parent's weights to the trained ones, at which adapters are tried on dev.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
 
 def train(context: TrainingContext) -> Path:
     """Train the adapter of this stage; returns its folder."""

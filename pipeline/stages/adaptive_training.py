@@ -23,12 +23,10 @@ from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import say
 from pipeline.prompts import DIRECT
+from pipeline.stages.adaptive import SHARES
 from pipeline.stages.sft import train_adapter
 from pipeline.stages.stage import TrainingContext
 from pipeline.training import mix_adapters
-
-# Shares of the way from the parent's weights to the trained ones.
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class AdaptiveTraining:

@@ -23,6 +23,7 @@ from pipeline.models.load import load_model, load_tokenizer, resolve_precision
 from pipeline.progress import format_duration
 from pipeline.run import Run
 from pipeline.stages import STAGES
+from pipeline.stages.adaptive import SHARES
 from pipeline.stages.problems import select_problems
 from pipeline.stages.run import UP_TO_DATE, list_rows, stage_status
 from pipeline.stages.sft import build_training_rows
@@ -45,8 +46,6 @@ ASKED_SHARE = 0.8
 UNSOLVED_SHARE = 0.3
 # Rows of a problem in stage 5 with content: both answers where both are right, the better one else, often none.
 CHOICE_ROWS = 1.2
-# Adapters of stage 5 that are tried on dev.
-SHARES = 5
 
 SAMPLE = 200  # problems whose rows stand for all of sft's
 DECODED_TOKENS = 16  # of each row of the measured batch
@@ -167,7 +166,7 @@ class Plan:
         problems = count_problems(settings.problems)
         tokens = self.get_tokens("rl zero-shot")
         # Under the parent dev is asked with a thought, too.
-        on_dev = (1 + SHARES) * count_dev_problems(settings) * tokens
+        on_dev = (1 + len(SHARES)) * count_dev_problems(settings) * tokens
         answering = (problems * (tokens + DIRECT_TOKENS) + on_dev, 0.0)
 
         # Without content a problem is one row, a prompt and its choice.

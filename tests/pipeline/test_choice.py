@@ -22,7 +22,7 @@ def make_answer(problem, is_right, text, tokens, finish="stop"):
     return Answer(completion, "correct" if is_right else "wrong")
 
 
-def make_outcome(thinking, direct, probability=0.3, number=6, finish="stop", thinking_tokens=108, direct_tokens=8):
+def make_outcome(thinking, direct, number=6, finish="stop", thinking_tokens=108, direct_tokens=8):
     """The outcome of a sum: whether the thought and the direct answer are right; it takes 100 tokens more to think."""
     problem = Problem(f"p{number}", f"What is {number} + {number}?", str(2 * number), "number", family="sums", level=1)
     long = prompts.format_thinking_answer("a step", problem.answer)
@@ -31,7 +31,7 @@ def make_outcome(thinking, direct, probability=0.3, number=6, finish="stop", thi
         problem,
         make_answer(problem, thinking, long, thinking_tokens, finish),
         make_answer(problem, direct, short, direct_tokens, finish),
-        probability,
+        probability=0.3,
     )
 
 
