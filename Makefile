@@ -81,8 +81,8 @@ ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdi
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$(Q)") $(if $(ANSWER),--answer "$(ANSWER)") \
 		$(if $(STAGES),--stages $(STAGES))
 
-controls: $(READY)  ## trainings that must not help, such as on shuffled steps; their rows in the table
-	@$(SHARED) controls $(OPTIONS)
+controls: $(READY)  ## trainings that must not help, such as on shuffled steps; NAME=sft_shuffled for one of them
+	@$(SHARED) controls $(OPTIONS) $(if $(NAME),"$(NAME)")
 
 tradeoff: $(READY)  ## accuracy against tokens, of all ways to decide how long to think; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)

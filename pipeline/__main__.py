@@ -23,7 +23,7 @@ from pipeline.progress import say
 from pipeline.run import open_results, open_run, read_recipe
 from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
-from pipeline.stages import CONTROLS, STAGES, get_stage
+from pipeline.stages import CONTROLS, STAGES, list_controls
 from pipeline.stages.run import UP_TO_DATE, run_stage, stage_status
 from pipeline.studies import STUDIES
 from pipeline.tools.compare import compare
@@ -55,6 +55,12 @@ def run_stages(options: argparse.Namespace) -> None:
             closing = CLOSING_LINES.get(options.command, STAGE_LINES)
             print(closing.format(root=run.dir.root))
     processes.disconnect()
+
+
+def run_controls(options: argparse.Namespace) -> None:
+    """Run the controls that are named, or all, and print the table."""
+    options.to_run = list_controls(options.names)
+    run_stages(options)
 
 
 CLOSING_LINES = {
@@ -218,11 +224,10 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
         add(stage.name, run_stages, f"stage {stage.number}: {stage.help}", [stage])
     add("all", run_stages, "run all stages and print the table", STAGES)
 
-    # A control says something only beside the stage that it imitates.
-    controls = []
-    for control in CONTROLS:
-        controls += [get_stage(control.section), control]
-    add("controls", run_stages, "train what must not help, such as on shuffled steps; the table with it", controls)
+    text = "train what must not help, such as on shuffled steps; the table with it"
+    option = add("controls", run_controls, text, list_controls())
+    names = ", ".join(control.name for control in CONTROLS)
+    option("names", nargs="*", metavar="NAME", help=f"default: all ({names})")
     add_tools(add)
 
     # It knows no run, so it has none of the common options.

@@ -67,21 +67,6 @@ OF_OTHER_RUNS = {
     "tradeoff.svg",
 }
 
-# All controls would take minutes, so the walk runs the one that is new.
-ALL_CONTROLS = "make controls BASE=nano-tiny"
-ONE_CONTROL = """python - <<'END'
-from pipeline.__main__ import build_parser
-from pipeline.run import open_run
-from pipeline.stages import get_stage
-from pipeline.stages.run import run_stage
-
-parser, _ = build_parser()
-run = open_run(parser.parse_args(["controls", "--base", "nano-tiny"]))
-run_stage(run, get_stage("rl_format"))
-END
-"""
-
-
 # Reading documents
 
 
@@ -297,9 +282,8 @@ def walk(run, tmp_path_factory) -> Walk:
 
 
 def shrink_block(block: str) -> str:
-    """The block on nano-tiny, with one control in place of all."""
-    block = re.sub(r"(BASE=|--base |/|resolve\(\")nano\b(?!-)", r"\1nano-tiny", block)
-    return block.replace(ALL_CONTROLS, ONE_CONTROL)
+    """The block on nano-tiny."""
+    return re.sub(r"(BASE=|--base |/|resolve\(\")nano\b(?!-)", r"\1nano-tiny", block)
 
 
 def read_scored_stages(run_folder: Path) -> set[str]:

@@ -3,6 +3,8 @@
 A new stage is a file here with a Stage object, its line in STAGES, and a recipe ``recipes/NUMBER_NAME.yaml``.
 """
 
+from collections.abc import Sequence
+
 from data.files import UserError, suggest
 from pipeline.stages.adaptive import ADAPTIVE
 from pipeline.stages.prompted import COT, PLAIN
@@ -61,7 +63,23 @@ CONTROLS: tuple[Stage, ...] = (
 
 def get_stage(name: str) -> Stage:
     """Return a stage or a control by its name."""
-    stages = {stage.name: stage for stage in (*STAGES, *CONTROLS)}
-    if name not in stages:
-        raise UserError(f"stage {name!r} is unknown; {suggest(name, stages)}")
-    return stages[name]
+    return _find((*STAGES, *CONTROLS), name, "stage")
+
+
+def list_controls(names: Sequence[str] = ()) -> list[Stage]:
+    """Return the controls that are named, or all, each after the stage that it imitates.
+
+    A control says something only beside that stage.
+    """
+    stages = []
+    for name in names or [control.name for control in CONTROLS]:
+        control = _find(CONTROLS, name, "control")
+        stages += [get_stage(control.section), control]
+    return stages
+
+
+def _find(stages: Sequence[Stage], name: str, kind: str) -> Stage:
+    by_name = {stage.name: stage for stage in stages}
+    if name not in by_name:
+        raise UserError(f"{kind} {name!r} is unknown; {suggest(name, by_name)}")
+    return by_name[name]

@@ -97,6 +97,8 @@ def test_what_only_reads_imports_no_torch(command, tmp_path):
         (["plain", "--limit", "-3"], "greater than or equal to 1"),
         (["plain", "--seed", "-3"], "greater than or equal to 0"),
         (["plain", "--seed", "two"], "--seed: invalid int value: 'two'"),
+        (["controls", "sft_shufled"], "did you mean sft_shuffled?"),
+        (["controls", "sft"], "control 'sft' is unknown"),
         (["seeds"], "make SEED=2"),
         (["plain", "--set", "sft.trainer.learning_rat=1"], "did you mean learning_rate?"),
         (["plain", "--set", "sft.dev=many"], "sft.dev: must be a valid integer"),
