@@ -6,6 +6,7 @@ PROCESSES ?=
 RUNS      ?= runs
 SEED      ?=
 LIMIT     ?=
+SAMPLES   ?=
 BENCHMARK ?=
 SET       ?=
 ALLOW_OVERLAP ?=
@@ -31,6 +32,7 @@ LADDER  = $(PYTHON) -m pipeline
 # What several processes do together, one for each GPU (docs/machines.md).
 SHARED  = $(PYTHON)$(if $(PROCESSES), -m torch.distributed.run --nproc-per-node "$(PROCESSES)") -m pipeline
 COMMON  = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed "$(SEED)") $(if $(LIMIT),--limit "$(LIMIT)") \
+          $(if $(SAMPLES),--samples "$(SAMPLES)") \
           $(foreach item,$(BENCHMARK),--benchmark "$(item)") $(foreach item,$(SET),--set "$(item)") \
           $(if $(ALLOW_OVERLAP),--allow-overlap)
 STUDY   = $(if $(filter file,$(origin BASE)),,--base "$(BASE)") --runs "$(RUNS)" $(foreach item,$(SET),--set "$(item)")

@@ -20,11 +20,12 @@ from pipeline import processes
 from pipeline.models.check import check_base, print_findings
 from pipeline.models.load import base_folder_name
 from pipeline.progress import say
-from pipeline.run import open_results, open_run, read_recipe
+from pipeline.run import Run, open_results, open_run, read_recipe
 from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, list_controls
 from pipeline.stages.run import UP_TO_DATE, run_stage, stage_status
+from pipeline.stages.stage import Stage
 from pipeline.studies import STUDIES
 from pipeline.tools.compare import compare
 from pipeline.tools.plan import make_plan
@@ -52,9 +53,21 @@ def run_stages(options: argparse.Namespace) -> None:
             run_stage(run, stage)
         if processes.is_main():
             show_table(run.dir, controls=options.command == "controls")
+        if options.samples:
+            print_samples(run, options.to_run, options.samples)
+        if processes.is_main():
             closing = CLOSING_LINES.get(options.command, STAGE_LINES)
             print(closing.format(root=run.dir.root))
     processes.disconnect()
+
+
+def print_samples(run: Run, stages: Sequence[Stage], count: int) -> None:
+    """Sample the trained stages, and print pass@k and maj@k."""
+    from pipeline.tools.samples import sample_stages
+
+    table = sample_stages(run, stages, count)
+    if processes.is_main():
+        print(f"\n{table}")
 
 
 def run_controls(options: argparse.Namespace) -> None:
@@ -261,6 +274,8 @@ def add_common_options(add: Callable) -> None:
     add("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go (default: runs)")
     add("--limit", type=int, metavar="N", help="problems of each benchmark, spread evenly over the levels")
     add("--seed", type=int, metavar="N", help="of training and sampling (default: 1); another has a folder seed-N")
+    text = "samples of each problem, for pass@k and maj@k of the trained stages that are run"
+    add("--samples", type=at_least(1), metavar="N", help=text)
     text = "a value of a recipe, such as sft.trainer.max_steps=9; repeatable"
     add("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help=text)
     add("--benchmark", action="append", default=[], metavar="FILE|NAME", help="scored in place of ours; repeatable")

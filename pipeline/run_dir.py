@@ -5,10 +5,11 @@ A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
     .lock                      held by the process that works here
     problems/BENCHMARK.jsonl   the problems that were asked
     table.json, table.md       the rows of all stages
+    pass_at_k.json             with SAMPLES=: what samples of the trained stages come to
     seeds.json, seeds.md       the rows of all seeds together, in runs/BASE alone
     STAGE/manifest.json        what each finished part was made from, and the sha256 of its files
     STAGE/adapter/             of a trained stage, with curve.json, train.jsonl and the like beside it
-    samples/                   what adapters wrote for rl, adaptive and their controls to learn from
+    samples/                   what adapters wrote, to be learnt from and for pass@k
     STAGE/scores.json          with recipe.yaml, completions/ and grades/
     STAGE/work/, partial/      an unfinished training, unfinished answers
     studies/NAME/result.json   with plot.png and summary.md
@@ -373,6 +374,10 @@ class RunDir:
         """Write table.json and table.md."""
         write_json(self.root / "table.json", rows)
         write_text(self.root / "table.md", to_markdown(rows))
+
+    def write_pass_at_k(self, content: Record) -> None:
+        """Write pass_at_k.json."""
+        write_json(self.root / "pass_at_k.json", content)
 
     def write_seeds(self, rows: list[Record]) -> str:
         """Write seeds.json and seeds.md; returns the latter's text."""

@@ -56,6 +56,7 @@ OTHERS = {
 OF_OTHER_RUNS = {
     "alarm.txt",
     "learnability.json",
+    "pass_at_k.json",
     "plot.png",
     "result.json",
     "seeds.json",

@@ -66,6 +66,14 @@ def test_a_second_run_changes_nothing(ladder, run):
     assert before == {path: path.stat().st_mtime_ns for path in (run / BASE).glob("*/adapter/*.safetensors")}
 
 
+def test_samples_follow_the_table(ladder, copied):
+    done = ladder(copied, "sft", "--samples", "2")
+
+    assert done.returncode == 0, done.stderr
+    assert "sft: up to date" in done.stderr
+    assert done.stdout.count("pass@2") == 1
+
+
 def test_every_completion_is_graded_the_same_again_without_a_model(root, run, tmp_path):
     [completions] = (run / BASE / "sft" / "completions").glob("booleans_v1.jsonl")
     command = [sys.executable, "-m", "eval.grade", "--benchmark", str(run / BASE / "problems" / completions.name)]

@@ -97,6 +97,7 @@ def test_what_only_reads_imports_no_torch(command, tmp_path):
         (["plain", "--limit", "-3"], "greater than or equal to 1"),
         (["plain", "--seed", "-3"], "greater than or equal to 0"),
         (["plain", "--seed", "two"], "--seed: invalid int value: 'two'"),
+        (["plain", "--samples", "0"], "--samples: must be 1 or more"),
         (["controls", "sft_shufled"], "did you mean sft_shuffled?"),
         (["controls", "sft"], "control 'sft' is unknown"),
         (["seeds"], "make SEED=2"),

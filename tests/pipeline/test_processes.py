@@ -115,11 +115,12 @@ def test_counting_gpus_imports_no_torch_where_there_is_none(root):
 def run_of_two(root, tmp_path_factory):
     """The folder ``runs`` of a run of all stages in two processes, with the options of the fixture ``run``."""
     runs = tmp_path_factory.mktemp("of_two")
-    options = ["--runs", runs, "--base", "nano-tiny", "--profile", "cpu", "--limit", "40"]
+    options = ["--runs", runs, "--base", "nano-tiny", "--profile", "cpu", "--limit", "40", "--samples", "2"]
     done = launch_processes(root, 2, "-m", "pipeline", "all", *options)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Results are in") == 1, "only one process speaks"
+    assert done.stdout.count("pass@2") == 1
     return runs
 
 

@@ -1,0 +1,104 @@
+"""``SAMPLES=8``: pass@k and maj@k of the trained stages, beside their greedy accuracy.
+
+Greedy accuracy rises where a stage solves what none before it could, and also where it only writes more often what it
+could before. pass@k, the share of problems that at least one of k samples solves, rises in the first case alone (Yue et
+al. 2025, arXiv 2504.13837, section 3). The samples stay in the run, and are not asked for again.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from data.problem import Grade
+from eval.grade import grade_all
+from eval.score import score_samples
+from eval.table import POOLED, format_markdown, make_rows
+from pipeline.evaluate import evaluate
+from pipeline.models.load import load_model
+from pipeline.processes import on_main_process
+from pipeline.run import Run
+from pipeline.stages.stage import Stage
+
+# As the model was trained: its own distribution.
+TEMPERATURE = 1.0
+
+Record = dict[str, Any]
+
+
+def sample_stages(run: Run, stages: Sequence[Stage], count: int) -> str:
+    """Sample the trained ones of some stages, and write ``pass_at_k.json``.
+
+    Args:
+        run: Where these stages are up to date.
+        stages: Those without an adapter are left out.
+        count: Samples of each problem.
+
+    Returns:
+        A Markdown table with the rows of ``pass_at_k.json``: each stage on each benchmark.
+    """
+    trained = [stage for stage in stages if stage.train]
+    samples = {stage.name: sample_stage(run, stage, count) for stage in trained}
+
+    scored = make_rows(run.dir.read_stage_scores(controls=True))
+    greedy = {(row["benchmark"], row["stage"]): row["accuracy"] for row in scored}
+
+    groups = {benchmark.name: [benchmark] for benchmark in run.benchmarks}
+    # As in the table, all problems together come first.
+    if len(groups) > 1:
+        groups = {POOLED: run.benchmarks, **groups}
+
+    rows = []
+    for group, benchmarks in groups.items():
+        problems = [problem for benchmark in benchmarks for problem in benchmark.problems]
+        for stage in trained:
+            parts = [samples[stage.name][benchmark.name] for benchmark in benchmarks]
+            # The grades of all benchmarks follow each other, sample by sample.
+            pooled = [list(itertools.chain(*grades)) for grades in zip(*parts, strict=True)]
+            row = {"benchmark": group, "stage": stage.name, "n": len(problems), "greedy": greedy[group, stage.name]}
+            rows.append(row | score_samples(problems, pooled))
+
+    about = {"samples": count, "temperature": TEMPERATURE, "seed": run.recipe.seed}
+    on_main_process(lambda: run.dir.write_pass_at_k({**about, "rows": rows}))
+    return format_samples(rows, count)
+
+
+def sample_stage(run: Run, stage: Stage, count: int) -> dict[str, list[list[Grade]]]:
+    """Return for each benchmark the grades of its problems, once for each sample."""
+    adapter = run.dir.stage(stage.name).adapter
+    model, tokenizer = load_model(run.base_folder, adapter, load=run.recipe.base.load)
+    max_new_tokens = run.recipe.eval.generation["max_new_tokens"]
+
+    samples: dict[str, list[list[Grade]]] = {}
+    for benchmark in run.benchmarks:
+        for number in range(count):
+            # No two seeds of a run share a sample.
+            seed = 1_000_003 * run.recipe.seed + number
+            depends_on = (stage.prompt, TEMPERATURE, max_new_tokens, seed)
+            evaluation = evaluate(
+                model,
+                tokenizer,
+                benchmark.problems,
+                stage.prompt,
+                max_new_tokens=max_new_tokens,
+                batch_size=run.recipe.eval.batch_size,
+                temperature=TEMPERATURE,
+                seed=seed,
+                label=f"{stage.name} {benchmark.name}, sample {number + 1} of {count}",
+                partial=run.dir.find_samples(adapter, benchmark.problems, *depends_on),
+            )
+            grades = grade_all(benchmark.problems, evaluation.completions)
+            samples.setdefault(benchmark.name, []).append(grades)
+    return samples
+
+
+def format_samples(rows: Sequence[Record], count: int) -> str:
+    """Return the rows as a Markdown table, in percent."""
+    passes = {k: f"pass@{k}" for k in rows[0]["pass_at"]}
+    headings = ("benchmark", "stage", "n", "greedy", *passes.values(), f"maj@{count}")
+
+    lines = []
+    for row in rows:
+        shares = [row["greedy"], *(row["pass_at"][k]["accuracy"] for k in passes), row["maj"]["accuracy"]]
+        percents = [f"{100 * share:.1f}" for share in shares]
+        lines.append([row["benchmark"], row["stage"], str(row["n"]), *percents])
+    return format_markdown(headings, lines)
