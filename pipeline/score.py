@@ -24,8 +24,8 @@ from eval.grade import load_benchmark
 from eval.score import SCORES_VERSION, score_samples
 from pipeline.config import default_profile, load_recipe
 from pipeline.prompts import INSTRUCTIONS, CustomPrompt, Prompt
-from pipeline.run_dir import StageDir, write_answers
 from pipeline.settings import Recipe
+from pipeline.stage_dir import StageDir, write_answers
 from pipeline.stages.prompted import load_examples
 from pipeline.thinking_budget import ThinkingLimits
 

@@ -31,7 +31,7 @@ from pipeline.forward import router_arguments
 from pipeline.memory import fit_batch
 from pipeline.progress import ProgressBar, log, say
 from pipeline.prompts import encode_prompt, encode_text
-from pipeline.run_dir import ADAPTER_WEIGHTS, MANIFEST, find_damaged, seal
+from pipeline.stage_dir import ADAPTER_WEIGHTS, MANIFEST, find_damaged, seal
 
 # TRL prepares rows with a bar for each column.
 disable_progress_bars()

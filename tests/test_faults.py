@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from data.files import UserError
-from pipeline.run_dir import RunDir, find_damaged
+from pipeline.run_dir import RunDir
+from pipeline.stage_dir import find_damaged
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get("FAULTS", "1"))

@@ -28,7 +28,7 @@ from pipeline.models.load import resolve_precision
 from pipeline.processes import on_main_process
 from pipeline.progress import console, log_to, say
 from pipeline.prompts import prompt_sha256
-from pipeline.run_dir import StageDir, write_answers
+from pipeline.stage_dir import StageDir, write_answers
 from pipeline.stages.problems import hash_problems, hash_sources
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.stage import Stage, TrainingContext, apply_overrides

@@ -21,7 +21,7 @@ from pipeline.models.download import KNOWN_BASES
 from pipeline.models.load import load_model, resolve_precision
 from pipeline.prompts import INSTRUCTIONS, encode_prompt, encode_text, format_thinking_answer
 from pipeline.run import Run
-from pipeline.run_dir import StageDir
+from pipeline.stage_dir import StageDir
 from pipeline.stages import STAGES, get_stage
 from pipeline.stages.problems import select_dev_problems
 from pipeline.stages.run import training_inputs

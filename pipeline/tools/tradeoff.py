@@ -23,7 +23,7 @@ from pipeline.evaluate import evaluate
 from pipeline.models.load import load_model
 from pipeline.progress import say
 from pipeline.run import Run
-from pipeline.run_dir import StageDir
+from pipeline.stage_dir import StageDir
 from pipeline.stages.adaptive import ADAPTIVE
 from pipeline.stages.rl import RL
 from pipeline.stages.run import is_up_to_date, run_stage, scoring_inputs

@@ -6,15 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.files import UserError
-from pipeline.run_dir import (
-    RunDir,
-    StageDir,
-    find_damaged,
-    find_differences,
-    find_run_dir,
-    read_manifest,
-    seal,
-)
+from pipeline.run_dir import RunDir, find_run_dir
+from pipeline.stage_dir import StageDir, find_damaged, find_differences, read_manifest, seal
 
 
 def make_training(stage: StageDir, inputs: dict, weights: bytes, **notes: str) -> Path:

@@ -206,7 +206,7 @@ def test_own_samples_are_of_the_stages_adapter(run, tiny, monkeypatch):
         return load_model(folder, load=load)
 
     monkeypatch.setattr("pipeline.models.load.load_model", load_with_adapter)
-    monkeypatch.setattr("pipeline.run_dir.StageDir.check_adapter", lambda self: None)
+    monkeypatch.setattr("pipeline.stage_dir.StageDir.check_adapter", lambda self: None)
     sentence = make_traces(run, "own", "sft")
 
     assert loads == [adapter]
