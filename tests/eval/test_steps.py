@@ -7,6 +7,7 @@ import re
 import pytest
 
 from data.datasets import load
+from data.generated import draw_problem
 from data.problem import Problem
 from data.solutions import render_solution
 from eval.steps import find_steps, find_wrong_step, is_checked
@@ -140,6 +141,19 @@ def test_every_solution_of_ours_is_checked(solutions):
     for family in solutions:
         for problem, lines in solutions[family]:
             assert is_checked(problem, "\n".join(lines)), lines
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "family"),
+    [(benchmark, family) for benchmark, families in FAMILIES.items() for family in families],
+)
+def test_a_thousand_new_solutions_are_checked(benchmark, family):
+    rng = random.Random(7)
+    # A chain has three steps or more.
+    levels = (3, 4, 5) if family == "chain" else (1, 2, 3, 4, 5)
+    for number in range(1000):
+        problem = draw_problem(benchmark, rng, levels[number % len(levels)], family)
+        assert is_checked(problem, render_solution(problem, "procedure")), problem
 
 
 @pytest.mark.parametrize("style", ["short", "long"])
