@@ -322,7 +322,7 @@ def test_the_library_scores_grades_and_makes_traces(walk):
 def test_what_extends_the_project_was_run(walk):
     runs = walk.folder / "runs"
     assert {"more", "rl_format"} <= read_scored_stages(runs / "nano-tiny")
-    assert "brevity.py:brevity" in (runs / "nano-tiny/rl/recipe.yaml").read_text()
+    assert "brevity.py:brevity" in (walk.folder / "runs-brevity/nano-tiny/rl/recipe.yaml").read_text()
 
     assert "sft" in read_scored_stages(walk.folder / "runs-ages/nano-tiny")
     assert read_scored_stages(runs / "nano-sft") == {"plain"}
