@@ -230,7 +230,12 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
         to_run: Sequence = (),
     ) -> Callable:
         command = commands.add_parser(name, parents=[common], help=text, description=text)
-        command.set_defaults(handler=handler, to_run=to_run)
+        command.set_defaults(handler=handler, to_run=to_run, samples=None)
+
+        # The prompted stages have nothing that training could have changed.
+        if any(stage.train for stage in to_run):
+            text = "samples of each problem, for pass@k and maj@k of the trained stages"
+            command.add_argument("--samples", type=at_least(1), metavar="N", help=text)
         return command.add_argument
 
     for stage in STAGES:
@@ -274,8 +279,6 @@ def add_common_options(add: Callable) -> None:
     add("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where results go (default: runs)")
     add("--limit", type=int, metavar="N", help="problems of each benchmark, spread evenly over the levels")
     add("--seed", type=int, metavar="N", help="of training and sampling (default: 1); another has a folder seed-N")
-    text = "samples of each problem, for pass@k and maj@k of the trained stages that are run"
-    add("--samples", type=at_least(1), metavar="N", help=text)
     text = "a value of a recipe, such as sft.trainer.max_steps=9; repeatable"
     add("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help=text)
     add("--benchmark", action="append", default=[], metavar="FILE|NAME", help="scored in place of ours; repeatable")

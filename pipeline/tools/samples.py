@@ -30,17 +30,19 @@ def sample_stages(run: Run, stages: Sequence[Stage], count: int) -> str:
 
     Args:
         run: Where these stages are up to date.
-        stages: Those without an adapter are left out.
+        stages: Those without an adapter are left out; one at least has one.
         count: Samples of each problem.
 
     Returns:
         A Markdown table with the rows of ``pass_at_k.json``: each stage on each benchmark.
     """
-    trained = [stage for stage in stages if stage.train]
-    samples = {stage.name: sample_stage(run, stage, count) for stage in trained}
-
     scored = make_rows(run.dir.read_stage_scores(controls=True))
     greedy = {(row["benchmark"], row["stage"]): row["accuracy"] for row in scored}
+
+    # A control that found nothing to learn has no row.
+    with_row = {name for _, name in greedy}
+    trained = [stage for stage in stages if stage.train and stage.name in with_row]
+    samples = {stage.name: sample_stage(run, stage, count) for stage in trained}
 
     groups = {benchmark.name: [benchmark] for benchmark in run.benchmarks}
     # As in the table, all problems together come first.

@@ -84,3 +84,13 @@ def test_more_samples_go_on_from_those_that_are_there(asked, copy_run):
     new = [call["label"] for call in asked if call["new"]]
     assert len(new) == 3 * 2
     assert all("sample 3 of 3" in label for label in new)
+
+
+def test_a_stage_without_a_row_is_left_out(asked, copy_run):
+    # As a control that found nothing to learn.
+    copy_run.dir.stage("rl").forget()
+    sample_stages(copy_run, STAGES, 1)
+
+    content = json.loads((copy_run.dir.root / "pass_at_k.json").read_text())
+    assert {row["stage"] for row in content["rows"]} == {"sft"}
+    assert not any(call["label"].startswith("rl") for call in asked)
