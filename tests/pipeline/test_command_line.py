@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import __main__ as command_line
-from pipeline.stages import STAGES
+from pipeline.stages import CONTROLS, STAGES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOOD = json.dumps({"id": "1", "question": "What is 1 + 1?", "answer": "2"})
@@ -62,6 +62,17 @@ def test_help(command, capsys):
 
     assert end.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+def test_a_control_runs_after_the_stage_that_it_imitates(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(command_line, "run_stages", lambda options: ran.extend(options.to_run))
+    command_line.main(["controls", "rl_first_again", "--profile", "cpu", "--runs", str(tmp_path)])
+    assert [stage.name for stage in ran] == ["rl", "rl_first_again"]
+
+    ran.clear()
+    command_line.main(["controls", "--profile", "cpu", "--runs", str(tmp_path)])
+    assert {stage.name for stage in ran} == {"sft", "rl", *(control.name for control in CONTROLS)}
 
 
 @pytest.mark.parametrize("module", ["pipeline", "data.datasets", "eval.grade", "eval.errors"])
