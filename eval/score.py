@@ -11,6 +11,9 @@ from eval.stats import pass_at_k, wilson_interval
 
 SCORES_VERSION = 4  # of what score_completions returns
 
+# At which several samples of a problem are drawn: the model's own distribution.
+SAMPLING_TEMPERATURE = 1.0
+
 
 def score_completions(
     problems: Sequence[Problem],

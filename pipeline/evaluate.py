@@ -89,6 +89,11 @@ def evaluate(
     return Evaluation([completions[problem.id] for problem in problems], seconds)
 
 
+def make_sample_seed(seed: int, number: int) -> int:
+    """Return the seed of one of several samples; no two seeds share a sample."""
+    return 1_000_003 * seed + number
+
+
 class _Recorder:
     """Turns the sequences of one evaluation into completions, and writes them down as they come."""
 

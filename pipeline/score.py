@@ -21,7 +21,7 @@ from data.files import UserError, suggest, write_json
 from data.splits import take_stratified
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import load_benchmark
-from eval.score import SCORES_VERSION, score_samples
+from eval.score import SAMPLING_TEMPERATURE, SCORES_VERSION, score_samples
 from pipeline.config import default_profile, load_recipe
 from pipeline.prompts import INSTRUCTIONS, CustomPrompt, Prompt
 from pipeline.settings import Recipe
@@ -53,7 +53,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=at_least(0), metavar="N", help="the most tokens a thought may have")
     add("--min-thinking", type=at_least(0), default=0, metavar="N", help="the fewest tokens a thought may have")
     add("--samples", type=at_least(1), metavar="N", help="samples of each problem: pass@k and maj@N")
-    add("--temperature", type=float, default=1.0, metavar="T", help="of --samples (default: 1.0)")
+    text = f"of --samples (default: {SAMPLING_TEMPERATURE:g})"
+    add("--temperature", type=float, default=SAMPLING_TEMPERATURE, metavar="T", help=text)
     add("--seed", type=int, default=0, metavar="N", help="of --samples (default: 0)")
     add("--limit", type=at_least(1), metavar="N", help="problems, stratified by level")
     add("--url", metavar="URL", help="where a server has the model (vLLM's /v1; docs/machines.md)")
@@ -71,7 +72,7 @@ def check_score_options(options: argparse.Namespace) -> None:
 def score_model(options: argparse.Namespace) -> dict[str, Any]:
     """Ask a model a benchmark, grade and score it; write everything into ``options.out`` and return the scores."""
     check_score_options(options)
-    from pipeline.evaluate import evaluate
+    from pipeline.evaluate import evaluate, make_sample_seed
 
     prompt = read_prompt(options.prompt)
     benchmark = load_benchmark(options.benchmark)
@@ -99,8 +100,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
             thinking=ThinkingLimits(options.min_thinking, options.budget),
             # One answer is the greedy one, as in the table.
             temperature=options.temperature if options.samples else 0.0,
-            # No two seeds of the command share a sample.
-            seed=1_000_003 * options.seed + number,
+            seed=make_sample_seed(options.seed, number),
             label=benchmark.name,
         )
         folder = f"sample-{number + 1}" if options.samples else ""

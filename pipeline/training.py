@@ -15,12 +15,10 @@ from typing import Any
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig
-from peft.utils import CONFIG_NAME
-from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from data.files import UserError, make_folder, write_json, write_jsonl, write_text
+from data.files import UserError, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade_all
 from pipeline import processes
@@ -31,7 +29,7 @@ from pipeline.forward import router_arguments
 from pipeline.memory import fit_batch
 from pipeline.progress import ProgressBar, log, say
 from pipeline.prompts import encode_prompt, encode_text
-from pipeline.stage_dir import ADAPTER_WEIGHTS, MANIFEST, find_damaged, seal
+from pipeline.stage_dir import MANIFEST, find_damaged, seal
 
 # TRL prepares rows with a bar for each column.
 disable_progress_bars()
@@ -427,36 +425,3 @@ def _fill_last_batch(rows: Sequence[Row], batch: int, tokenizer) -> list[Row]:
     }
     missing = -len(rows) % batch
     return [*rows, *[empty] * missing]
-
-
-def save_adapter(model, folder: Path) -> Path:
-    """Write the trained weights of a model, whole; returns the folder."""
-    weights = processes.collect_trained_weights(model)
-    processes.on_main_process(lambda: model.save_pretrained(folder, state_dict=weights))
-    return folder
-
-
-def mix_adapters(
-    first: Path,
-    second: Path,
-    share: float,
-    folder: Path,
-) -> Path:
-    """Write the adapter that lies a share of the way from one to another; returns its folder.
-
-    Args:
-        first: The folder of the adapter at 0.
-        second: That at 1, of the same shape.
-        share: Between 0 and 1.
-        folder: Where it is written.
-
-    Source: WiSE-FT, arXiv 2109.01903, section 3, for weights between those before and after a fine-tuning.
-    """
-    before = load_file(first / ADAPTER_WEIGHTS)
-    after = load_file(second / ADAPTER_WEIGHTS)
-    mixed = {name: torch.lerp(before[name], after[name], share) for name in before}
-
-    make_folder(folder)
-    shutil.copyfile(second / CONFIG_NAME, folder / CONFIG_NAME)
-    save_file(mixed, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    return folder

@@ -19,6 +19,7 @@ from eval.grade import grade_all
 from pipeline import choice
 from pipeline.choice import GREEDY, THINKING, Answer, Outcome, Point
 from pipeline.evaluate import evaluate
+from pipeline.models.adapters import mix_adapters
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import say
@@ -26,7 +27,6 @@ from pipeline.prompts import DIRECT
 from pipeline.stages.adaptive import SHARES
 from pipeline.stages.sft import train_adapter
 from pipeline.stages.stage import TrainingContext
-from pipeline.training import mix_adapters
 
 
 class AdaptiveTraining:

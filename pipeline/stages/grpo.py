@@ -28,6 +28,7 @@ from pipeline.fast_training import speed_up_training
 from pipeline.forward import router_arguments
 from pipeline.learnability import Learnability, estimate_learnability
 from pipeline.memory import fit_batch
+from pipeline.models.adapters import save_adapter
 from pipeline.problem_sampler import ProblemSampler
 from pipeline.progress import progress_bar, say
 from pipeline.prompts import encode_prompt
@@ -44,7 +45,6 @@ from pipeline.training import (
     count_batch_rows,
     find_last_checkpoint,
     read_curve,
-    save_adapter,
     split_batch,
 )
 

@@ -171,7 +171,8 @@ def train_adapter(
         adapter: The one to go on from.
         options: More arguments of :func:`pipeline.training.train_sft`.
     """
-    from pipeline.training import build_dev_scorer, count_batch_rows, save_adapter, train_sft
+    from pipeline.models.adapters import save_adapter
+    from pipeline.training import build_dev_scorer, count_batch_rows, train_sft
 
     recipe = context.run.recipe
     label = context.stage.name

@@ -11,16 +11,13 @@ from typing import Any
 
 from data.problem import Grade
 from eval.grade import grade_all
-from eval.score import score_samples
+from eval.score import SAMPLING_TEMPERATURE, score_samples
 from eval.table import POOLED, format_markdown, make_rows
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import evaluate, make_sample_seed
 from pipeline.models.load import load_model
 from pipeline.processes import on_main_process
 from pipeline.run import Run
 from pipeline.stages.stage import Stage
-
-# As the model was trained: its own distribution.
-TEMPERATURE = 1.0
 
 Record = dict[str, Any]
 
@@ -40,8 +37,8 @@ def sample_stages(run: Run, stages: Sequence[Stage], count: int) -> str:
     greedy = {(row["benchmark"], row["stage"]): row["accuracy"] for row in scored}
 
     # A control that found nothing to learn has no row.
-    with_row = {name for _, name in greedy}
-    trained = [stage for stage in stages if stage.train and stage.name in with_row]
+    scored_stages = {name for _, name in greedy}
+    trained = [stage for stage in stages if stage.train and stage.name in scored_stages]
     samples = {stage.name: sample_stage(run, stage, count) for stage in trained}
 
     groups = {benchmark.name: [benchmark] for benchmark in run.benchmarks}
@@ -59,7 +56,7 @@ def sample_stages(run: Run, stages: Sequence[Stage], count: int) -> str:
             row = {"benchmark": group, "stage": stage.name, "n": len(problems), "greedy": greedy[group, stage.name]}
             rows.append(row | score_samples(problems, pooled))
 
-    about = {"samples": count, "temperature": TEMPERATURE, "seed": run.recipe.seed}
+    about = {"samples": count, "temperature": SAMPLING_TEMPERATURE, "seed": run.recipe.seed}
     on_main_process(lambda: run.dir.write_pass_at_k({**about, "rows": rows}))
     return format_samples(rows, count)
 
@@ -73,9 +70,8 @@ def sample_stage(run: Run, stage: Stage, count: int) -> dict[str, list[list[Grad
     samples: dict[str, list[list[Grade]]] = {}
     for benchmark in run.benchmarks:
         for number in range(count):
-            # No two seeds of a run share a sample.
-            seed = 1_000_003 * run.recipe.seed + number
-            depends_on = (stage.prompt, TEMPERATURE, max_new_tokens, seed)
+            seed = make_sample_seed(run.recipe.seed, number)
+            depends_on = (stage.prompt, SAMPLING_TEMPERATURE, max_new_tokens, seed)
             evaluation = evaluate(
                 model,
                 tokenizer,
@@ -83,7 +79,7 @@ def sample_stage(run: Run, stage: Stage, count: int) -> dict[str, list[list[Grad
                 stage.prompt,
                 max_new_tokens=max_new_tokens,
                 batch_size=run.recipe.eval.batch_size,
-                temperature=TEMPERATURE,
+                temperature=SAMPLING_TEMPERATURE,
                 seed=seed,
                 label=f"{stage.name} {benchmark.name}, sample {number + 1} of {count}",
                 partial=run.dir.find_samples(adapter, benchmark.problems, *depends_on),

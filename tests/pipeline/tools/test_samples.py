@@ -13,9 +13,9 @@ from pipeline.tools.samples import sample_stages
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def calls(monkeypatch):
     """What the model is asked: the label, the seed, the temperature and the texts of each sample."""
-    calls = []
+    recorded = []
 
     def evaluate(*arguments, label, seed, temperature, partial, **settings):
         has_texts = any(partial.glob("*.jsonl"))
@@ -23,15 +23,17 @@ def asked(monkeypatch):
             *arguments, label=label, seed=seed, temperature=temperature, partial=partial, **settings
         )
         texts = [completion.text for completion in evaluation.completions]
-        calls.append({"label": label, "seed": seed, "temperature": temperature, "new": not has_texts, "texts": texts})
+        recorded.append(
+            {"label": label, "seed": seed, "temperature": temperature, "new": not has_texts, "texts": texts}
+        )
         return evaluation
 
     evaluate_really = samples.evaluate
     monkeypatch.setattr(samples, "evaluate", evaluate)
-    return calls
+    return recorded
 
 
-def test_the_trained_stages_are_sampled_beside_their_greedy_accuracy(asked, copy_run):
+def test_the_trained_stages_are_sampled_beside_their_greedy_accuracy(calls, copy_run):
     table = sample_stages(copy_run, STAGES, 4)
     content = json.loads((copy_run.dir.root / "pass_at_k.json").read_text())
     rows = {(row["benchmark"], row["stage"]): row for row in content["rows"]}
@@ -42,16 +44,16 @@ def test_the_trained_stages_are_sampled_beside_their_greedy_accuracy(asked, copy
     assert "| pass@1 | pass@2 | pass@4 | maj@4 |" in table.splitlines()[0]
 
     # Each sample is another one, and none is greedy.
-    ours = [call for call in asked if call["label"].startswith("sft arithmetic_v1")]
+    ours = [call for call in calls if call["label"].startswith("sft arithmetic_v1")]
     assert len({call["seed"] for call in ours}) == 4
     assert len({tuple(call["texts"]) for call in ours}) == 4
-    assert {call["temperature"] for call in asked} == {1.0}
+    assert {call["temperature"] for call in calls} == {1.0}
 
     grades = read_grades(copy_run.dir.root / "sft" / "grades" / "logic_v1.jsonl")
     assert rows["logic_v1", "sft"]["greedy"] == fmean(grade.correct for grade in grades)
 
 
-def test_the_rows_of_all_are_the_means_over_all_problems(asked, copy_run, monkeypatch):
+def test_the_rows_of_all_are_the_means_over_all_problems(calls, copy_run, monkeypatch):
     # The models of the fixture know no answer.
     def grade_by_length(problems, completions):
         grades = grade_all(problems, completions)
@@ -65,7 +67,7 @@ def test_the_rows_of_all_are_the_means_over_all_problems(asked, copy_run, monkey
     content = json.loads((copy_run.dir.root / "pass_at_k.json").read_text())
     rows = {row["benchmark"]: row for row in content["rows"] if row["stage"] == "rl"}
     hits = {"arithmetic_v1": 0.0, "logic_v1": 0.0}
-    for call in asked:
+    for call in calls:
         stage, benchmark = call["label"].split(",")[0].split()
         if stage == "rl":
             hits[benchmark] += sum(len(text) % 2 == 0 for text in call["texts"]) / 2
@@ -76,21 +78,21 @@ def test_the_rows_of_all_are_the_means_over_all_problems(asked, copy_run, monkey
     assert rows["all"]["pass_at"]["2"]["accuracy"] >= rows["all"]["pass_at"]["1"]["accuracy"]
 
 
-def test_more_samples_go_on_from_those_that_are_there(asked, copy_run):
+def test_more_samples_go_on_from_those_that_are_there(calls, copy_run):
     sample_stages(copy_run, STAGES, 2)
-    asked.clear()
+    calls.clear()
     sample_stages(copy_run, STAGES, 3)
 
-    new = [call["label"] for call in asked if call["new"]]
+    new = [call["label"] for call in calls if call["new"]]
     assert len(new) == 3 * 2
     assert all("sample 3 of 3" in label for label in new)
 
 
-def test_a_stage_without_a_row_is_left_out(asked, copy_run):
+def test_a_stage_without_a_row_is_left_out(calls, copy_run):
     # As a control that found nothing to learn.
     copy_run.dir.stage("rl").forget()
     sample_stages(copy_run, STAGES, 1)
 
     content = json.loads((copy_run.dir.root / "pass_at_k.json").read_text())
     assert {row["stage"] for row in content["rows"]} == {"sft"}
-    assert not any(call["label"].startswith("rl") for call in asked)
+    assert not any(call["label"].startswith("rl") for call in calls)

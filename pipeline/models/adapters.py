@@ -1,0 +1,45 @@
+"""The files of LoRA adapters: what was trained, and mixtures of two."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft.utils import CONFIG_NAME
+from safetensors.torch import load_file, save_file
+
+from data.files import make_folder
+from pipeline import processes
+from pipeline.stage_dir import ADAPTER_WEIGHTS
+
+
+def save_adapter(model, folder: Path) -> Path:
+    """Write the trained weights of a model, whole; returns the folder."""
+    weights = processes.collect_trained_weights(model)
+    processes.on_main_process(lambda: model.save_pretrained(folder, state_dict=weights))
+    return folder
+
+
+def mix_adapters(
+    first: Path,
+    second: Path,
+    share: float,
+    folder: Path,
+) -> Path:
+    """Write the adapter that lies a share of the way from one to another; returns its folder.
+
+    Args:
+        first: The folder of the adapter at 0.
+        second: That at 1, of the same shape.
+        share: Between 0 and 1.
+        folder: Where it is written.
+
+    Source: WiSE-FT, arXiv 2109.01903, section 3, for weights between those before and after a fine-tuning.
+    """
+    before = load_file(first / ADAPTER_WEIGHTS)
+    after = load_file(second / ADAPTER_WEIGHTS)
+    mixed = {name: torch.lerp(before[name], after[name], share) for name in before}
+
+    make_folder(folder)
+    shutil.copyfile(second / CONFIG_NAME, folder / CONFIG_NAME)
+    save_file(mixed, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    return folder
