@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from eval.choices import Choices, count_mentions, find_choice, get_offer, is_choice_text, parse_choice
+from eval.choices import (
+    Choices,
+    count_mentions,
+    find_choice,
+    get_offer,
+    is_choice_text,
+    is_short_reply,
+    parse_choice,
+)
 from eval.equality import compare_answers
 from eval.markup import clean_markup, find_box_spans, find_boxes, normalize_answer
 from eval.numbers import count_numbers, find_quantity, parse_number
@@ -36,7 +44,7 @@ from eval.phrases import (
     strip_working,
 )
 
-EXTRACTION_VERSION = 3
+EXTRACTION_VERSION = 4
 
 # Bounds on the work, in characters.
 MAX_SENTENCE = 300
@@ -175,6 +183,9 @@ class _Asked:
 def _read_phrase(phrase: str, asked: _Asked, is_box: bool = False) -> str | None:
     """Return the part of a phrase that is an answer, where the rest is known decoration; None where it is not."""
     phrase = phrase.strip()
+    # Only a box can hold more. It is no number and no choice, and not worth the work.
+    if not asked.is_free and len(phrase) > MAX_SENTENCE:
+        return None
     if not asked.is_free and asked.parses(phrase):
         tidy = _tidy(phrase)
         return phrase if is_box or not asked.parses(tidy) else tidy
@@ -287,7 +298,10 @@ _MARKER = re.compile(
     r"[*_ ]{0,4}(?:is\b|:|=)|<answer>|^\s{0,3}####(?!#)",
     re.IGNORECASE | re.MULTILINE,
 )
-_CORRECTION = re.compile(r"\b(?:no|wait|actually|sorry|correction|instead|rather|oops)\b[^.!?\n]*$", re.IGNORECASE)
+# "No, the answer is", but not "I have no doubt that the answer is".
+_CORRECTION = re.compile(
+    r"\b(?:no\s?[,;:–—]|(?:wait|actually|sorry|correction|instead|rather|oops)\b)[^.!?\n]*$", re.IGNORECASE
+)
 
 
 def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extraction | None:
@@ -410,7 +424,8 @@ def _find_first_choice(text: str, sentences: list[str], asked: _Asked) -> str | 
     is_alone = len(sentences) < 2 or len(text) > MAX_TAIL
     if is_alone or asked.kind == "number" or len(first) > MAX_LAST_LINE:
         return None
-    if re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE):
+    # "It is a cat" may be one step of several.
+    if re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE) and not is_short_reply(first):
         return None
 
     is_question = text.lstrip()[len(first) :].startswith("?")

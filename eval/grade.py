@@ -32,7 +32,7 @@ def is_equal(
 ) -> bool:
     """Whether an extracted answer says the same as the gold one; False where that cannot be decided.
 
-    Numbers are compared exactly, as :func:`eval.extract.parse_number` reads them; percent is a unit, so "50%" is 50 and
+    Numbers are compared exactly, as :func:`eval.numbers.parse_number` reads them; percent is a unit, so "50%" is 50 and
     not 0.5. Choices, labels and texts are compared without case, articles, punctuation and markup; choice letters count
     where the choices have names. yes/true and no/false are the same for labels among them. A text answer that is a
     formula is compared as one (:mod:`eval.equivalence`).
@@ -65,7 +65,7 @@ def grade(problem: Problem, completion: Completion) -> Grade:
 
     A thought that is still open is no answer: ``truncated`` where the limit stopped it, else ``unclosed``. After the
     thought, a truncated text still counts where a complete box or a complete "answer is X." stands in it: base models
-    ramble on past their answer. The last candidate of the kind counts in finished texts only.
+    ramble on past their answer. The last sentence counts in finished texts only.
     """
     finished = completion.finish == "stop"
     _, rest, closed = split_thought(completion.text)

@@ -63,21 +63,25 @@ _CLAUSE_WORDS = read_words("""
     would should might may must maybe perhaps possibly probably either neither wrong incorrect false right true correct
     so therefore then thus hence which because since although however until question step
 """)
-_FACTOR_WORDS = read_words("""
-    half halves quarter quarters third thirds fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths
-    hundredth hundredths tens hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed
-    plus minus times divided multiplied over by point mod modulo choose sin cos tan log ln sqrt exp
+_PARTS = read_words("""
+    half quarter third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
+    sixteenth seventeenth eighteenth nineteenth twentieth hundredth thousandth millionth
 """)
+_FACTOR_WORDS = read_words("""
+    halves tens hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed
+    plus minus times divided multiplied over by point mod modulo choose sin cos tan log ln sqrt exp
+""") | {*_PARTS, *(f"{part}s" for part in _PARTS)}
 _NO_UNIT = {*_WORDS, *_SCALES, *_CLAUSE_WORDS, *_FACTOR_WORDS}
 # These are part of a unit where another word follows: "51 third graders", "3 quarter notes".
-_ORDINALS = read_words("half quarter third fourth fifth sixth eighth tenth right second")
+_ORDINALS = _PARTS | read_words("right second")
 
-# Words before a number that deny it, leave it open, or are another one.
-_OPEN_WORDS = read_words("""
+# Words before an answer that deny it or leave it open.
+OPEN_WORDS = read_words("""
     not never no none nobody nothing cannot without except neither nor or either maybe perhaps possibly if unless until
-    anything hardly barely wrong incorrect between
+    anything hardly barely wrong incorrect false untrue doubt doubtful fail fails failed deny denies denied between
 """)
-_NO_LEAD = {*_OPEN_WORDS, *_SCALES, *_WORDS} - {"one"}
+# Before a number, other numbers too.
+_NO_LEAD = {*OPEN_WORDS, *_SCALES, *_WORDS} - {"one"}
 
 # Words right before a number that make another one of it, or no value: "half of the 7", "at least 7", "step 7".
 _NEAR_WORDS = read_words("""

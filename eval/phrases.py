@@ -22,7 +22,8 @@ _BECAUSE = (
 _REASON = re.compile(rf"\s*(?:[,;:(—-]\s*)?(?<![\w-]){_BECAUSE}\b.*", re.IGNORECASE | re.DOTALL)
 _CLAUSE = re.compile(r",\s*(?:which|where|as)\b.*", re.IGNORECASE | re.DOTALL)
 _BRACKET = re.compile(rf"\s*\((?:=|i\.e\.|that is|{_BECAUSE}|which|where|by)[^()]*\)", re.IGNORECASE)
-_WORKING = re.compile(r"\s\([^()]*\d[^()]*[-+*/×÷=]\s?[^()]*\d[^()]*\)[\s.]*$")
+# Each part ends where the next one may begin, so that nothing is tried twice.
+_WORKING = re.compile(r"\s\([^()\d]*\d[^()]*[-+*/×÷=][^()]*\d[^()\d]*\)[\s.]*$")
 _NOT_BUT = re.compile(
     r"(?:(?:the answer|it|that) )?(?:not|isn't|is not|cannot be) (?P<denied>.+?)"
     r"(?:,? but (?:rather )?|[,;] (?:it is|it's|rather) )(?P<stated>.+)",

@@ -240,6 +240,31 @@ def test_what_is_denied_does_not_count_and_what_is_said_instead_does(rng):
             assert not is_correct(str(two), contrast.format(one, two)), contrast
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The argument is anything but {}.",
+        "It is incorrect that the argument is {}.",
+        "It is false that the argument is {}.",
+        "The argument fails to be {}.",
+        "This argument is far from {}.",
+    ],
+)
+def test_a_denied_choice_at_the_end_of_a_sentence_does_not_count(text):
+    choices = ("valid", "invalid")
+    for choice in choices:
+        assert not is_correct(choice, text.format(choice), "label", choices)
+
+
+def test_a_number_in_what_is_denied_does_not_count():
+    assert not is_correct("7", "It is false that there are 7 bees.")
+
+
+def test_only_a_correction_takes_back_what_was_said():
+    assert is_correct("8", "The answer is 7. No, the answer is 8.")
+    assert not is_correct("8", "The answer is 7. I have no doubt that the answer is 8.")
+
+
 @pytest.mark.parametrize("choices", [*TRUTHS, ("no", "yes")])
 def test_of_two_opposites_the_denied_one_names_the_other(choices):
     for denied, other in (choices, choices[::-1]):
@@ -384,6 +409,8 @@ def test_a_question_that_follows_the_answer_is_not_read(rng):
     [
         ("False", 'The statement "Alex is red" is not true.'),
         ("True", "Yes, it is true."),
+        ("True", "Yes, Alex is red."),
+        ("False", "No, it does not follow that Alex is red. He may be blue."),
         ("True", "True.\n\nAlex is red."),
         ("True", "\\boxed{\\text{The statement is true}}"),
     ],

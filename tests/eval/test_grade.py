@@ -207,6 +207,8 @@ def test_no_text_raises(text, finish, problem):
         "\\boxed{9^9^9^9^9}",
         "\\boxed{((9^{99})^{99})^{99}}",
         "\\boxed{99999999!}",
+        "\\boxed{5" + " " * 50_000 + "x}",
+        ("The answer is 5 (" + "1+" * 143 + "\n") * 40,
     ],
     ids=lambda text: text[:20],
 )
