@@ -52,7 +52,7 @@ def score_completions(
     verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
 
     thinking_tokens = [c.thinking_tokens for c in completions]
-    tokens = [c.thinking_tokens + c.answer_tokens for c in completions]
+    tokens = [c.tokens for c in completions]
     reasoned = [has_reasoning(c.text) for c in completions]
     truncated = [c.finish == "length" for c in completions]
 
@@ -78,8 +78,7 @@ def score_completions(
 
 
 def _share(total: float, n: int) -> dict[str, float]:
-    # A sum of shares may end up a rounding error above n.
-    low, high = wilson_interval(min(total, n), n)
+    low, high = wilson_interval(total, n)
     return {
         "accuracy": total / n,
         "ci_low": low,
@@ -177,7 +176,7 @@ def score_samples(
 
 def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
     """Return 1 where the most common answer is correct; a tie counts for the share of correct answers in it."""
-    votes: dict[Any, list[bool]] = defaultdict(list)
+    votes: Counter[tuple[Any, bool]] = Counter()
 
     for grade in grades:
         # An answer that cannot be read has no vote.
@@ -187,15 +186,11 @@ def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
 
         answer = parse_value(grade.extracted, problem.kind, problem.choices)
         if answer is not None:
-            votes[answer].append(grade.correct)
+            # An answer with a second guess beside it is none, and must not vote with the answer itself.
+            votes[answer, grade.correct] += 1
 
     if not votes:
         return 0.0
 
-    most = max(map(len, votes.values()))
-    winners = []
-    for hits in votes.values():
-        if len(hits) == most:
-            # Equal answers are graded alike, so the first of each speaks for all.
-            winners.append(hits[0])
-    return fmean(winners)
+    most = max(votes.values())
+    return fmean(correct for (_, correct), count in votes.items() if count == most)

@@ -80,6 +80,8 @@ def test_the_majority_counts_equal_answers_as_one_and_splits_ties():
         "b": ["7", "8", "none"],
         "c": ["8", "08", "7"],
         "d": ["none", "so", "what"],
+        # A guess beside another one is none.
+        "e": ["8} or \\boxed{7", "7", "7"],
     }
     problems = [Problem(identity, "q", "7", "number") for identity in answers]
 
@@ -90,10 +92,11 @@ def test_the_majority_counts_equal_answers_as_one_and_splits_ties():
         samples.append(grade_each(problems, completions))
     scores = score_samples(problems, samples)
 
-    assert scores["maj"]["accuracy"] == (1 + 0.5 + 0 + 0) / 4
+    assert scores["maj"]["accuracy"] == (1 + 0.5 + 0 + 0 + 1) / 5
+    assert score_samples(problems, samples[::-1])["maj"] == scores["maj"]
     assert list(scores["pass_at"]) == ["1", "2", "3"]
-    assert scores["pass_at"]["1"]["accuracy"] == pytest.approx((2 + 1 + 1 + 0) / 3 / 4)
-    assert scores["pass_at"]["3"]["accuracy"] == 3 / 4
+    assert scores["pass_at"]["1"]["accuracy"] == pytest.approx((2 + 1 + 1 + 0 + 2) / 3 / 5)
+    assert scores["pass_at"]["3"]["accuracy"] == 4 / 5
 
 
 CHOICES = [("yes", "no"), ("Ann", "Bob", "Eve"), None]
