@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.command_line import ArgumentParser, exit_on_user_error
+from data.command_line import ArgumentParser, at_least, exit_on_user_error
 from data.files import UserError
 from data.problem import Completion, Grade, Problem, read_completions
 from eval.extract import split_thought
@@ -78,9 +78,9 @@ class GradedCompletion:
 
 def _judge_text(problem: Problem, text: str, grade: Grade) -> str:
     """Return the kind of a wrong answer, or of none, after a thought that ended."""
-    # Without a thought, the whole text may hold steps.
+    # Without a thought, or after an empty one, the whole text may hold steps.
     thought, rest, _ = split_thought(text)
-    steps = find_steps(text if thought is None else thought)
+    steps = find_steps(thought or text)
 
     # A wrong step comes first: whatever follows it is wrong for that reason.
     if any(not step.correct for step in steps):
@@ -116,6 +116,10 @@ def _judge_steps(problem: Problem, steps: Sequence[Step], grade: Grade) -> str:
         return "unknown"
     if not is_equal(steps[-1].result, grade.extracted, problem.kind, problem.choices):
         return "contradiction"
+
+    # A second guess stood beside it.
+    if is_equal(problem.answer, grade.extracted, problem.kind, problem.choices):
+        return "unknown"
 
     # Only with a known program, or one expression to follow, do correct steps prove a wrong plan.
     if problem.extra.get("program") or problem.family == "boolean":
@@ -234,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add(
         "--examples",
-        type=int,
+        type=at_least(0),
         default=0,
         metavar="N",
         help="texts to show of each kind of error, for each file",

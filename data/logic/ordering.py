@@ -138,7 +138,9 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     """The lines that may follow ``lines`` in a solution of the question; none after the last one."""
     whether = _WHETHER.search(question)
     who = _WHO.search(question)
-    if not (whether or who):
+    premises = list(_PREMISE.finditer(question))
+    # An ordering that is none of ours.
+    if not premises or not (whether or who):
         return []
 
     looks_up = bool(who and _is_more(who[2]))
@@ -154,7 +156,7 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
 
     neighbors = {}
     unread = []
-    for premise in _PREMISE.finditer(question):
+    for premise in premises:
         ahead, behind = _sort_names(*premise.groups())
         line = f"{premise[0][:-1]}: {ahead} > {behind}"
         if looks_up:

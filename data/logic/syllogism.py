@@ -209,11 +209,16 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
         return []
     *premises, conclusion = read
     denial = Statement(_DENIALS[conclusion.letter], conclusion.subject, conclusion.predicate)
+
+    statements = [*premises, denial]
+    found = [statement for statement in statements if statement.letter in "IO"]
+    # A syllogism that is none of ours.
+    if len(found) != 1:
+        return []
     if not lines:
         return [f"Suppose not: {denial.write_claim()}."]
 
-    statements = [*premises, denial]
-    [existing] = [statement for statement in statements if statement.letter in "IO"]
+    existing = found[0]
     facts = {existing.subject: True, existing.predicate: existing.letter == "I"}
     if len(lines) == 1:
         return [f"{existing.write_opening()}: {_write_facts(existing, facts)}."]

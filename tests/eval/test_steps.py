@@ -10,7 +10,7 @@ from data.datasets import load
 from data.generated import draw_problem
 from data.problem import Problem
 from data.solutions import render_solution
-from eval.steps import find_steps, find_wrong_step, is_checked
+from eval.steps import find_steps, find_wrong_step, has_procedure, is_checked
 
 PROGRAM = [["*", 25, 4, 100], ["+", 100, 8, 108]]
 SUM = Problem("s", "What is 25 * 4 + 8?", "108", "number", extra={"program": PROGRAM})
@@ -117,6 +117,24 @@ def test_a_step_must_follow_from_the_question_and_the_steps_before(problem, thou
 )
 def test_checked_steps_come_to_the_answer(problem, text, expected):
     assert is_checked(problem, text) is expected
+
+
+@pytest.mark.parametrize(
+    ("family", "question", "text"),
+    [
+        (
+            "syllogism",
+            "Some cats are dogs. Some dogs are pigs. Does it follow that all cats are pigs?",
+            "Suppose not: some cats are not pigs.",
+        ),
+        ("ordering", "Who is the tallest?", "Who is the tallest: up."),
+    ],
+)
+def test_a_problem_of_a_users_family_has_no_procedure(family, question, text):
+    problem = Problem("u", question, "no", "label", ("yes", "no"), family=family)
+
+    assert not has_procedure(problem)
+    assert not is_checked(problem, text)
 
 
 FAMILIES = {
