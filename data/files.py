@@ -98,13 +98,14 @@ def _split_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_utf8(path: Path) -> str:
-    # A pipe is no file to Python: /dev/stdin.
-    if not path.exists() or path.is_dir():
-        raise UserError(f"{path}: no such file; check the path")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8 JSONL") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name another file") from None
 
 
 def read_json(path: AnyPath) -> Any:

@@ -9,7 +9,7 @@ The readings of an answer, each tried on its own:
 - its key: digits in a text (ARC: "2") count from 1.
 
 Readings that mean different choices make the answer ambiguous; then it is refused, and never guessed. Where a record
-labels its choices itself (ARC), a label means its choice, and nothing else is tried.
+labels its choices itself (ARC), a label means its choice; of the other readings only the text is tried then.
 """
 
 import re
@@ -105,6 +105,9 @@ def resolve_gold(
             return choice.strip()
 
     meanings = _find_meanings(answer, choices)
+    if labels:
+        # A letter or a number that is no label means nothing.
+        meanings = {reading: place for reading, place in meanings.items() if reading == "text"}
     if not meanings:
         return str(answer).strip()
 

@@ -65,6 +65,12 @@ def test_a_missing_file_is_one_line(tmp_path):
         list(read_jsonl(tmp_path / "none.jsonl"))
 
 
+@pytest.mark.parametrize("name", ["", "x" * 300])
+def test_what_cannot_be_read_is_one_line(name, tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \([^)\n]+\); name another file$"):
+        list(read_jsonl(tmp_path / name))
+
+
 def test_json_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "new" / "value.json"
     write_json(path, {"é": [1, None]})

@@ -58,3 +58,9 @@ def test_an_answer_that_is_not_on_offer_is_refused(answer, tmp_path):
 
     with pytest.raises(UserError, match=r"mine\.jsonl:1: .*none of its choices"):
         load_benchmark(str(file))
+
+
+def test_with_labels_an_answer_is_a_label_or_a_text():
+    # "4" would be the last one by its place.
+    for answer, expected in [("0", "wolf"), ("3", "horse"), ("horse", "horse"), ("4", "4"), (4, "4")]:
+        assert resolve_gold(answer, ANIMALS, "file:1", labels=("0", "1", "2", "3")) == expected

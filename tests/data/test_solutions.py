@@ -1,4 +1,4 @@
-"""Worked solutions: the three styles, and rationales with marks."""
+"""Worked solutions: the four styles, and rationales with marks."""
 
 import re
 
