@@ -46,8 +46,8 @@ class Completion:
     """What a model wrote for one problem, without the end-of-turn token.
 
     Token counts are the model's own tokens: ``thinking_tokens`` those between the think tags, ``answer_tokens`` all
-    others that were generated or forced (tags, answer, end of turn). Their sum is what the completion cost. ``finish``
-    is "stop" where the model ended its turn itself, "length" where the limit did.
+    others that were generated or forced (tags, answer, end of turn). ``finish`` is "stop" where the model ended its
+    turn itself, "length" where the limit did.
     """
 
     id: str
@@ -56,6 +56,11 @@ class Completion:
     thinking_tokens: int
     answer_tokens: int
     finish: str
+
+    @property
+    def tokens(self) -> int:
+        """What the completion cost."""
+        return self.thinking_tokens + self.answer_tokens
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def collect_outcome(
     """Return the outcome of one completion a problem; KeyError where a problem has none."""
     tokens_of = {}
     for completion in completions:
-        tokens_of[completion.id] = completion.thinking_tokens + completion.answer_tokens
+        tokens_of[completion.id] = completion.tokens
     correct_of = {grade.id: grade.correct for grade in grades}
 
     # In the order of the problems, which all ways to answer share.
@@ -140,8 +140,7 @@ def make_curve(
 def _make_point(name: str, outcome: Outcome, limit: float | None = None) -> dict[str, Any]:
     n = len(outcome.correct)
     total = float(outcome.correct.sum())
-    # A sum of chances may end up a rounding error above n.
-    low, high = wilson_interval(min(total, n), n)
+    low, high = wilson_interval(total, n)
     return {
         "name": name,
         "limit": limit,

@@ -9,6 +9,9 @@ from statistics import NormalDist, fmean, stdev
 Z_95 = 1.959964
 Z_95_SQUARED = Z_95 * Z_95
 
+# By how much a sum of shares may miss its value.
+ROUNDING = 1e-6
+
 
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     """Return the 95 % score interval (low, high) of a proportion, both in [0, 1].
@@ -22,6 +25,9 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     Source: E. B. Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22,
     p. 209-212.
     """
+    # A sum of shares may end up a rounding error above n.
+    if n <= successes < n + ROUNDING:
+        successes = n
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}")
 

@@ -74,8 +74,7 @@ def estimate_mean(label: str, values: Iterable[float], may_fall: bool = False) -
 def estimate_share(label: str, values: Iterable[float]) -> Estimate:
     """Return the mean of values in [0, 1], one a problem."""
     values = [float(value) for value in values]
-    # A sum of means may pass the number of problems by rounding.
-    total = min(math.fsum(values), len(values))
+    total = math.fsum(values)
     low, high = wilson_interval(total, len(values))
     return Estimate(label, total / len(values), low, high)
 

@@ -255,7 +255,7 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
     add_score_arguments(command)
 
     # A study has a recipe of its own, which the common options do not fit.
-    text = "measure the article's claims, each with a control"
+    text = "measure claims about language models, each with a control"
     command = commands.add_parser("studies", help=text, description=text)
     command.set_defaults(handler=make_studies, to_run=())
     add_study_options(command.add_argument)

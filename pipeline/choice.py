@@ -52,7 +52,7 @@ class Answer:
     @property
     def tokens(self) -> int:
         """Its length."""
-        return self.completion.thinking_tokens + self.completion.answer_tokens
+        return self.completion.tokens
 
 
 @dataclass(frozen=True)

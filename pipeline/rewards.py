@@ -159,7 +159,7 @@ def score_rewards(
         completion_ids: Their token ids; None where only the texts are known.
     """
     questions = [problem.question for problem in problems]
-    tokens = [each.thinking_tokens + each.answer_tokens for each in completions]
+    tokens = [each.tokens for each in completions]
     return reward(
         prompts=questions,
         completions=[completion.text for completion in completions],

@@ -134,7 +134,7 @@ def build_dev_scorer(
         grades = grade_all(problems, answers.completions)
         return {
             "accuracy": fmean(grade.correct for grade in grades),
-            "tokens": fmean(c.thinking_tokens + c.answer_tokens for c in answers.completions),
+            "tokens": fmean(c.tokens for c in answers.completions),
             "n": len(problems),
         }
 

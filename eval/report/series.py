@@ -96,7 +96,7 @@ def _describe_answer(graded: GradedCompletion) -> dict[str, Any]:
         "thought": (thought or "").strip(),
         "closed": is_closed,
         "rest": rest.strip(),
-        "tokens": completion.thinking_tokens + completion.answer_tokens,
+        "tokens": completion.tokens,
     }
 
 

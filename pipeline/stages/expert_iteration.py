@@ -376,7 +376,7 @@ def describe_samples(
 ) -> dict[str, Any]:
     """Return how much was sampled and kept in all rounds so far, by level and family."""
     completions = [candidate.completion for candidate in candidates]
-    tokens = [each.thinking_tokens + each.answer_tokens for each in completions]
+    tokens = [each.tokens for each in completions]
     levels = Counter(str(solution.level) for solution in solutions)
     families = Counter(solution.family for solution in solutions)
     return {

@@ -1,4 +1,4 @@
-"""The article's claims, one file each: what it says, how that is measured, and the control that must come out flat.
+"""Claims about language models, one file each: the claim, how it is measured, and a control that must come out flat.
 
 A new study is a file here with CLAIM, LIMITS, NEEDS, Settings and ``measure``, its name below, and a recipe
 ``recipes/studies/NAME.yaml``.

@@ -171,6 +171,6 @@ def describe_outcome(problem: Problem, completion: Completion) -> str:
     graded = grade(problem, completion)
     answer = "none" if graded.extracted is None else printable(graded.extracted)
     verdict = f" ({graded.verdict})" if problem.answer else ""
-    total = completion.thinking_tokens + completion.answer_tokens
     truncated = ", truncated by the limit" if completion.finish == "length" else ""
-    return f"answer: {answer}{verdict}\n{total} tokens, {completion.thinking_tokens} of them thinking{truncated}"
+    tokens = f"{completion.tokens} tokens, {completion.thinking_tokens} of them thinking{truncated}"
+    return f"answer: {answer}{verdict}\n{tokens}"
