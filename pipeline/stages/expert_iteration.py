@@ -7,7 +7,6 @@ adapters, sft's included, the best on dev is returned.
 Source: STaR, arXiv 2203.14465, section 3.1; ReST-EM, arXiv 2312.06585, section 3 (both anew from the base).
 """
 
-import itertools
 import random
 import shutil
 from collections import Counter
@@ -247,14 +246,19 @@ class ExpertIteration:
         elif self.settings.keep == "first":
             # The other control trains for as long, on nothing new.
             first = self.choose_first_solutions()
-            solutions = repeat_solutions(first, len(solutions))
+            solutions = repeat_solutions(first, solutions, self.context.seed)
             dropped = {"not trained on": len(candidates)}
 
         samples = describe_samples(candidates, solutions)
         self.rounds.append({"round": number, "problems": asked, "dropped": dropped, **samples})
         on_main_process(lambda: write_jsonl(self.work / "kept.jsonl", map(to_conversation, solutions)))
 
-        account = {**selection.account, "dropped": dropped}
+        account = {
+            **selection.account,
+            "kept": samples["kept"],
+            "levels": samples["kept_by_level"],
+            "dropped": dropped,
+        }
         say(f"round {number}: {describe_account(account)}")
         return solutions
 
@@ -325,7 +329,7 @@ def keep_at_random(
 
     First attempts come first, since further ones are made only where the earlier ones failed.
     """
-    wanted = Counter((solution.family, solution.level) for solution in verified)
+    wanted = Counter(map(get_group, verified))
     shuffled = random.Random(seed).sample(list(samples), len(samples))
     # The sort is stable, so each attempt stays shuffled.
     shuffled.sort(key=lambda sample: sample.attempt)
@@ -337,7 +341,7 @@ def keep_at_random(
         if solution is None:
             continue
 
-        group = (solution.family, solution.level)
+        group = get_group(solution)
         if not wanted[group]:
             continue
 
@@ -351,13 +355,35 @@ def keep_at_random(
     return kept
 
 
-def repeat_solutions(solutions: Sequence[Problem], count: int) -> list[Problem]:
-    """Return ``count`` of these solutions, again from the start where there are too few."""
-    endless = itertools.cycle(solutions)
+def repeat_solutions(
+    first: Sequence[Problem],
+    verified: Sequence[Problem],
+    seed: int,
+) -> list[Problem]:
+    """Return as many of the first solutions as are verified, of each family and level: the other control.
+
+    Where there are too few of a family and level they come several times; where there are none, any are taken.
+    """
+    # Another order than that in which they are replayed.
+    shuffled = random.Random(f"{seed} again").sample(list(first), len(first))
+    by_group: dict[Any, list[Problem]] = {}
+    for solution in shuffled:
+        by_group.setdefault(get_group(solution), []).append(solution)
+
     again = []
-    for number, solution in enumerate(itertools.islice(endless, count), 1):
-        again.append(replace(solution, id=f"{solution.id}#again{number}"))
+    numbers: Counter[Any] = Counter()
+    for number, solution in enumerate(verified, 1):
+        group = get_group(solution)
+        pool = by_group.get(group, shuffled)
+        repeated = pool[numbers[group] % len(pool)]
+        numbers[group] += 1
+        again.append(replace(repeated, id=f"{repeated.id}#again{number}"))
     return again
+
+
+def get_group(solution: Problem) -> tuple[str, int]:
+    """Return the family and the level of a solution."""
+    return solution.family, solution.level
 
 
 def read_solution(candidate: Candidate) -> Problem | None:

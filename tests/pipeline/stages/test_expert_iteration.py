@@ -1,6 +1,7 @@
 """Expert iteration: what is asked, what is kept, what is trained on, and that it goes on where it was interrupted."""
 
 import copy
+import dataclasses
 import json
 import shutil
 import types
@@ -19,7 +20,13 @@ from pipeline.prompts import format_thinking_answer
 from pipeline.run_dir import RunDir
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages import expert_iteration
-from pipeline.stages.expert_iteration import Sample, keep_at_random, train_expert_iteration
+from pipeline.stages.expert_iteration import (
+    Sample,
+    get_group,
+    keep_at_random,
+    repeat_solutions,
+    train_expert_iteration,
+)
 from pipeline.traces.verify import Candidate
 
 PROBLEMS = load("arithmetic_v1", "train", 16).problems
@@ -338,6 +345,21 @@ def test_the_other_control_repeats_first_solutions(make_context, sampler, traine
     verified, again = ([tuple(row["input_ids"]) for row in rows] for rows in trained_rows)
     assert len(verified) == len(again)
     assert len(set(again)) < len(set(verified))
+
+
+def test_first_solutions_are_repeated_by_family_and_level():
+    first = load("arithmetic_v1", "train", 60).problems
+    # The first levels come first, as in a recipe.
+    verified = [problem for problem in PROBLEMS if problem.level in (2, 3)]
+    again = repeat_solutions(sorted(first, key=lambda problem: problem.level), verified, seed=1)
+
+    assert Counter(map(get_group, again)) == Counter(map(get_group, verified))
+    assert len({solution.id for solution in again}) == len(verified)
+    assert repeat_solutions(first, verified, seed=2) != again
+
+    # None of this family: any are taken.
+    unknown = [dataclasses.replace(problem, family="other") for problem in verified]
+    assert len(repeat_solutions(first, unknown, seed=1)) == len(verified)
 
 
 def test_samples_at_random_are_finished_and_of_the_first_attempt_where_there_are_enough():
