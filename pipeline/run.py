@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.contamination import Overlap, find_overlaps
-from data.datasets import Dataset, load_dev
+from data.datasets import Dataset
 from data.files import UserError
 from data.problem import Problem, read_problems
 from data.splits import take_stratified
@@ -17,7 +17,7 @@ from pipeline.models.load import base_folder_name, check_base, fingerprint, reso
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
 from pipeline.settings import Recipe
-from pipeline.stages.problems import all_training_problems, select_stage_problems
+from pipeline.stages.problems import all_training_problems, select_dev_problems, select_stage_problems
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Run:
         dir: runs/BASE, or runs/BASE/seed-N.
         benchmarks: what every stage is scored on.
         overlaps: for each benchmark its problems that training gives away; none where the gate was not asked.
+        pretraining_overlaps: the same of the base's own pretraining.
     """
 
     base: str
@@ -41,6 +42,7 @@ class Run:
     recipe: Recipe
     benchmarks: list[Dataset]
     overlaps: dict[str, list[Overlap]]
+    pretraining_overlaps: dict[str, list[Overlap]]
 
 
 def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
@@ -57,7 +59,8 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
     recipe = read_recipe(options)
     benchmarks = load_benchmarks(options.benchmark or recipe.eval.benchmarks, recipe.eval.limit)
 
-    overlaps = {}
+    overlaps: dict[str, list[Overlap]] = {}
+    pretraining_overlaps: dict[str, list[Overlap]] = {}
     if for_training:
         check_trainers(recipe)
         check_tracker(recipe.report_to)
@@ -67,8 +70,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
     folder = resolve(options.base)
     if for_training:
         check_base(options.base, folder, count_context_tokens(recipe))
-        for name, more in find_pretraining_overlaps(folder, benchmarks, options.allow_overlap).items():
-            overlaps[name] += more
+        pretraining_overlaps = find_pretraining_overlaps(folder, benchmarks, options.allow_overlap)
 
     return Run(
         base=options.base,
@@ -79,11 +81,12 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
         recipe=recipe,
         benchmarks=benchmarks,
         overlaps=overlaps,
+        pretraining_overlaps=pretraining_overlaps,
     )
 
 
 def read_recipe(options: argparse.Namespace) -> Recipe:
-    """Return the recipe that the command line names; --limit and --seed go before --set."""
+    """Return the recipe that the command line names; --limit and --seed win over --set."""
     overrides = list(options.overrides)
     if options.limit is not None:
         overrides.append(f"eval.limit={options.limit}")
@@ -195,16 +198,11 @@ def list_solved_problems(recipe: Recipe, train: Sequence[Problem]) -> list[Probl
 
 def list_dev_problems(recipe: Recipe) -> list[Problem]:
     """Return the dev problems of all data sets that stages train on."""
-    specs = {}
-    for settings in recipe.stages.values():
-        for spec in getattr(settings, "problems", ()):
-            # The same set may be taken in two sizes.
-            specs[replace(spec, take=None)] = spec
-
     problems = []
-    for spec in specs.values():
-        problems += load_dev(spec)
-    return problems
+    for settings in recipe.stages.values():
+        problems += select_dev_problems(getattr(settings, "problems", ()))
+    # Most sets are of several stages.
+    return list(dict.fromkeys(problems))
 
 
 def _describe_overlap(overlap: Overlap) -> str:

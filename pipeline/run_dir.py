@@ -1,4 +1,4 @@
-"""The folder of a run: where things are. With pipeline/stage_dir.py the only reader and writer of runs/BASE.
+"""The folder of a run: where things are, and how they are read. pipeline/stage_dir.py has the folder of a stage.
 
 A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
 
@@ -13,6 +13,7 @@ A run with another seed than 1 lies in runs/BASE/seed-N, with the same files:
     STAGE/scores.json          with recipe.yaml, completions/ and grades/
     STAGE/work/, partial/      an unfinished training, unfinished answers
     studies/NAME/result.json   with plot.png and summary.md
+    traces/, tradeoff/         what `make traces` and `make tradeoff` leave
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from eval.report.plots import save_study_plot
 from eval.run_view import RowKey, RunView, StageView
 from eval.table import StageScores, make_rows, to_markdown
 from pipeline import processes
+from pipeline.prompts import format_question
 from pipeline.stage_dir import ADAPTER_WEIGHTS, MANIFEST, StageDir, read_manifest
 
 Record = dict[str, Any]
@@ -74,7 +76,7 @@ class RunDir:
         So a control, or a training with other settings, does not ask again what was answered already.
         """
         weights = processes.on_main_process(lambda: sha256_file(adapter / ADAPTER_WEIGHTS))
-        questions = [(problem.id, problem.question) for problem in problems]
+        questions = [(problem.id, format_question(problem)) for problem in problems]
         return self.root / "samples" / sha256_json([weights, *depends_on, questions])[:16]
 
     def write_study(self, result: Record, inputs: Record, about: Record) -> None:
@@ -166,19 +168,26 @@ class RunDir:
         return RunView(self.name, rows, stages, problems, self.read_studies())
 
     def _has_row(self, name: str) -> bool:
-        """Whether a stage was scored, and all adapters that it was trained on are still there."""
+        """Whether a stage was scored, and all that it was trained on, or imitates, is still there."""
         stage = self.stage(name)
         scored_files = stage.read_part("scoring").get("files", {})
         if "scores.json" not in scored_files:
             return False
 
-        training = stage.read_part("training")
-        parent = training["inputs"]["parent"] if training else None
+        inputs = stage.read_part("training").get("inputs", {})
+        # A control says something only beside the stage that it imitates.
+        imitates = inputs.get("imitates")
+        if imitates:
+            real = self.stage(imitates["stage"]).read_part("training").get("inputs", {})
+            if sha256_json(real) != imitates["inputs"]:
+                return False
+
+        parent = inputs.get("parent")
         if parent is None:
             return True
 
         # Another adapter in its place would make a comparison with it meaningless.
-        is_same = self.stage(parent).adapter_sha256() == training["inputs"]["parent_adapter"]
+        is_same = self.stage(parent).adapter_sha256() == inputs["parent_adapter"]
         return is_same and self._has_row(parent)
 
     def _read_rows(self, name: str, scores: Record, key: str, read) -> dict[RowKey, Any]:

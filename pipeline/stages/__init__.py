@@ -37,7 +37,7 @@ CONTROLS: tuple[Stage, ...] = (
     make_control(
         SFT,
         "sft_older",
-        "sft on solutions that begin with their answer",
+        "sft on the older solutions; those of logic begin with their answer",
         {"solutions": ["long"]},
     ),
     make_control(
@@ -75,7 +75,8 @@ def list_controls(names: Sequence[str] = ()) -> list[Stage]:
     for name in names or [control.name for control in CONTROLS]:
         control = _find(CONTROLS, name, "control")
         stages += [get_stage(control.section), control]
-    return stages
+    # Several imitate one stage.
+    return list(dict.fromkeys(stages))
 
 
 def _find(stages: Sequence[Stage], name: str, kind: str) -> Stage:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.dataset_spec import DatasetSpec
 from data.datasets import load_dev, load_spec, load_train
-from data.files import sha256_json
+from data.files import UserError, sha256_json
 from data.problem import Problem, record_to_json
 from data.splits import take_stratified
 
@@ -43,7 +43,19 @@ def select_problems(
         chosen = take_stratified(unseen, spec.take)
         again = [problem for problem in drawn if problem.id in seen_ids]
         selected += [*chosen, *again][: spec.take]
+
+    check_ids(selected)
     return selected
+
+
+def check_ids(problems: Iterable[Problem]) -> None:
+    """Raise UserError where one id stands for two problems, since answers are told apart by their ids."""
+    questions: dict[str, str] = {}
+    for problem in problems:
+        if questions.setdefault(problem.id, problem.question) != problem.question:
+            raise UserError(
+                f"problems: the id {problem.id!r} stands for two problems of a stage's data sets; give each its own id"
+            )
 
 
 def _count_drawn(spec: DatasetSpec, seen: Sequence[Problem]) -> int | None:
@@ -58,11 +70,13 @@ def _count_drawn(spec: DatasetSpec, seen: Sequence[Problem]) -> int | None:
     return spec.take + max(len(groups) * most, len(seen))
 
 
-def select_dev_problems(specs: Iterable[DatasetSpec], count: int) -> list[Problem]:
-    """Return the first dev problems of each data set."""
+def select_dev_problems(specs: Iterable[DatasetSpec], count: int | None = None) -> list[Problem]:
+    """Return the first dev problems of each data set, or all."""
     selected = []
     for spec in _list_sets(specs):
         selected += load_dev(spec, count)
+
+    check_ids(selected)
     return selected
 
 

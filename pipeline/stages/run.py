@@ -18,7 +18,7 @@ import yaml
 
 from data.contamination import find_overlaps
 from data.datasets import Dataset
-from data.files import sha256_file, write_json, write_text
+from data.files import sha256_file, sha256_json, write_json, write_text
 from data.problem import Problem
 from eval.extract import EXTRACTION_VERSION
 from eval.score import SCORES_VERSION
@@ -71,7 +71,7 @@ def run_stage(run: Run, stage: Stage) -> None:
             on_main_process(folder.forget)
             if not stage.control_of:
                 raise
-            say(f"{error}. A control that has nothing to learn equals its parent, so it gets no row")
+            say(f"{error}. So this control would say nothing, and gets no row")
             return
 
         score_stage(run, stage)
@@ -113,8 +113,8 @@ def training_inputs(run: Run, stage: Stage) -> Record:
     section = settings.model_dump(mode="json")
     parent = run.dir.stage(stage.parent) if stage.parent else None
 
-    # Any of these makes the adapter another one; nothing else does.
-    return {
+    # What makes the adapter another one. How fast it comes, as by base.fast_training, is no part of it.
+    inputs = {
         **_describe_base(run),
         "settings": section,
         "seed": run.recipe.seed,
@@ -125,6 +125,10 @@ def training_inputs(run: Run, stage: Stage) -> Record:
         "problems": hash_sources(getattr(settings, "problems", [])),
         "files": _hash_named_files(section),
     }
+    if stage.control_of:
+        real = training_inputs(run, stages.get_stage(stage.control_of))
+        inputs["imitates"] = {"stage": stage.control_of, "inputs": sha256_json(real)}
+    return inputs
 
 
 def scoring_inputs(run: Run, stage: Stage) -> Record:
@@ -344,10 +348,11 @@ def _write_recipe(run: Run, stage: Stage) -> Path:
 
 
 def _count_overlaps(run: Run, stage: Stage, row: TableRow) -> int:
-    """How many problems of a benchmark were seen in training, or stand in the examples of the prompt."""
-    overlaps = find_overlaps(row.examples, row.benchmark.problems)
+    """How many problems of a benchmark were seen in a training, or in the base's own, or stand in the prompt."""
+    name = row.benchmark.name
+    overlaps = find_overlaps(row.examples, row.benchmark.problems) + run.pretraining_overlaps[name]
     if stage.train:
-        overlaps += run.overlaps[row.benchmark.name]
+        overlaps += run.overlaps[name]
 
     # A problem may overlap with several.
     ids = {overlap.problem.id for overlap in overlaps}

@@ -15,6 +15,7 @@ from data.files import UserError
 from data.problem import Completion, Problem
 from data.splits import LEVELS
 from eval.grade import grade
+from pipeline.learnability import NoSignal
 from pipeline.prompts import DIRECT, encode_text, format_direct_answer, format_thinking_answer
 from pipeline.settings import SftSettings
 from pipeline.stages.stage import Stage, TrainingContext
@@ -226,12 +227,18 @@ def train(context: TrainingContext) -> Path:
     from pipeline.models.load import load_tokenizer
     from pipeline.traces.sources import choose_solutions
 
-    settings = context.settings
-    problems = choose_solutions(context.train_problems(), settings.solutions, context.seed)
-
     tokenizer = load_tokenizer(context.run.base_folder)
-    rows = build_training_rows(tokenizer, problems, settings, context.seed)
-    return train_adapter(context, rows, settings.trainer, context.work)
+
+    def build_rows(settings: SftSettings) -> list["Row"]:
+        problems = choose_solutions(context.train_problems(), settings.solutions, context.seed)
+        return build_training_rows(tokenizer, problems, settings, context.seed)
+
+    rows = build_rows(context.settings)
+    real = context.stage.control_of
+    # nano learns from the older solutions as it is.
+    if real and rows == build_rows(context.run.recipe.stages[real]):
+        raise NoSignal(f"{context.stage.name}: it would train on what {real} trains on")
+    return train_adapter(context, rows, context.settings.trainer, context.work)
 
 
 SFT = Stage(

@@ -17,7 +17,7 @@ from data.problem import Completion, Problem, record_to_json
 from pipeline import processes
 from pipeline.client import Client, RequestLimit
 from pipeline.generate import BATCH_SIZES, find_stop_ids, generate, to_completion
-from pipeline.prompts import build_messages, encode_prompt
+from pipeline.prompts import build_messages, encode_prompt, format_question
 from pipeline.traces.verify import Candidate, make_candidate
 
 # Texts that are written together. On a GPU those that end leave their slots to the next ones: more texts than slots.
@@ -41,7 +41,7 @@ def plan_draws(problems: Sequence[Problem], samples: int, origin: Sequence[Any])
     draws = []
     for problem in problems:
         for number in range(samples):
-            key = sha256_json([*origin, problem.id, problem.question, number])[:24]
+            key = sha256_json([*origin, problem.id, format_question(problem), number])[:24]
             draws.append(Draw(problem, number, key))
     return draws
 

@@ -17,6 +17,7 @@ from pipeline.run import (
     check_tracker,
     find_contamination,
     find_pretraining_overlaps,
+    list_dev_problems,
     load_benchmarks,
     open_results,
     open_run,
@@ -53,9 +54,12 @@ def own_file(tmp_path_factory) -> Path:
     return path
 
 
+STAGES_WITH_PROBLEMS = ("sft", "rl", "adaptive")
+
+
 def use_file(path: Path) -> list[str]:
     """Overrides that train every stage on a file."""
-    return [f"{section}.problems=[{{set: {path}}}]" for section in ("sft", "rl", "adaptive", "traces")]
+    return [f"{section}.problems=[{{set: {path}}}]" for section in (*STAGES_WITH_PROBLEMS, "traces")]
 
 
 def test_options_become_the_recipe():
@@ -146,6 +150,13 @@ def test_solutions_that_give_dev_problems_away_are_refused(tmp_path):
     assert f"leak has the same text as {problem.id}, a dev problem" in str(refusal.value)
 
 
+def test_the_gate_looks_at_the_dev_problems_of_all_levels():
+    # A stage of two levels still compares its adapters on all.
+    overrides = [f"{name}.problems=['arithmetic_v1?split=train&take=9&levels=1,2']" for name in STAGES_WITH_PROBLEMS]
+    problems = list_dev_problems(read_recipe(make_options(overrides=overrides)))
+    assert {problem.level for problem in problems} == {1, 2, 3, 4, 5}
+
+
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
@@ -188,7 +199,7 @@ def test_results_are_opened_without_the_checks_of_a_training(monkeypatch, tmp_pa
 
     run = open_run(make_options(runs=tmp_path), for_training=False)
     assert run.dir.root == tmp_path / "nano-tiny"
-    assert run.overlaps == {}
+    assert run.overlaps == run.pretraining_overlaps == {}
 
 
 def test_the_gate_looks_at_what_a_base_was_pretrained_on(tmp_path, own_file):

@@ -1,11 +1,13 @@
 """Run folders: one process at a time, parts that count only when they are complete, and damage that is named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.files import UserError
+from data.problem import Problem
 from pipeline.run_dir import RunDir, find_run_dir
 from pipeline.stage_dir import StageDir, find_damaged, find_differences, read_manifest, seal
 
@@ -255,6 +257,19 @@ def test_a_stage_that_starts_from_an_adapter_that_is_gone_has_no_row(tmp_path):
 
     finish_scoring(sft)
     assert list_rows(run) == ["sft", "rl", "adaptive"]
+
+
+def test_samples_are_of_one_adapter_and_of_what_it_was_asked(tmp_path):
+    run = RunDir(tmp_path)
+    finish_training(run.stage("sft"), b"sft")
+    adapter = run.stage("sft").adapter
+
+    problem = Problem("p", "Which one purrs?", "cat", "text", ("cat", "dog"))
+    place = run.find_samples(adapter, [problem], "greedy")
+    assert run.find_samples(adapter, [problem], "greedy") == place
+    assert run.find_samples(adapter, [problem], "sampled") != place
+    # The choices stand under the question.
+    assert run.find_samples(adapter, [replace(problem, choices=("cat", "cow"))], "greedy") != place
 
 
 def test_damaged_scores_are_named(tmp_path):

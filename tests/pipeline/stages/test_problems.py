@@ -7,7 +7,7 @@ import pytest
 
 from data.dataset_spec import DatasetSpec
 from data.datasets import load_dev, load_train
-from data.files import write_jsonl
+from data.files import UserError, write_jsonl
 from pipeline.stages.problems import all_training_problems, select_dev_problems, select_problems, select_stage_problems
 
 ARITHMETIC = DatasetSpec(set="arithmetic_v1", split="train")
@@ -88,6 +88,19 @@ def test_no_dev_problem_of_a_file_is_trained_on(file):
     dev = set(list_ids(load_dev(file, 40)))
     assert dev
     assert not dev & set(list_ids(select_problems([file])))
+
+
+def test_one_id_for_two_problems_is_refused(tmp_path):
+    specs = []
+    for name, sign in (("a", "+"), ("b", "-")):
+        rows = [{"id": f"p{i}", "question": f"What is {i} {sign} 1?", "answer": str(i)} for i in range(400)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        specs.append(DatasetSpec(set=str(tmp_path / f"{name}.jsonl"), split="all"))
+
+    for select in (select_problems, select_dev_problems):
+        assert select(specs[:1])
+        with pytest.raises(UserError, match=r"the id 'p\d+' stands for two problems"):
+            select(specs)
 
 
 def test_the_gate_sees_the_problems_of_every_section(file):

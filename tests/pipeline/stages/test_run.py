@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from data.contamination import Overlap
 from data.datasets import load
 from data.files import UserError
 from data.problem import read_completions, read_grades
@@ -59,6 +60,7 @@ class Ladder:
             recipe=recipe,
             benchmarks=[load("arithmetic_v1", "test", 4), load("logic_v1", "test", 3)],
             overlaps={"arithmetic_v1": [], "logic_v1": []},
+            pretraining_overlaps={"arithmetic_v1": [], "logic_v1": []},
         )
 
     def make_stage(self, name: str, number: int, parent: str | None = None) -> Stage:
@@ -250,21 +252,48 @@ def test_a_control_without_a_signal_gets_no_row_and_says_so(ladder, capsys):
     ladder.signal = False
 
     assert ladder.run_stage(ladder.control) == ["top_control"]
-    assert "equals its parent, so it gets no row" in capsys.readouterr().err
+    assert "this control would say nothing, and gets no row" in capsys.readouterr().err
     names = [stage.name for stage in ladder.run.dir.read_stage_scores(controls=True)]
     assert names == ["toy", "top"]
 
 
 def test_a_control_runs_with_its_overrides_beside_its_stage(ladder):
+    ladder.run_stage(ladder.top)
     ladder.run_stage(ladder.control)
     scores = ladder.read_scores(ladder.control)
     assert scores["control"]
     assert scores["compared_to"] == ["top"]
     assert scores["alarm"] == "scale 0.0"
 
-    assert [stage.name for stage in ladder.run.dir.read_stage_scores()] == ["toy"]
+    assert [stage.name for stage in ladder.run.dir.read_stage_scores()] == ["toy", "top"]
     names = [stage.name for stage in ladder.run.dir.read_stage_scores(controls=True)]
-    assert names == ["toy", "top_control"]
+    assert names == ["toy", "top", "top_control"]
+
+
+def test_a_control_of_an_earlier_recipe_has_no_row(ladder):
+    def list_rows() -> list[str]:
+        return [stage.name for stage in ladder.run.dir.read_stage_scores(controls=True)]
+
+    ladder.run_stage(ladder.top)
+    ladder.run_stage(ladder.control)
+    assert list_rows() == ["toy", "top", "top_control"]
+
+    # The stage that it imitates is another one now.
+    ladder.change("top", inner={"depth": 2})
+    ladder.run_stage(ladder.top)
+    assert list_rows() == ["toy", "top"]
+
+    ladder.run_stage(ladder.control)
+    assert list_rows() == ["toy", "top", "top_control"]
+
+
+def test_what_the_base_has_read_counts_for_stages_without_a_training_too(ladder):
+    problem = ladder.run.benchmarks[0].problems[0]
+    ladder.run.pretraining_overlaps["arithmetic_v1"] = [Overlap(problem, problem, "the same text")]
+
+    ladder.run_stage(PLAIN)
+    entries = ladder.read_scores(PLAIN)["variants"][0]["benchmarks"]
+    assert [entry["overlaps"] for entry in entries] == [1, 0]
 
 
 def test_an_override_reaches_settings_inside_settings():

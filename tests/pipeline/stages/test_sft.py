@@ -12,6 +12,7 @@ from data.datasets import load
 from data.files import UserError
 from data.problem import Problem
 from pipeline import prompts
+from pipeline.learnability import NoSignal
 from pipeline.settings import SftSettings
 from pipeline.stages import sft
 
@@ -167,6 +168,23 @@ def context(tiny, problems):
         load_model=load_model,
         dev_problems=lambda: problems[:2],
     )
+
+
+def test_a_control_that_would_train_on_the_same_rows_is_none(context, problems, settings, monkeypatch):
+    monkeypatch.setattr(sft, "train_adapter", lambda context, rows, trainer, work: len(rows))
+    monkeypatch.setattr("pipeline.models.load.load_tokenizer", lambda folder: context.load_model(None, False)[1])
+    context.run.base_folder = context.work = None
+    context.train_problems = lambda: problems[:12]
+    # Of arithmetic these two styles are one.
+    context.settings, real = (settings(solutions=[style], trainer={}) for style in ("long", "procedure"))
+    context.run.recipe.stages["sft"] = real
+
+    context.stage = types.SimpleNamespace(name="sft_older", control_of="sft")
+    with pytest.raises(NoSignal, match="sft_older: it would train on what sft trains on"):
+        sft.train(context)
+
+    context.run.recipe.stages["sft"] = settings(solutions=["short"], trainer={})
+    assert sft.train(context) == 12
 
 
 def test_an_adapter_is_new_or_goes_on_from_another(context, tiny, problems, settings, tmp_path):

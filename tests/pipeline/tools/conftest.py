@@ -60,6 +60,7 @@ def finished_run(tiny, tmp_path_factory):
         recipe=load_recipe("cpu", OVERRIDES),
         benchmarks=[load("arithmetic_v1", "test", 4), load("logic_v1", "test", 3)],
         overlaps={"arithmetic_v1": [], "logic_v1": []},
+        pretraining_overlaps={"arithmetic_v1": [], "logic_v1": []},
     )
     score_stage(run, get_stage("plain"))
     for seed, name in enumerate(("sft", "rl", "adaptive")):
