@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from data.datasets import Dataset
 from data.files import UserError, sha256_json
 from data.problem import Grade
 from eval.stats import detectable_difference, holm, mcnemar_p, wilson_interval
@@ -151,6 +152,12 @@ def _list_entries(stage: StageScores) -> list[_Entry]:
             correct = {(benchmark, grade.id): grade.correct for grade in grades}
             entries.append(_Entry(stage, name, scores, correct))
     return entries
+
+
+def group_benchmarks(benchmarks: Sequence[Dataset]) -> dict[str, list[Dataset]]:
+    """Return each benchmark by its name, after all together where there are several, as in the table."""
+    groups = {benchmark.name: [benchmark] for benchmark in benchmarks}
+    return {POOLED: list(benchmarks), **groups} if len(groups) > 1 else groups
 
 
 def _check_problems(entries: Sequence[_Entry]) -> None:

@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import enum
+import functools
 import json
+import operator
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -265,12 +267,12 @@ def check_trainers(recipe: Recipe) -> None:
             f"{grpo['num_generations']}; change per_device_train_batch_size"
         )
 
-    # The best checkpoint on dev is kept, so each must have been scored.
+    # transformers finds the best one only among those that were saved.
     is_scored = grpo.get("save_strategy") == grpo.get("eval_strategy") == "steps"
-    if not is_scored or grpo["save_steps"] % grpo["eval_steps"]:
+    if not is_scored or grpo["save_steps"] != grpo["eval_steps"]:
         raise UserError(
             "rl.grpo.trainer: the best checkpoint on dev is kept, so save_strategy and eval_strategy must be steps, "
-            "and save_steps a multiple of eval_steps"
+            "and save_steps the same as eval_steps"
         )
 
 
@@ -302,7 +304,9 @@ def _check_block(key: str, block: Mapping[str, Any], library: Any) -> None:
 def _narrow_hint(name: str, hint: Any) -> Any:
     """A hint of a library, narrowed to what works."""
     if name in AT_LEAST_ONE.split():
-        return Annotated[hint, Field(ge=1)]
+        # None is allowed for some of them, and would fail as late.
+        kinds = [kind for kind in typing.get_args(hint) or [hint] if kind is not type(None)]
+        return Annotated[functools.reduce(operator.or_, kinds), Field(ge=1)]
 
     # Names such as lr_scheduler_type are hinted as an enumeration or any text.
     for kind in typing.get_args(hint):

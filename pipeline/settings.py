@@ -178,7 +178,8 @@ class TracesSettings(Settings):
 class RunSettings(Settings):
     """What is not of one stage: recipes/run.yaml."""
 
-    seed: Annotated[int, Field(ge=0)]
+    # What the random generators take.
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     report_to: Literal["none", "trackio", "wandb", "tensorboard"]
     base: BaseSettings
     eval: EvalSettings

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from data.files import UserError, write_text
+from data.files import UserError, make_folder, write_text
 from data.problem import Problem
 from eval.table import HEADINGS, format_markdown, format_row, make_rows
 from pipeline.forward import merge_adapter, token_logprobs
@@ -85,6 +85,7 @@ def export(run: Run, name: str, folder: Path) -> str:
     stage_dir = check_stage(run, name)
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"--to {folder}: it exists and is no empty folder; name another or remove it")
+    make_folder(folder.parent)
 
     scored, tokenizer = load_model(run.base_folder, stage_dir.adapter, load=run.recipe.base.load)
     exported = merge_into_base(run, stage_dir.adapter)

@@ -12,7 +12,7 @@ from typing import Any
 from data.problem import Grade
 from eval.grade import grade_all
 from eval.score import SAMPLING_TEMPERATURE, score_samples
-from eval.table import POOLED, format_markdown, make_rows
+from eval.table import format_markdown, group_benchmarks, make_rows
 from pipeline.evaluate import evaluate, make_sample_seed
 from pipeline.models.load import load_model
 from pipeline.processes import on_main_process
@@ -33,21 +33,17 @@ def sample_stages(run: Run, stages: Sequence[Stage], count: int) -> str:
     Returns:
         A Markdown table with the rows of ``pass_at_k.json``: each stage on each benchmark.
     """
-    scored = make_rows(run.dir.read_stage_scores(controls=True))
-    greedy = {(row["benchmark"], row["stage"]): row["accuracy"] for row in scored}
-
+    scores = {each.name: each for each in run.dir.read_stage_scores(controls=True)}
     # A control that found nothing to learn has no row.
-    scored_stages = {name for _, name in greedy}
-    trained = [stage for stage in stages if stage.train and stage.name in scored_stages]
+    trained = [stage for stage in stages if stage.train and stage.name in scores]
+
+    # Other stages in the folder may have been scored on other problems.
+    rows_of_trained = make_rows([scores[stage.name] for stage in trained])
+    greedy = {(row["benchmark"], row["stage"]): row["accuracy"] for row in rows_of_trained}
     samples = {stage.name: sample_stage(run, stage, count) for stage in trained}
 
-    groups = {benchmark.name: [benchmark] for benchmark in run.benchmarks}
-    # As in the table, all problems together come first.
-    if len(groups) > 1:
-        groups = {POOLED: run.benchmarks, **groups}
-
     rows = []
-    for group, benchmarks in groups.items():
+    for group, benchmarks in group_benchmarks(run.benchmarks).items():
         problems = [problem for benchmark in benchmarks for problem in benchmark.problems]
         for stage in trained:
             parts = [samples[stage.name][benchmark.name] for benchmark in benchmarks]

@@ -17,7 +17,7 @@ from data.files import read_json, write_json
 from data.problem import read_completions, write_records
 from eval.curve import Outcome, collect_outcome, make_curve, plot_curve, pool_outcomes
 from eval.grade import grade_all
-from eval.table import POOLED, format_markdown
+from eval.table import format_markdown, group_benchmarks
 from pipeline.choice import THINKING, compute_direct_probabilities
 from pipeline.evaluate import evaluate
 from pipeline.models.load import load_model
@@ -136,13 +136,9 @@ def make_curves(run: Run, answers: StageDir) -> dict[str, dict[str, Any]]:
     folders = {name: answers.folder / name for name in WAYS}
     folders["choice"] = run.dir.stage(ADAPTIVE.name).folder / "completions"
 
-    groups = {benchmark.name: [benchmark] for benchmark in run.benchmarks}
-    # The first is the one that is plotted.
-    if len(groups) > 1:
-        groups = {POOLED: run.benchmarks, **groups}
-
     curves = {}
-    for group, benchmarks in groups.items():
+    # The first is the one that is plotted.
+    for group, benchmarks in group_benchmarks(run.benchmarks).items():
         outcomes = {way: read_outcome(folder, benchmarks) for way, folder in folders.items()}
         # In the order in which the outcomes are pooled.
         probabilities = [direct[benchmark.name] for benchmark in benchmarks]

@@ -175,7 +175,9 @@ def test_a_bad_override_is_refused_in_one_line(item, words):
         ("rl.grpo.trainer.seed=3", "the pipeline sets it itself"),
         ("rl.grpo.trainer.epsilo=3", "did you mean epsilon?"),
         ("rl.grpo.trainer.num_generations=7", "a batch of 64 rows is not whole groups"),
-        ("rl.grpo.trainer.save_steps=2", "save_steps a multiple of eval_steps"),
+        ("rl.grpo.trainer.save_steps=6", "save_steps the same as eval_steps"),
+        ("rl.grpo.trainer.eval_steps=null", "eval_steps: must be a valid number, not None"),
+        ("rl.grpo.trainer.num_generations=null", "num_generations: must be a valid integer, not None"),
     ],
 )
 def test_the_libraries_keys_are_checked_by_name_and_type(item, words):
