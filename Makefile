@@ -76,20 +76,20 @@ report: $(READY)    ## one HTML page: table, levels, curves, errors, every answe
 plan: $(READY)      ## how long each stage will take here, by a short measurement
 	@$(LADDER) plan $(OPTIONS)
 
-status: $(READY)    ## which stages are up to date, and why the others are not; runs nothing
+status: $(READY)    ## which stages are up to date, and why the others are not; trains nothing
 	@$(LADDER) status $(OPTIONS)
 
 ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdicts, BUDGET=N limits the thought
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$(Q)") $(if $(ANSWER),--answer "$(ANSWER)") \
 		$(if $(STAGES),--stages $(STAGES))
 
-controls: $(READY)  ## trainings that must not help, such as on shuffled steps; NAME=sft_shuffled for one of them
+controls: $(READY)  ## stages without what they should learn from; one of them: NAME=sft_shuffled
 	@$(SHARED) controls $(OPTIONS) $(if $(NAME),"$(NAME)")
 
 tradeoff: $(READY)  ## accuracy against tokens, of all ways to decide how long to think; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)
 
-studies: $(READY)   ## the article's claims, measured: all of them, on the bases that their recipes name
+studies: $(READY)   ## claims about language models, measured: all of them, on the bases that their recipes name
 	@$(LADDER) studies $(STUDY)
 
 study: $(READY)     ## one of them: NAME=analogy
@@ -142,7 +142,8 @@ help:               ## this list
 	@echo 'LIMIT=N              problems of each benchmark that are scored, spread evenly over the levels'
 	@echo 'BENCHMARK=           what is scored: files, names or hub sets in place of ours: "gsm8k mine.jsonl?split=test"'
 	@echo 'ALLOW_OVERLAP=1      score problems that are trained on, and say so in the table'
-	@echo 'NAME=                one of the studies'
+	@echo 'SAMPLES=N            with a training: pass@1 to pass@N of the trained stages, after the table'
+	@echo 'NAME=                one of the studies, or of the controls'
 	@echo 'SET=                 values of the recipes: "sft.trainer.learning_rate=1e-4 sft.lora.r=16" (recipes/README.md)'
 	@echo 'TORCH=               what pip is given for torch where there is no GPU (README)'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'

@@ -82,7 +82,7 @@ Results are in {root}: table.md; of each stage scores.json, completions/, grades
 Next, with the same BASE: make report (every answer on one page), make ask (all stages, side by side),
 make controls (is a gain real?) and make tradeoff (what thinking costs).""",
     "controls": """
-Results are in {root}. Where a control gains as much as the stage that it imitates, the gain is not real.
+Results are in {root}. What a control gains is not the doing of the stage that it imitates.
 Next, with the same BASE: make report.""",
 }
 
@@ -242,7 +242,7 @@ def build_parser() -> tuple[ArgumentParser, list[str]]:
         add(stage.name, run_stages, f"stage {stage.number}: {stage.help}", [stage])
     add("all", run_stages, "run all stages and print the table", STAGES)
 
-    text = "train what must not help, such as on shuffled steps; the table with it"
+    text = "train stages without what they should learn from; the table with them"
     option = add("controls", run_controls, text, list_controls())
     names = ", ".join(control.name for control in CONTROLS)
     option("names", nargs="*", metavar="NAME", help=f"default: all ({names})")

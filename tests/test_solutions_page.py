@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "solutions.md"
 INTRODUCTION = """# Worked solutions
 
 A train problem of a low, a middle and a high level of each family, with the solution that `sft` learns from
-(`procedure`) and the older one (`short`), which is kept for controls. Where only one is shown, both are the same.
+(`procedure`) and the older one (`short`), which `nano` learns from. Where only one is shown, both are the same.
 [Design](design.md#solutions) says what makes a solution easy to learn. This page is written by a test.
 """
 

@@ -20,7 +20,7 @@ STAGES: tuple[Stage, ...] = (
     ADAPTIVE,
 )
 
-# Real stages without what they should learn from: where a control gains as much as its stage, the gain is not real.
+# Real stages without what they should learn from. What a control gains is not the doing of the stage that it imitates.
 CONTROLS: tuple[Stage, ...] = (
     make_control(
         SFT,

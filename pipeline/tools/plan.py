@@ -30,7 +30,7 @@ from pipeline.stages.sft import build_training_rows
 from pipeline.stages.stage import Stage
 from pipeline.traces.sources import choose_solutions
 
-# Mean tokens of an answer where a run has none of its own yet: run E of docs/results.md, both benchmarks.
+# Mean tokens of an answer where a run has none of its own yet: run E of docs/earlier-results.md, both benchmarks.
 ANSWER_TOKENS = {
     "plain zero-shot": 106,
     "plain 4-shot": 8,
