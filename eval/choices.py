@@ -55,7 +55,9 @@ _COPULA = re.compile(
 # "Yes, it is.", "No, Nora is not slower."
 _SHORT_REPLY = re.compile(
     r"(?P<word>yes|no|true|false)\s?[,;:-]\s?"
-    r"(?P<rest>(?:(?:it|he|she|they|this|that|there|the|we|you)\b|\w+\s(?:is|are|was|were|does|do|did|has|have|can)\b).+)",
+    r"(?P<rest>(?:(?:it|he|she|they|this|that|there|the|we|you)\b"
+    # Not after a colon: "False: 1 is not a number" explains what the choice means.
+    r"|(?<=, )\w+\s(?:is|are|was|were|does|do|did|has|have|can)\b).+)",
     re.IGNORECASE,
 )
 

@@ -421,6 +421,10 @@ def test_a_truth_may_be_said_in_a_clause(gold, text):
     assert not is_correct(other, text, "label", ("True", "False"))
 
 
+def test_what_a_choice_means_is_no_answer():
+    assert not is_correct("False", "False: 1 is not a number.", "label", ("True", "False"))
+
+
 def test_a_second_value_after_the_unit_of_a_box_is_a_hedge():
     assert not is_correct("7", "\\boxed{7} apples or 8")
     assert is_correct("7", "\\boxed{7} apples or so")
