@@ -17,6 +17,7 @@ A recipe writes the same as ``{set: gsm8k, split: train, take: 200}``; `data/dat
 import argparse
 import dataclasses
 import functools
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -303,8 +304,8 @@ def _open_source(spec: DatasetSpec) -> _Source:
         raise UserError(f"data set {name}: file= goes with {', '.join(BUILT_IN)}; give the file as the set instead")
 
     path = Path(name)
-    # Not is_file(), which says no of a pipe.
-    is_file = path.exists() and not path.is_dir()
+    # Not is_file(), which says no of a pipe, and not path.exists(), which raises where a name is too long.
+    is_file = os.path.exists(name) and not os.path.isdir(name)
     if is_file or name.endswith((".jsonl", ".json")):
         return _Source(path.stem, spec, {"all": read_rows(path)})
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):

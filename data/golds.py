@@ -9,7 +9,7 @@ The readings of an answer, each tried on its own:
 - its key: digits in a text (ARC: "2") count from 1.
 
 Readings that mean different choices make the answer ambiguous; then it is refused, and never guessed. Where a record
-labels its choices itself (ARC), a label means its choice; of the other readings only the text is tried then.
+labels its choices itself (ARC), a label means its choice; where the labels are no letters, only the text is tried then.
 """
 
 import re
@@ -105,7 +105,8 @@ def resolve_gold(
             return choice.strip()
 
     meanings = _find_meanings(answer, choices)
-    if labels:
+    are_letters = list(labels) == list(string.ascii_uppercase[: len(labels)])
+    if not are_letters:
         # A letter or a number that is no label means nothing.
         meanings = {reading: place for reading, place in meanings.items() if reading == "text"}
     if not meanings:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eval.markup import clean_markup, normalize_answer
-from eval.numbers import OPEN_WORDS, is_same_unit, parse_number, parse_quantity
+from eval.numbers import is_same_unit, parse_number, parse_quantity
+from eval.phrases import denies
 
 Choices = Sequence[str] | None
 
@@ -52,13 +53,9 @@ _COPULA = re.compile(
 )
 
 
-# "Yes, it is.", "No, Nora is not slower."
+# "Yes, it is."
 _SHORT_REPLY = re.compile(
-    r"(?P<word>yes|no|true|false)\s?[,;:-]\s?"
-    r"(?P<rest>(?:(?:it|he|she|they|this|that|there|the|we|you)\b"
-    # Not after a colon: "False: 1 is not a number" explains what the choice means.
-    r"|(?<=, )\w+\s(?:is|are|was|were|does|do|did|has|have|can)\b).+)",
-    re.IGNORECASE,
+    r"(?P<word>yes|no|true|false)\s?[,;:-]\s?(?P<rest>(?:it|he|she|they|this|that|there|the|we|you)\b.+)", re.IGNORECASE
 )
 
 
@@ -245,11 +242,6 @@ def _find_in_clause(cleaned: str, offer: _Offer, depth: int) -> int | None:
     return None
 
 
-def is_short_reply(sentence: str) -> bool:
-    """Whether a sentence is "yes" or "no" with a clause behind it."""
-    return _SHORT_REPLY.fullmatch(clean_markup(sentence)) is not None
-
-
 def count_mentions(text: str, offer: _Offer) -> int:
     """Return how many different choices a text names."""
     return len(find_mentions(text, offer))
@@ -272,7 +264,9 @@ def find_mentions(text: str, offer: _Offer) -> set[int]:
     return places
 
 
-_OPEN = re.compile(rf"\b(?:{'|'.join(sorted(OPEN_WORDS))}|far from)\b|n't\b")
+_NEGATION = re.compile(
+    r"\b(?:not|never|no|nor|neither|cannot|without|except|either|or|if|unless|maybe|perhaps|possibly|doubt)\b|n't\b"
+)
 # These are too often another part of speech to be looked for behind any words.
 _ONLY_ALONE = {"yes", "no", "t", "f", "y", "n"}
 
@@ -291,7 +285,7 @@ def find_choice(sentence: str, offer: _Offer) -> str | None:
         if not normalized.endswith(" " + phrase):
             continue
         before = normalized[: -len(phrase)]
-        if _OPEN.search(before) or count_mentions(before, offer):
+        if _NEGATION.search(before) or denies(before) or count_mentions(before, offer):
             return None
         # Letters are capitals here, which a normalized text has not.
         if offer.has_letters and _MARKED_LETTER.search(clean_markup(sentence)[: -len(phrase)]):

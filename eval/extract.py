@@ -19,15 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from eval.choices import (
-    Choices,
-    count_mentions,
-    find_choice,
-    get_offer,
-    is_choice_text,
-    is_short_reply,
-    parse_choice,
-)
+from eval.choices import Choices, count_mentions, find_choice, get_offer, is_choice_text, parse_choice
 from eval.equality import compare_answers
 from eval.markup import clean_markup, find_box_spans, find_boxes, normalize_answer
 from eval.numbers import count_numbers, find_quantity, parse_number
@@ -300,7 +292,7 @@ _MARKER = re.compile(
 )
 # "No, the answer is", but not "I have no doubt that the answer is".
 _CORRECTION = re.compile(
-    r"\b(?:no\s?[,;:–—]|(?:wait|actually|sorry|correction|instead|rather|oops)\b)[^.!?\n]*$", re.IGNORECASE
+    r"\b(?:no(?:\s-|\s?[,;:–—])|(?:wait|actually|sorry|correction|instead|rather|oops)\b)[^.!?\n]*$", re.IGNORECASE
 )
 
 
@@ -425,7 +417,7 @@ def _find_first_choice(text: str, sentences: list[str], asked: _Asked) -> str | 
     if is_alone or asked.kind == "number" or len(first) > MAX_LAST_LINE:
         return None
     # "It is a cat" may be one step of several.
-    if re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE) and not is_short_reply(first):
+    if re.search(r"\b(?:is|be|it)\b|n't", first, re.IGNORECASE):
         return None
 
     is_question = text.lstrip()[len(first) :].startswith("?")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from eval.markup import clean_markup, read_pairs, read_words
+from eval.phrases import denies
 
 # Bounds on the work.
 MAX_NUMBER = 200  # characters of a number with all that goes with it
@@ -75,13 +76,12 @@ _NO_UNIT = {*_WORDS, *_SCALES, *_CLAUSE_WORDS, *_FACTOR_WORDS}
 # These are part of a unit where another word follows: "51 third graders", "3 quarter notes".
 _ORDINALS = _PARTS | read_words("right second")
 
-# Words before an answer that deny it or leave it open.
-OPEN_WORDS = read_words("""
+# Words before a number that deny it, leave it open, or are another one.
+_OPEN_WORDS = read_words("""
     not never no none nobody nothing cannot without except neither nor or either maybe perhaps possibly if unless until
-    anything hardly barely wrong incorrect false untrue doubt doubtful fail fails failed deny denies denied between
+    anything hardly barely wrong incorrect between
 """)
-# Before a number, other numbers too.
-_NO_LEAD = {*OPEN_WORDS, *_SCALES, *_WORDS} - {"one"}
+_NO_LEAD = {*_OPEN_WORDS, *_SCALES, *_WORDS} - {"one"}
 
 # Words right before a number that make another one of it, or no value: "half of the 7", "at least 7", "step 7".
 _NEAR_WORDS = read_words("""
@@ -358,7 +358,7 @@ def _skip_lead(text: str) -> int:
 
 def _is_plain_lead(words: list[str]) -> bool:
     """Whether the words before a number say nothing about it: "the sum is", but not "the sum of"."""
-    if any(word in _NO_LEAD or word.endswith("n't") for word in words):
+    if any(word in _NO_LEAD or word.endswith("n't") for word in words) or denies(" ".join(words)):
         return False
     # The last three, from the number back: a verb parts it from what was said before.
     for word in words[:-4:-1]:

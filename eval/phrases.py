@@ -22,7 +22,7 @@ _BECAUSE = (
 _REASON = re.compile(rf"\s*(?:[,;:(—-]\s*)?(?<![\w-]){_BECAUSE}\b.*", re.IGNORECASE | re.DOTALL)
 _CLAUSE = re.compile(r",\s*(?:which|where|as)\b.*", re.IGNORECASE | re.DOTALL)
 _BRACKET = re.compile(rf"\s*\((?:=|i\.e\.|that is|{_BECAUSE}|which|where|by)[^()]*\)", re.IGNORECASE)
-# Each part ends where the next one may begin, so that nothing is tried twice.
+# Quadratic in a phrase, which is short (MAX_SENTENCE in eval/extract.py).
 _WORKING = re.compile(r"\s\([^()\d]*\d[^()]*[-+*/×÷=][^()]*\d[^()\d]*\)[\s.]*$")
 _NOT_BUT = re.compile(
     r"(?:(?:the answer|it|that) )?(?:not|isn't|is not|cannot be) (?P<denied>.+?)"
@@ -36,6 +36,13 @@ _AND_NOT = re.compile(
 _ASIDE = re.compile(
     r",?\s+(?:i (?:think|believe|guess|am sure)|no doubt|without (?:a )?doubt|of course|for sure|indeed|exactly|"
     r"as (?:required|desired|asked|expected)|qed|then)",
+    re.IGNORECASE,
+)
+
+# What denies all that follows: "it is false that", but not "as the premise is false".
+_DENIAL = re.compile(
+    r"\b(?:(?:false|untrue|wrong|incorrect|impossible|unlikely) (?:that|to say)"
+    r"|(?:den(?:y|ies|ied)|doubts?|disagrees?) that|fail(?:s|ed)? to be|anything but|far from|hardly|barely)\b",
     re.IGNORECASE,
 )
 
@@ -73,6 +80,11 @@ def ends_open(text: str) -> bool:
     """Whether a text that precedes an answer denies it or makes it one of several."""
     # Only what stands right before the answer.
     return _OPEN.search(text[-40:]) is not None
+
+
+def denies(text: str) -> bool:
+    """Whether words before an answer deny what follows."""
+    return _DENIAL.search(text) is not None
 
 
 def strip_emphasis(phrase: str) -> str:

@@ -261,6 +261,7 @@ def test_a_missing_field_is_named_with_its_remedy(tmp_path):
 
 def test_a_file_that_is_not_there():
     assert "nowhere.jsonl: no such file" in fail(load, "nowhere.jsonl")
+    assert "cannot be read" in fail(load, "x" * 300 + ".jsonl")
 
 
 # Sets of the hub

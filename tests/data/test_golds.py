@@ -64,3 +64,6 @@ def test_with_labels_an_answer_is_a_label_or_a_text():
     # "4" would be the last one by its place.
     for answer, expected in [("0", "wolf"), ("3", "horse"), ("horse", "horse"), ("4", "4"), (4, "4")]:
         assert resolve_gold(answer, ANIMALS, "file:1", labels=("0", "1", "2", "3")) == expected
+
+    # Letters that stand before the choices take nothing away.
+    assert resolve_gold(1, ANIMALS, "file:1", labels=("A", "B", "C", "D")) == "cat"

@@ -258,10 +258,40 @@ def test_a_denied_choice_at_the_end_of_a_sentence_does_not_count(text):
 
 def test_a_number_in_what_is_denied_does_not_count():
     assert not is_correct("7", "It is false that there are 7 bees.")
+    assert is_correct("3", "Ben failed 3 tests.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The premises can be true and the conclusion false, making the argument invalid.",
+        "The reasoning is incorrect and invalid.",
+        "It fails: invalid.",
+        "The premises fail to support the conclusion, so the argument is invalid.",
+    ],
+)
+def test_a_denial_of_something_else_changes_nothing(text):
+    assert is_correct("invalid", text, "label", ("valid", "invalid"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Yes, there is a cat that is not red. Therefore the conclusion does not follow.",
+        "No, there is no problem with the argument. It follows.",
+        "No, I do not know.",
+        "Yes, that is a good question. I do not know.",
+        "False: 1 is not a number.",
+    ],
+)
+def test_a_word_at_the_beginning_is_no_answer_by_itself(text):
+    for choices in (("yes", "no"), ("True", "False")):
+        assert not any(is_correct(choice, text, "label", choices) for choice in choices)
 
 
 def test_only_a_correction_takes_back_what_was_said():
-    assert is_correct("8", "The answer is 7. No, the answer is 8.")
+    for correction in ("No, the answer is 8.", "No - the answer is 8."):
+        assert is_correct("8", f"The answer is 7. {correction}")
     assert not is_correct("8", "The answer is 7. I have no doubt that the answer is 8.")
 
 
@@ -409,8 +439,6 @@ def test_a_question_that_follows_the_answer_is_not_read(rng):
     [
         ("False", 'The statement "Alex is red" is not true.'),
         ("True", "Yes, it is true."),
-        ("True", "Yes, Alex is red."),
-        ("False", "No, it does not follow that Alex is red. He may be blue."),
         ("True", "True.\n\nAlex is red."),
         ("True", "\\boxed{\\text{The statement is true}}"),
     ],
@@ -419,10 +447,6 @@ def test_a_truth_may_be_said_in_a_clause(gold, text):
     other = "True" if gold == "False" else "False"
     assert is_correct(gold, text, "label", ("True", "False"))
     assert not is_correct(other, text, "label", ("True", "False"))
-
-
-def test_what_a_choice_means_is_no_answer():
-    assert not is_correct("False", "False: 1 is not a number.", "label", ("True", "False"))
 
 
 def test_a_second_value_after_the_unit_of_a_box_is_a_hedge():
