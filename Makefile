@@ -76,7 +76,7 @@ report: $(READY)    ## one HTML page: table, levels, curves, errors, every answe
 plan: $(READY)      ## how long each stage will take here, by a short measurement
 	@$(LADDER) plan $(OPTIONS)
 
-status: $(READY)    ## which stages are up to date, and why the others are not; trains nothing
+status: $(READY)    ## which stages are up to date, and why the others are not; runs no stage
 	@$(LADDER) status $(OPTIONS)
 
 ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdicts, BUDGET=N limits the thought

@@ -5,7 +5,6 @@ All of it goes through public hooks of transformers and TRL. A trainer's own sta
 the same files as an unbroken one.
 """
 
-import functools
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -105,7 +104,7 @@ def build_sft_config(
 
 
 def build_config(library: Any, settings: Mapping[str, Any], key: str) -> Any:
-    """Return what a library builds from settings; UserError where these do not go together."""
+    """Return a configuration of TRL; UserError where settings do not go together."""
     try:
         return library(**settings)
     except ValueError as error:
@@ -396,21 +395,23 @@ def build_sft_trainer(
         trainer_class: For another loss.
         data_collator: For other columns.
     """
-    settings = {
-        "args": build_sft_config(trainer, model, work, seed, report_to, run_name),
-        "train_dataset": dataset,
-        # transformers wants one where there are evaluations; ours reads no row of it.
-        "eval_dataset": dataset.select([0]),
-        "processing_class": tokenizer,
-        "callbacks": build_callbacks(work, label),
-        "data_collator": data_collator,
-    }
-    if lora is None:
-        built = trainer_class(model=model, **settings)
-    else:
-        # Layers that the model lacks are noticed here.
-        settings["peft_config"] = LoraConfig(task_type="CAUSAL_LM", **lora)
-        built = build_config(functools.partial(trainer_class, model), settings, f"{label}.lora")
+    try:
+        built = trainer_class(
+            model=model,
+            args=build_sft_config(trainer, model, work, seed, report_to, run_name),
+            train_dataset=dataset,
+            # transformers wants one where there are evaluations; ours reads no row of it.
+            eval_dataset=dataset.select([0]),
+            processing_class=tokenizer,
+            peft_config=None if lora is None else LoraConfig(task_type="CAUSAL_LM", **lora),
+            callbacks=build_callbacks(work, label),
+            data_collator=data_collator,
+        )
+    except ValueError as error:
+        # PEFT's words for layers that the model lacks.
+        if not str(error).startswith("Target modules"):
+            raise
+        raise UserError(f"sft.lora.target_modules: {error}") from None
     built.remove_callback(PrinterCallback)
     if fast:
         speed_up_training(built.model)

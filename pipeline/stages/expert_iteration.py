@@ -374,9 +374,11 @@ def repeat_solutions(
     numbers: Counter[Any] = Counter()
     for number, solution in enumerate(verified, 1):
         group = get_group(solution)
-        pool = by_group.get(group, shuffled)
-        repeated = pool[numbers[group] % len(pool)]
-        numbers[group] += 1
+        # None stands for all that sft has none of.
+        key = group if group in by_group else None
+        pool = by_group.get(key, shuffled)
+        repeated = pool[numbers[key] % len(pool)]
+        numbers[key] += 1
         again.append(replace(repeated, id=f"{repeated.id}#again{number}"))
     return again
 

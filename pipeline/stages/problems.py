@@ -12,6 +12,7 @@ from data.datasets import load_dev, load_spec, load_train
 from data.files import UserError, sha256_json
 from data.problem import Problem, record_to_json
 from data.splits import take_stratified
+from pipeline.prompts import format_question
 
 if TYPE_CHECKING:
     from pipeline.settings import Recipe
@@ -52,7 +53,8 @@ def check_ids(problems: Iterable[Problem]) -> None:
     """Raise UserError where one id stands for two problems, since answers are told apart by their ids."""
     questions: dict[str, str] = {}
     for problem in problems:
-        if questions.setdefault(problem.id, problem.question) != problem.question:
+        question = format_question(problem)
+        if questions.setdefault(problem.id, question) != question:
             raise UserError(
                 f"problems: the id {problem.id!r} stands for two problems of a stage's data sets; give each its own id"
             )

@@ -71,7 +71,7 @@ def run_stage(run: Run, stage: Stage) -> None:
             on_main_process(folder.forget)
             if not stage.control_of:
                 raise
-            say(f"{error}. So this control would say nothing, and gets no row")
+            say(f"{error}. This control would be no different, so it gets no row")
             return
 
         score_stage(run, stage)

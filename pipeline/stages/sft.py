@@ -235,10 +235,17 @@ def train(context: TrainingContext) -> Path:
 
     rows = build_rows(context.settings)
     real = context.stage.control_of
-    # nano learns from the older solutions as it is.
-    if real and rows == build_rows(context.run.recipe.stages[real]):
-        raise NoSignal(f"{context.stage.name}: it would train on what {real} trains on")
+    if real:
+        check_control(context, rows, build_rows(context.run.recipe.stages[real]))
     return train_adapter(context, rows, context.settings.trainer, context.work)
+
+
+def check_control(context: TrainingContext, rows: Sequence["Row"], real_rows: Sequence["Row"]) -> None:
+    """Raise NoSignal where a control would train as its stage does: nano learns from the older solutions as it is."""
+    real = context.run.recipe.stages[context.stage.control_of]
+    is_alike = context.settings.trainer == real.trainer and context.settings.lora == real.lora
+    if is_alike and rows == real_rows:
+        raise NoSignal(f"{context.stage.name}: it would train on what {context.stage.control_of} trains on")
 
 
 SFT = Stage(

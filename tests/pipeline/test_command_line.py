@@ -74,6 +74,7 @@ def test_a_control_runs_after_the_stage_that_it_imitates(monkeypatch, tmp_path):
     command_line.main(["controls", "--profile", "cpu", "--runs", str(tmp_path)])
     names = [stage.name for stage in ran]
     assert sorted(names) == sorted(["sft", "rl", *(control.name for control in CONTROLS)])
+    assert all(names.index(control.control_of) < names.index(control.name) for control in CONTROLS)
 
 
 @pytest.mark.parametrize("module", ["pipeline", "data.datasets", "eval.grade", "eval.errors"])

@@ -271,6 +271,9 @@ def test_samples_are_of_one_adapter_and_of_what_it_was_asked(tmp_path):
     # The choices stand under the question.
     assert run.find_samples(adapter, [replace(problem, choices=("cat", "cow"))], "greedy") != place
 
+    finish_training(run.stage("sft"), b"another sft")
+    assert run.find_samples(adapter, [problem], "greedy") != place
+
 
 def test_damaged_scores_are_named(tmp_path):
     run = RunDir(tmp_path)

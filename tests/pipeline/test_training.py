@@ -315,5 +315,5 @@ def test_trackio_writes_a_run_with_its_name(tiny, rows, tmp_path, monkeypatch):
 
 
 def test_layers_that_the_model_lacks_are_one_line(train, tmp_path):
-    with pytest.raises(UserError, match=r"^sft\.lora: Target modules .*q_prj.*; change the recipe$"):
+    with pytest.raises(UserError, match=r"^sft\.lora\.target_modules: Target modules .*q_prj.*$"):
         train(tmp_path, lora={**LORA, "target_modules": ["q_prj"]})

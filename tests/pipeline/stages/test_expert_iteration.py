@@ -357,9 +357,10 @@ def test_first_solutions_are_repeated_by_family_and_level():
     assert len({solution.id for solution in again}) == len(verified)
     assert repeat_solutions(first, verified, seed=2) != again
 
-    # None of this family: any are taken.
-    unknown = [dataclasses.replace(problem, family="other") for problem in verified]
-    assert len(repeat_solutions(first, unknown, seed=1)) == len(verified)
+    # None of these families: any are taken, each once.
+    unknown = [dataclasses.replace(problem, family=problem.id) for problem in verified]
+    again = repeat_solutions(first, unknown, seed=1)
+    assert len({solution.question for solution in again}) == len(verified)
 
 
 def test_samples_at_random_are_finished_and_of_the_first_attempt_where_there_are_enough():

@@ -252,7 +252,7 @@ def test_a_control_without_a_signal_gets_no_row_and_says_so(ladder, capsys):
     ladder.signal = False
 
     assert ladder.run_stage(ladder.control) == ["top_control"]
-    assert "this control would say nothing, and gets no row" in capsys.readouterr().err
+    assert "This control would be no different, so it gets no row" in capsys.readouterr().err
     names = [stage.name for stage in ladder.run.dir.read_stage_scores(controls=True)]
     assert names == ["toy", "top"]
 

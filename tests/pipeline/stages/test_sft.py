@@ -176,15 +176,16 @@ def test_a_control_that_would_train_on_the_same_rows_is_none(context, problems, 
     context.run.base_folder = context.work = None
     context.train_problems = lambda: problems[:12]
     # Of arithmetic these two styles are one.
-    context.settings, real = (settings(solutions=[style], trainer={}) for style in ("long", "procedure"))
+    context.settings, real = (settings(solutions=[style], trainer={}, lora={}) for style in ("long", "procedure"))
     context.run.recipe.stages["sft"] = real
 
     context.stage = types.SimpleNamespace(name="sft_older", control_of="sft")
     with pytest.raises(NoSignal, match="sft_older: it would train on what sft trains on"):
         sft.train(context)
 
-    context.run.recipe.stages["sft"] = settings(solutions=["short"], trainer={})
-    assert sft.train(context) == 12
+    for other in ({"solutions": ["short"], "trainer": {}}, {"solutions": ["long"], "trainer": {"max_steps": 1}}):
+        context.run.recipe.stages["sft"] = settings(lora={}, **other)
+        assert sft.train(context) == 12
 
 
 def test_an_adapter_is_new_or_goes_on_from_another(context, tiny, problems, settings, tmp_path):
