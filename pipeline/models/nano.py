@@ -198,8 +198,10 @@ def pretrain(preset: Preset, folder: Path) -> None:
             on_progress(1, len(row["input_ids"]))
 
     trainer = {**TRAINER, "learning_rate": preset.get("learning_rate", TRAINER["learning_rate"])}
+    # A trainer takes the device of its model, and on a CPU would keep all later models of this process there.
+    model = build_model(preset, tokenizer).to(processes.get_state().device)
     trained = train_sft(
-        build_model(preset, tokenizer),
+        model,
         tokenizer,
         deal_batches(rows, TRAINER["per_device_train_batch_size"], SEED),
         trainer,

@@ -55,6 +55,8 @@ def test_a_base_has_one_folder_name_whatever_its_path(tmp_path, monkeypatch):
     [
         ("nanoo", "base 'nanoo' is unknown; did you mean nano"),
         ("none.gguf", "no such file"),
+        ("damaged.gguf", r"cannot be read as a GGUF file \(.*\); take another"),
+        ("models/my model", "check the name"),
         ("empty", "no config.json"),
         ("pickled", "no safetensors, and weights in a pickle are not loaded"),
     ],
@@ -65,6 +67,8 @@ def test_what_is_no_base_is_refused(tmp_path, monkeypatch, base, message):
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text("{}")
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"a pickle")
+    (tmp_path / "damaged.gguf").write_bytes(b"no weights")
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
 
     with pytest.raises(UserError, match=message):
         resolve(base)
