@@ -138,6 +138,13 @@ class GrpoTraining:
             raise UserError(
                 "rl.grpo.trainer: steps_per_generation is below gradient_accumulation_steps; leave it out, or raise it"
             )
+        # A training that goes on from a checkpoint samples at its first step.
+        batches = self.trainer_settings["save_steps"] * config.gradient_accumulation_steps
+        if batches % (config.steps_per_generation * config.num_iterations):
+            raise UserError(
+                "rl.grpo.trainer: a resumed training would sample at other steps; make save_steps and eval_steps a "
+                "multiple of num_iterations"
+            )
         return config
 
     def warn_of_few_samples(self, config: Config) -> None:

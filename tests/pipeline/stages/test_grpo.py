@@ -322,3 +322,9 @@ def test_samples_of_a_problem_differ(tiny):
     [group] = sample_groups(tiny, 1, 4, 0)
     assert len({rollout.problem.id for rollout in group}) == 1
     assert len({tuple(rollout.sequence.ids) for rollout in group}) == 4
+
+
+def test_a_checkpoint_between_two_samplings_is_refused(train):
+    # A training that goes on from there would sample at other steps.
+    with pytest.raises(UserError, match="save_steps and eval_steps a multiple of num_iterations"):
+        train(num_iterations=2, save_steps=1)
