@@ -33,6 +33,9 @@ def _wrap_one(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+# What the random generators take.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Spec = Annotated[DatasetSpec, BeforeValidator(_read_spec)]
 Problems = Annotated[list[Spec], Field(min_length=1), BeforeValidator(_wrap_one)]
 
@@ -55,7 +58,7 @@ class Greedy(TypedDict):
 class Sampled(Greedy):
     """Keys of transformers.GenerationConfig that sampling takes."""
 
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Positive
 
 
 class BaseSettings(Settings):
@@ -178,8 +181,7 @@ class TracesSettings(Settings):
 class RunSettings(Settings):
     """What is not of one stage: recipes/run.yaml."""
 
-    # What the random generators take.
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     report_to: Literal["none", "trackio", "wandb", "tensorboard"]
     base: BaseSettings
     eval: EvalSettings

@@ -10,13 +10,15 @@ Source: probes against shuffled labels: J. Hewitt and P. Liang 2019, arXiv 1909.
 
 import itertools
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from data.files import read_jsonl
 from eval.studies import Findings, estimate_mean, make_line
 from pipeline.prompts import encode_text
-from pipeline.settings import Count, Share
+from pipeline.settings import Count, Positive, Share
 from pipeline.studies.states import compute_states, probe
 from pipeline.studies.study import DATA, Base, StudySettings
 
@@ -40,9 +42,9 @@ class Settings(StudySettings):
     words: Count
     layers: Count
     depth: Share
-    folds: Count
+    folds: Annotated[int, Field(ge=2)]
     shuffles: Count
-    penalty: float
+    penalty: Positive
 
 
 def measure(settings: Settings, base: Base) -> Findings:

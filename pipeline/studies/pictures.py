@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from eval.studies import Findings, estimate_mean, make_line
 from pipeline.progress import progress_bar
-from pipeline.settings import Count
+from pipeline.settings import Count, Positive
 from pipeline.studies.study import Base, StudySettings
 
 CLAIM = "Pictures and words share one space: a picture finds the words for what it shows, also in new combinations."
@@ -37,9 +37,9 @@ class Settings(StudySettings):
     pictures: Count
     steps: Count
     batch_size: Count
-    learning_rate: float
+    learning_rate: Positive
     size: Count
-    temperature: float
+    temperature: Positive
 
 
 COLOURS = {

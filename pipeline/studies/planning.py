@@ -26,7 +26,7 @@ from data.problem import Problem
 from eval.studies import Findings, describe, estimate_mean, estimate_share, make_line
 from pipeline.generate import decode_text, find_stop_ids, generate
 from pipeline.prompts import encode_prompt, encode_text
-from pipeline.settings import Count
+from pipeline.settings import Count, Positive
 from pipeline.studies.states import compute_states, probe
 from pipeline.studies.study import Base, Level, StudySettings
 
@@ -44,7 +44,7 @@ class Settings(StudySettings):
     drawn: Count
     tested: Count
     levels: Annotated[list[Annotated[Level, Field(ge=2)]], Field(min_length=1)]
-    penalty: float
+    penalty: Positive
     max_new_tokens: Count
 
 
@@ -57,7 +57,7 @@ def measure(settings: Settings, base: Base) -> Findings:
     model, tokenizer = base.load()
     # Its states hold the question, passed on by layers that have learnt nothing.
     torch.manual_seed(settings.seed)
-    untrained = type(model)(model.config).eval()
+    untrained = type(model)(model.config).to(model.device, model.dtype).eval()
     rng = np.random.default_rng(settings.seed)
 
     # (way, level, step) to an array (problems,)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from data.files import UserError, sha256_file, suggest
 from data.splits import LEVELS
+from eval.extract import EXTRACTION_VERSION
 from eval.studies import Findings, make_result
 from pipeline.config import load_studies
 from pipeline.models.load import base_folder_name, fingerprint, load_model, load_tokenizer, resolve
@@ -19,7 +20,7 @@ from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.progress import format_duration, log_to, say
 from pipeline.prompts import PLAIN_TEMPLATE
 from pipeline.run_dir import FIRST_SEED, find_run_dir
-from pipeline.settings import Settings, Share
+from pipeline.settings import Positive, Seed, Settings, Share
 from pipeline.studies import STUDIES
 
 DATA = Path(__file__).resolve().parent.parent.parent / "data" / "studies"
@@ -33,9 +34,9 @@ class StudySettings(Settings):
     """What every study's recipe has."""
 
     base: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     margin: Share
-    minutes: Annotated[float, Field(gt=0)]
+    minutes: Positive
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def run_study(name: str, module: ModuleType, settings: StudySettings, base: Base
         "settings": settings.model_dump(),
         "fingerprint": fingerprint(base.folder),
         "data": hash_data(name),
+        # Some studies grade.
+        "extraction_version": EXTRACTION_VERSION,
     }
 
     with run_dir.lock(), log_to(study.folder):

@@ -70,6 +70,8 @@ def test_without_a_name_all_are_made(base, measured, tmp_path):
     ("names", "overrides", "words"),
     [
         (["anology"], [], "did you mean analogy"),
+        (["disambiguation"], ["disambiguation.folds=1"], "folds: must be greater than or equal to 2"),
+        (["disambiguation"], ["disambiguation.penalty=0"], "penalty: must be greater than 0"),
         ([""], [], "valid: analogy"),
         (["analogy"], ["analogy.margin=2"], "analogy.margin"),
         (["analogy"], ["analogy.sed=2"], "did you mean analogy.seed"),
