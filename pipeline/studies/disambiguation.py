@@ -2,8 +2,9 @@
 
 Sixteen words with two senses (data/studies/disambiguation.jsonl), each after a word that decides which one is meant. A
 linear probe is to tell the sense from the state of the word itself, layer by layer, after context words that it was not
-fitted on. At layer 0 the state is the word's embedding, whatever stood before it, and the probe can only guess: if it
-does not, the sentences give the sense away. What is there later, attention has brought.
+fitted on. At layer 0 the state is the word's embedding, whatever stood before it, so the probe can only guess. What is
+there later, attention has brought. Both controls check the apparatus: that nothing but the state is read (layer 0), and
+that no context is among the fitted and the tested ones (shuffled labels).
 
 Source: probes against shuffled labels: J. Hewitt and P. Liang 2019, arXiv 1909.03368.
 """

@@ -4,7 +4,7 @@ Nanos of several sizes are pretrained on the same texts. Of sums they have not r
 the right solution is to them (a smooth metric), and whether every one of these tokens is the most likely (exact match:
 what greedy decoding would write). A curve is sudden where most of its rise from the smallest model to the largest lies
 between two neighbours. As the control each solution ends in the answer of another problem of its level: if exact match
-rises there too, the answers alone can be guessed.
+rises there too, it does not ask for the right answer.
 
 Source: J. Wei et al. 2022, arXiv 2206.07682; R. Schaeffer et al. 2023, arXiv 2304.15004.
 """
