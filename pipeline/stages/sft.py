@@ -233,19 +233,17 @@ def train(context: TrainingContext) -> Path:
         problems = choose_solutions(context.train_problems(), settings.solutions, context.seed)
         return build_training_rows(tokenizer, problems, settings, context.seed)
 
-    rows = build_rows(context.settings)
-    real = context.stage.control_of
-    if real:
-        check_control(context, rows, build_rows(context.run.recipe.stages[real]))
-    return train_adapter(context, rows, context.settings.trainer, context.work)
+    settings = context.settings
+    rows = build_rows(settings)
 
-
-def check_control(context: TrainingContext, rows: Sequence["Row"], real_rows: Sequence["Row"]) -> None:
-    """Raise NoSignal where a control would train as its stage does: nano learns from the older solutions as it is."""
-    real = context.run.recipe.stages[context.stage.control_of]
-    is_alike = context.settings.trainer == real.trainer and context.settings.lora == real.lora
-    if is_alike and rows == real_rows:
-        raise NoSignal(f"{context.stage.name}: it would train on what {context.stage.control_of} trains on")
+    name = context.stage.control_of
+    if name:
+        real = context.run.recipe.stages[name]
+        is_alike = settings.trainer == real.trainer and settings.lora == real.lora
+        # nano learns from the older solutions as it is.
+        if is_alike and rows == build_rows(real):
+            raise NoSignal(f"{context.stage.name}: it would train on what {name} trains on")
+    return train_adapter(context, rows, settings.trainer, context.work)
 
 
 SFT = Stage(
