@@ -2,8 +2,9 @@
 
 The base solves problems step by step. Where its answer is wrong it is told which step to check, or a step that is not
 the wrong one, or asked whether it is sure. An error is stupid where an equation is false (a slip): a look at it is
-enough. It is intelligent where every equation is true, and the plan is wrong. Right answers get a hint too, which
-should not make them wrong; since a small base has few of its own, worked solutions are put into its mouth.
+enough. It is intelligent where every equation is true, and the plan is wrong (eval/errors.py). Others, such as answers
+that were cut off, are not asked. Right answers get a hint too, which should not make them wrong; since a small base has
+few of its own, worked solutions are put into its mouth.
 """
 
 import itertools
@@ -31,8 +32,9 @@ from pipeline.studies.study import Base, Level, StudySettings
 CLAIM = "Stupid errors vanish with a hint, intelligent ones do not."
 LIMITS = (
     "It says how often this base answers rightly when it is asked again in these words; a model that was trained to "
-    "talk about its answers may do otherwise. Right second answers are no proof that the hint was understood. Most "
-    "right first answers are not the base's own."
+    "talk about its answers may do otherwise. Right second answers are no proof that the hint was understood. The hint "
+    "for a wrong plan names the last step, as nothing tells which one it went wrong at. Most right first answers are "
+    "not the base's own."
 )
 NEEDS = "chat"
 
@@ -50,7 +52,7 @@ class Settings(StudySettings):
 AGAIN = " Write all steps again, then the answer as \\boxed{answer}."
 SURE = "Are you sure?" + AGAIN
 
-SLIP, PLAN, RIGHT = KINDS = ("slip", "other error", "right answer")
+SLIP, PLAN, RIGHT = KINDS = ("slip", "plan", "right answer")
 HINT, WRONG_HINT, ASKED = WAYS = ("right hint", "wrong hint", "are you sure?")
 
 
@@ -121,7 +123,11 @@ def make_turns(problems: Sequence[Problem], completions: Sequence[Completion]) -
 
 
 def make_turn(graded: GradedCompletion) -> Turn | None:
-    """Return what a first answer is asked next; None where it has no two steps to choose from."""
+    """Return what a first answer is asked next; None where it has no two steps to choose from, or another error."""
+    kind = RIGHT if graded.grade.correct else graded.kind
+    if kind not in KINDS:
+        return None
+
     steps = []
     for line in graded.completion.text.split("\n"):
         # The answer may stand in an equation too, and is no step of its own.
@@ -138,9 +144,6 @@ def make_turn(graded: GradedCompletion) -> Turn | None:
     # A neighbour, which looks as much like a wrong step as any.
     other = place - 1 if place else 1
 
-    kind = SLIP if graded.kind == "slip" else PLAN
-    if graded.grade.correct:
-        kind = RIGHT
     asked = {
         HINT: f'Check step {place + 1}: "{steps[place]}".' + AGAIN,
         WRONG_HINT: f'Check step {other + 1}: "{steps[other]}".' + AGAIN,
@@ -186,7 +189,7 @@ def summarize(right: dict[tuple[str, str], list[float]]) -> Findings:
         return [hinted - asked for hinted, asked in pairs]
 
     slips = estimate_mean("slips put right by a right hint, above being asked", compare(SLIP, HINT))
-    others = estimate_mean("other errors", compare(PLAN, HINT))
+    others = estimate_mean("wrong plans", compare(PLAN, HINT))
     misled = compare(SLIP, WRONG_HINT) + compare(PLAN, WRONG_HINT)
 
     counts = {kind: len(right[kind, ASKED]) for kind in KINDS}
@@ -198,7 +201,7 @@ def summarize(right: dict[tuple[str, str], list[float]]) -> Findings:
         effects=[
             slips,
             # The two kinds are of different problems, so nothing here is paired.
-            subtract("the same, above that of other errors", slips, others),
+            subtract("the same, above that of wrong plans", slips, others),
         ],
         controls=[
             estimate_mean("errors put right by a wrong hint, above being asked", misled),

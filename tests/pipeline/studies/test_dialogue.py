@@ -48,6 +48,11 @@ def test_answers_without_a_false_step_are_asked_too():
     assert answer("\\boxed{5}") is None
 
 
+def test_an_answer_that_was_cut_off_is_of_no_kind():
+    completion = Completion("1", "3 + 4 = 8\n8 + 2 = 10\nSo", 10, 0, 10, "length")
+    assert make_turn(GradedCompletion(PROBLEM, completion, grade(PROBLEM, completion))) is None
+
+
 def test_worked_solutions_stand_for_right_answers():
     problems = load("arithmetic_v1", "train", 20, levels="3").problems
     turns = make_turns(problems, [write_worked_answer(problem) for problem in problems])
