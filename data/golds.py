@@ -9,7 +9,8 @@ The readings of an answer, each tried on its own:
 - its key: digits in a text (ARC: "2") count from 1.
 
 Readings that mean different choices make the answer ambiguous; then it is refused, and never guessed. Where a record
-labels its choices itself (ARC), a label means its choice; where the labels are no letters, only the text is tried then.
+labels its choices itself (ARC), a label means its choice. Where the labels are not A, B, C, … no other reading than the
+text is tried beside it.
 """
 
 import re

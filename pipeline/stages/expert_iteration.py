@@ -374,7 +374,7 @@ def repeat_solutions(
     numbers: Counter[Any] = Counter()
     for number, solution in enumerate(verified, 1):
         group = get_group(solution)
-        # None stands for all that sft has none of.
+        # What sft has none of is drawn from one pool.
         key = group if group in by_group else None
         pool = by_group.get(key, shuffled)
         repeated = pool[numbers[key] % len(pool)]
