@@ -39,14 +39,14 @@ def test_work_follows_from_the_recipe(new_run):
     def count(name, *overrides):
         return Plan(new_run(*overrides)).count_stage(get_stage(name))
 
-    batch = "sft.trainer.per_device_train_batch_size=1"
-    once = count("sft", batch)
-    twice = count("sft", batch, "sft.trainer.num_train_epochs=2")
+    one_pass = ("sft.trainer.per_device_train_batch_size=1", "sft.trainer.num_train_epochs=1")
+    once = count("sft", *one_pass)
+    twice = count("sft", one_pass[0], "sft.trainer.num_train_epochs=2")
     assert twice[1] == pytest.approx(2 * once[1])
 
     # Dev is scored before training and every fifth step.
-    points = count("sft", batch, "sft.trainer.eval_steps=5", "sft.dev=10")
-    none = count("sft", batch, "sft.trainer.eval_steps=1000", "sft.dev=10")
+    points = count("sft", *one_pass, "sft.trainer.eval_steps=5", "sft.dev=10")
+    none = count("sft", *one_pass, "sft.trainer.eval_steps=1000", "sft.dev=10")
     steps = Plan(new_run()).sft_rows
     assert points[0] - none[0] == pytest.approx((steps // 5) * 10 * 53)
 
