@@ -18,6 +18,7 @@ from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
 from pipeline.settings import Recipe
 from pipeline.stages.problems import all_training_problems, select_dev_problems, select_stage_problems
+from pipeline.stages.rl import check_guessable
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
         check_trainers(recipe)
         check_tracker(recipe.report_to)
         check_rewards(recipe)
+        check_guessable(recipe, recipe.stages["rl"])
         overlaps = find_contamination(recipe, benchmarks, options.allow_overlap)
 
     folder = resolve(options.base)

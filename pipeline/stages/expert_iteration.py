@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.files import UserError, read_json, write_json, write_jsonl, write_text
+from data.files import read_json, write_json, write_jsonl, write_text
 from data.problem import Problem
 from eval.grade import grade
-from eval.steps import has_procedure
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
@@ -34,7 +33,6 @@ from pipeline.traces.verify import (
     Rules,
     Selection,
     describe_account,
-    is_guessable,
     select_solutions,
     to_conversation,
     to_dropped_conversation,
@@ -77,8 +75,6 @@ class ExpertIteration:
         self.reward = combine_rewards(rewards, context.settings.reward_weights)
 
         self.problems = context.train_problems()
-        if self.settings.require_checked_steps:
-            check_guessable(self.problems, self.label)
         self.dev = context.dev_problems()
 
         self.samples: list[Sample] = []
@@ -306,18 +302,6 @@ def show_samples(candidates: Sequence[Candidate], label: str) -> None:
         verdict = grade(candidate.problem, candidate.completion).verdict
         text = f"{candidate.problem.question}\n{candidate.completion.text}"
         say(f"{label}, a sample ({verdict}):\n{printable(text)}")
-
-
-def check_guessable(problems: Sequence[Problem], label: str) -> None:
-    """Raises UserError where answers can be guessed and the steps to none of them can be checked."""
-    guessable = list(filter(is_guessable, problems))
-    can_check_some = any(map(has_procedure, guessable))
-    if guessable and not can_check_some:
-        raise UserError(
-            f"{label}: the answers of {len(guessable)} problems, such as {guessable[0].id}, can be guessed, and no "
-            "step to them can be checked; take other rl.problems, or set "
-            "rl.expert_iteration.require_checked_steps=false"
-        )
 
 
 def keep_at_random(

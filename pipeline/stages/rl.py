@@ -8,11 +8,35 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from data.files import UserError
+from eval.steps import has_procedure
 from pipeline.learnability import NoSignal
 from pipeline.processes import on_main_process
 from pipeline.progress import say
-from pipeline.settings import RlSettings
+from pipeline.settings import Recipe, RlSettings
+from pipeline.stages.problems import select_stage_problems
 from pipeline.stages.stage import Stage, TrainingContext
+
+
+def check_guessable(recipe: Recipe, settings: RlSettings) -> None:
+    """Raise UserError where answers can be guessed and expert iteration can check the steps to none of them.
+
+    Args:
+        recipe: Of the run.
+        settings: Of stage 4, or of a control of it.
+    """
+    from pipeline.traces.verify import is_guessable
+
+    if settings.algorithm == "grpo" or not settings.expert_iteration.require_checked_steps:
+        return
+
+    guessable = list(filter(is_guessable, select_stage_problems(recipe, "rl", settings)))
+    can_check_some = any(map(has_procedure, guessable))
+    if guessable and not can_check_some:
+        raise UserError(
+            f"rl.problems: the answers of {len(guessable)} problems, such as {guessable[0].id}, can be guessed, and no "
+            "step to them can be checked; take other problems, or set rl.expert_iteration.require_checked_steps=false"
+        )
 
 
 def train(context: TrainingContext) -> Path:
@@ -24,6 +48,8 @@ def train(context: TrainingContext) -> Path:
 
     from pipeline.stages.expert_iteration import train_expert_iteration
 
+    # A control has settings of its own, which opening the run did not check.
+    check_guessable(context.run.recipe, context.settings)
     adapter = train_expert_iteration(context)
     if context.settings.algorithm == "both":
         return train_further(context, adapter)

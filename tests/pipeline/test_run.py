@@ -23,6 +23,7 @@ from pipeline.run import (
     open_run,
     read_recipe,
 )
+from pipeline.stages.rl import check_guessable
 
 
 def make_options(**values) -> argparse.Namespace:
@@ -52,6 +53,18 @@ def own_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("own") / "boxes.jsonl"
     write_jsonl(path, rows)
     return path
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory) -> Path:
+    """A folder with a file of 20 problems whose answers can be guessed; 9 of them are for training."""
+    rows = []
+    for i in range(20):
+        rows.append({"id": f"fact-{i}", "question": f"Is {i} prime?", "answer": "yes", "choices": ["yes", "no"]})
+
+    folder = tmp_path_factory.mktemp("facts")
+    write_jsonl(folder / "facts.jsonl", rows)
+    return folder
 
 
 STAGES_WITH_PROBLEMS = ("sft", "rl", "adaptive")
@@ -178,14 +191,27 @@ def test_a_reward_that_cannot_be_loaded_is_refused():
         ({"overrides": ["rl.rewards=[correctnes]"]}, "correctnes"),
         ({"benchmark": ["absent.jsonl"]}, "no such file"),
         ({"base": "nano-tinu"}, "did you mean nano-tiny?"),
+        (
+            {"overrides": ["rl.problems=[{set: facts.jsonl}]", "rl.expert_iteration.require_checked_steps=true"]},
+            "rl.problems: the answers of 9 problems, such as fact-0, can be guessed, and no step to them",
+        ),
     ],
 )
-def test_a_run_that_will_not_do_is_refused_before_its_base_is_made(tmp_path, monkeypatch, values, words):
+def test_a_run_that_will_not_do_is_refused_before_its_base_is_made(tmp_path, monkeypatch, facts, values, words):
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(facts)
 
     with pytest.raises(UserError, match=words.replace("?", r"\?")):
         open_run(make_options(runs=tmp_path / "runs", **values))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["rl.algorithm=grpo", "rl.problems=['facts.jsonl','logic_v1?split=train&take=9']"])
+def test_answers_that_can_be_guessed_are_taken_by_grpo_and_beside_others(monkeypatch, facts, change):
+    monkeypatch.chdir(facts)
+    overrides = ["rl.problems=[{set: facts.jsonl}]", "rl.expert_iteration.require_checked_steps=true", change]
+    recipe = read_recipe(make_options(overrides=overrides))
+    check_guessable(recipe, recipe.stages["rl"])
 
 
 def test_results_are_opened_without_the_checks_of_a_training(monkeypatch, tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from data.files import UserError
 from pipeline.learnability import NoSignal
-from pipeline.stages import expert_iteration, grpo
+from pipeline.stages import expert_iteration, grpo, rl
 from pipeline.stages.rl import RL
 from pipeline.stages.stage import TrainingContext
 
@@ -26,9 +27,11 @@ def train(monkeypatch, tmp_path):
 
     monkeypatch.setattr(expert_iteration, "train_expert_iteration", train_expert_iteration)
     monkeypatch.setattr(grpo, "train_grpo", train_grpo)
+    monkeypatch.setattr(rl, "check_guessable", lambda recipe, settings: None)
+    run = types.SimpleNamespace(recipe=None)
 
     def train(algorithm):
-        return RL.train(TrainingContext(None, RL, types.SimpleNamespace(algorithm=algorithm), 1, tmp_path))
+        return RL.train(TrainingContext(run, RL, types.SimpleNamespace(algorithm=algorithm), 1, tmp_path))
 
     return train
 
@@ -53,7 +56,13 @@ def test_where_grpo_has_nothing_to_learn_the_adapter_of_expert_iteration_is_kept
     assert train("both") == tmp_path / "adapter-1"
 
 
-def test_it_starts_from_sft_and_is_compared_to_it():
-    assert RL.parent == "sft"
-    assert RL.compared_to == ("sft",)
-    assert RL.section == "rl"
+def test_a_control_is_refused_before_it_samples_where_its_answers_can_be_guessed(train, tmp_path, monkeypatch):
+    """Opening the run looked at the settings of the real stage alone."""
+
+    def refuse(recipe, settings):
+        raise UserError(f"no steps to check under {settings.algorithm}")
+
+    monkeypatch.setattr(rl, "check_guessable", refuse)
+    with pytest.raises(UserError, match="no steps to check under expert_iteration"):
+        train("expert_iteration")
+    assert not list(tmp_path.iterdir())
