@@ -108,7 +108,7 @@ export: $(READY)    ## STAGE as one merged model, with a model card, in the fold
 
 # The project itself
 
-smoke: $(READY)     ## all five stages on nano, in minutes
+smoke: $(READY)     ## all five stages on nano, in a quarter to half an hour
 	@$(SHARED) all $(OPTIONS) --base nano
 
 test: $(READY)      ## the tests, in two processes
@@ -148,7 +148,7 @@ help:               ## this list
 	@echo 'TORCH=               what pip is given for torch where there is no GPU (README)'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
 	@echo
-	@echo 'Begin with make smoke, then make plan, make and make report. An hour step by step: docs/tutorial.md'
+	@echo 'Begin with make smoke, then make plan, make and make report. Step by step: docs/tutorial.md'
 
 .venv/ready: constraints.txt pyproject.toml
 	python3 -m venv .venv

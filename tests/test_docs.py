@@ -49,7 +49,7 @@ OTHERS = {
     "git": "",
     "pip": "install",
     "pre-commit": "install",
-    "vllm": "serve",
+    "python3": "-m",
 }
 
 # Files of commands that are not run here.

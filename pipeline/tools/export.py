@@ -43,8 +43,8 @@ library_name: transformers
 # {name}
 
 The `{stage}` stage of Ladder (commit {commit}) on `{base}` ({source}), its adapter merged. It answers short questions,
-thinking between `<think>` tags, and ends with `\\boxed{{answer}}`. The system prompt is part of the model:
-`{instruction}`
+thinking between `<think>` tags, and ends with `\\boxed{{answer}}`. It was trained with this system message, and must
+be given it, as below: `{instruction}`
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
