@@ -236,12 +236,14 @@ class ServedModel:
         max_new_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
+        places: Sequence[int] | None = None,
         on_progress: OnProgress | None = None,
         on_sequence_end: OnSequence | None = None,
     ) -> list[TokenSequence]:
         """Complete every prompt; arguments and sequences are those of :func:`pipeline.generate.generate`."""
         stops = find_stop_ids(self, self.tokenizer)
         opening = encode_text(self.tokenizer, find_forced_opening(self.tokenizer))
+        places = range(len(prompts)) if places is None else places
         lock = Lock()
 
         def complete(i: int) -> TokenSequence:
@@ -251,7 +253,7 @@ class ServedModel:
                 max_tokens=max_new_tokens - len(opening),
                 temperature=temperature,
                 # The same prompt may be asked several times.
-                seed=seed + i,
+                seed=seed + places[i],
             )
             # What the template opens counts as part of the completion.
             sequence.ids[:0] = opening

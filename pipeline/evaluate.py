@@ -63,12 +63,19 @@ def evaluate(
     """
     earlier = _read_partial(partial)
     completions = {completion.id: completion for completion in earlier.completions}
-    missing = [problem for problem in problems if problem.id not in completions]
+    places = [place for place, problem in enumerate(problems) if problem.id not in completions]
+    missing = [problems[place] for place in places]
     prompts = [encode_prompt(tokenizer, problem, prompt, examples) for problem in missing]
     _check_context(model, prompts, max_new_tokens, label)
 
     recorder = _Recorder(model, tokenizer, missing, prompts, earlier.seconds, partial)
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        # What is left is sampled as it would have been with the others.
+        "places": places,
+    }
     # Without a folder nothing is to be kept.
     settings["on_sequence_end"] = recorder.record if partial else None
 

@@ -63,6 +63,8 @@ class DecodingSettings:
         on_progress: Gets (completions, tokens) as rows finish.
         on_sequence_end: Gets (i, sequence) once the i-th prompt is complete; in a process's own share only.
         slots: Whether to decode as slots.py does; by default on a GPU only.
+        places: Where each prompt stands among all that share the seed; by default in the order of the prompts. So what
+            is left of an interrupted sampling is sampled as it would have been.
     """
 
     max_new_tokens: int
@@ -74,6 +76,7 @@ class DecodingSettings:
     on_progress: OnProgress | None = None
     on_sequence_end: OnSequence | None = None
     slots: bool | None = None
+    places: Sequence[int] | None = None
 
 
 @torch.no_grad()
@@ -112,8 +115,9 @@ def generate(
 
     # One random number a prompt and token, all drawn first: a sample does not depend on the batch it is in.
     generator = torch.Generator().manual_seed(settings.seed)
-    shape = (len(rows), settings.max_new_tokens)
-    uniforms = torch.rand(shape, generator=generator)
+    places = list(range(len(rows)) if settings.places is None else settings.places)
+    shape = (max(places, default=-1) + 1, settings.max_new_tokens)
+    uniforms = torch.rand(shape, generator=generator)[places]
 
     state = processes.get_state()
     mine = _order_rows(rows)[state.process_index :: state.num_processes]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data.files import UserError, append_jsonl
-from data.problem import Problem
+from data.problem import Problem, record_to_json
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.prompts import encode_prompt
@@ -71,6 +71,18 @@ def test_an_interrupted_evaluation_asks_only_what_is_missing(tiny, tmp_path, mon
     assert counts[2] == 0
 
 
+def test_an_interrupted_sampling_ends_with_the_texts_of_an_unbroken_one(tiny, tmp_path):
+    settings = {"temperature": 1.0, "seed": 5, **SETTINGS}
+    whole = evaluate(*tiny, PROBLEMS, "think", **settings).completions
+
+    # What came before the kill, in another order than that of the problems.
+    file = tmp_path / "partial" / "0.jsonl"
+    file.parent.mkdir()
+    append_jsonl(file, [record_to_json(whole[i]) | {"seconds": 1.0} for i in (6, 0, 3)])
+    resumed = evaluate(*tiny, PROBLEMS, "think", partial=file.parent, **settings).completions
+    assert resumed == whole
+
+
 def test_a_prompt_that_leaves_no_room_is_refused(tiny):
     settings = SETTINGS | {"max_new_tokens": 100_000}
     with pytest.raises(UserError, match="go beyond the base's context"):
@@ -91,4 +103,4 @@ def test_a_served_model_is_asked_for_its_own_tokens(tiny):
 
     served = evaluate(Served(), tokenizer, PROBLEMS, "think", **SETTINGS)
     assert served.completions == evaluate(model, tokenizer, PROBLEMS, "think", **SETTINGS).completions
-    assert settings_seen.keys() == {"max_new_tokens", "temperature", "seed", "on_progress", "on_sequence_end"}
+    assert settings_seen.keys() == {"max_new_tokens", "temperature", "seed", "places", "on_progress", "on_sequence_end"}
