@@ -1,7 +1,10 @@
-"""Rewards: functions in TRL's own signature, so that one written for TRL works here, and ours work there.
+"""Rewards: functions in TRL's own signature.
+
+One written for TRL works here, and ours work there, with two exceptions. TRL's ``trainer_state``, ``log_extra`` and
+``log_metric`` are not given, since expert iteration has none. None, which TRL leaves out of the sum, is refused.
 
 A reward takes ``prompts``, ``completions`` (texts), ``completion_ids`` and columns, each with an entry a completion,
-and returns a float for each. The columns are ``question``, ``answer``, ``kind``, ``choices``, ``finish`` (stop or
+and returns a number for each. The columns are ``question``, ``answer``, ``kind``, ``choices``, ``finish`` (stop or
 length), ``completion_tokens``, and ``problem`` with all fields of the problem. For example, in ``mine.py``:
 
     def short(
@@ -21,12 +24,14 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from data.files import UserError, suggest
 from data.problem import Completion, Grade, Problem
 from eval.grade import grade
+from pipeline.prompts import format_thinking_answer
 
 Reward = Callable[..., list[float]]
 
@@ -135,10 +140,33 @@ def _check_values(name: str, values: Any, count: int) -> list[float]:
 
     # One that is no number would spoil the advantages of its whole group.
     for value in values:
-        is_number = isinstance(value, (int, float))
-        if not is_number or not math.isfinite(value):
+        # Those of numpy are real numbers too.
+        if not isinstance(value, Real) or not math.isfinite(value):
             raise UserError(f"reward {name}: it gave {value!r}; it must return finite numbers")
     return [float(value) for value in values]
+
+
+def try_reward(name: str) -> None:
+    """Call a reward on one right answer.
+
+    Raises:
+        UserError: there is no such reward, it fails, or it gives no number.
+    """
+    reward = load_reward(name)
+    problem = Problem("1", "What is 1 + 1?", "2", "number", rationale="1 + 1 = 2")
+    text = format_thinking_answer("1 + 1 = 2", problem.answer)
+    # A reward may divide by the number of tokens.
+    ids = list(range(12))
+    completion = Completion(problem.id, text, 10, 8, 4, "stop")
+    try:
+        score_rewards(reward, [problem], [completion], [ids])
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever a user's function does.
+        raise UserError(
+            f"reward {name}: it fails on a right answer ({type(error).__name__}: {error}); fix it"
+        ) from error
 
 
 # Use

@@ -4,13 +4,15 @@ import pytest
 
 from data.files import UserError
 from data.problem import Completion, Problem
-from pipeline.rewards import combine_rewards, load_reward, score_rewards
+from pipeline.rewards import combine_rewards, load_reward, score_rewards, try_reward
 
 PROBLEM = Problem("p6", "What is 6 + 6?", "12", "number", choices=None, family="sums", level=1)
 RIGHT = "<think>\n6 + 6 = 12\n</think>\n\\boxed{12}"
 
 # In TRL's signature, as a user would write them.
 MINE = """
+import numpy
+
 def short(prompts, completions, completion_ids, **columns):
     return [1 / len(text) for text in completions]
 
@@ -27,6 +29,15 @@ def nothing(prompts, completions, completion_ids, **columns):
 
 def infinite(prompts, completions, completion_ids, **columns):
     return [float("nan")]
+
+def half(prompts, completions, completion_ids, **columns):
+    return [numpy.float32(0.5) for _ in completions]
+
+def by_tokens(prompts, completions, completion_ids, completion_tokens, **columns):
+    return [1 / tokens + 1 / len(ids) for tokens, ids in zip(completion_tokens, completion_ids)]
+
+def wants_log(prompts, completions, completion_ids, log_metric, **columns):
+    return [0.0 for _ in completions]
 
 def too_few(prompts, completions, completion_ids, **columns):
     return []
@@ -108,6 +119,16 @@ def test_a_reward_that_is_not_there_is_refused(mine, monkeypatch, name, message)
 def test_what_is_no_finite_number_is_refused(mine, function, message):
     with pytest.raises(UserError, match=message):
         score(f"{mine}:{function}", write(RIGHT))
+
+
+def test_a_reward_is_tried_on_a_right_answer(mine):
+    for name in ("correctness", "format", "random", f"{mine}:half", f"{mine}:by_tokens"):
+        try_reward(name)
+
+    with pytest.raises(UserError, match=r"fails on a right answer \(TypeError: .*'log_metric'\); fix it"):
+        try_reward(f"{mine}:wants_log")
+    with pytest.raises(UserError, match="it gave nan"):
+        try_reward(f"{mine}:infinite")
 
 
 def test_combined_rewards_are_a_weighted_sum_with_its_parts(mine):
