@@ -32,13 +32,14 @@ SHOWN_CHARACTERS = 60
 # Keys of a library's class that the pipeline sets itself, or that its own sampling would not follow.
 SET_BY_PIPELINE = (
     "output_dir seed report_to project run_name use_cpu bf16 fp16 disable_tqdm save_total_limit "
-    "resume_from_checkpoint auto_find_batch_size remove_unused_columns"
+    "resume_from_checkpoint auto_find_batch_size remove_unused_columns ddp_find_unused_parameters"
 )
 RESERVED = {
     "SFTConfig": f"{SET_BY_PIPELINE} max_length train_sampling_strategy packing padding_free completion_only_loss",
     "GRPOConfig": (
         f"{SET_BY_PIPELINE} load_best_model_at_end metric_for_best_model greater_is_better reward_weights "
-        "per_device_eval_batch_size top_p top_k min_p repetition_penalty generation_kwargs"
+        "per_device_eval_batch_size disable_dropout router_aux_loss_coef top_p top_k min_p repetition_penalty "
+        "generation_kwargs"
     ),
     "LoraConfig": "task_type base_model_name_or_path inference_mode",
 }

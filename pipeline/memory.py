@@ -16,9 +16,6 @@ from pipeline.forward import router_arguments
 from pipeline.progress import say
 from pipeline.slots import MEMORY_SHARE
 
-# Where a lack of memory is an error. On a CPU the kernel ends the process instead.
-MEASURED_DEVICES = ("cuda",)
-
 
 def fit_batch(
     model,
@@ -37,19 +34,28 @@ def fit_batch(
     Raises:
         UserError: Where not even one row fits the memory.
     """
-    if model.device.type not in MEASURED_DEVICES:
+    # On a CPU a lack of memory is no error: the kernel ends the process.
+    if model.device.type != "cuda":
         return dict(batch)
 
     # Decoding keeps its slots between the steps of a training.
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(1 - MEMORY_SHARE)
+    torch.cuda.set_per_process_memory_fraction(1 - MEMORY_SHARE)
+    try:
+        return find_largest_part(model, batch, length, label)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
+
+def find_largest_part(
+    model,
+    batch: Mapping[str, int],
+    length: int,
+    label: str,
+) -> dict[str, int]:
+    """Do what :func:`fit_batch` does, on any device whose lack of memory is an error."""
     rows = batch["per_device_train_batch_size"]
     divisors = [size for size in range(rows, 0, -1) if rows % size == 0]
     largest = next((size for size in divisors if _fits(model, size, length)), 0)
-
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(1.0)
     # The trial passes must not count in the first step.
     model.zero_grad(set_to_none=True)
 

@@ -117,8 +117,9 @@ class GrpoTraining:
     def build_grpo_config(self, batch: Mapping[str, int]) -> Config:
         """Return the recipe's trainer block as TRL's configuration, with what the pipeline sets itself."""
         run_name = f"{self.context.run.base}/{self.label}"
-        settings = build_common_settings(self.model, self.work, self.context.seed, self.recipe.report_to, run_name)
-        settings |= {
+        common = build_common_settings(self.model, self.work, self.context.seed, self.recipe.report_to, run_name)
+        trainer = self.trainer_settings
+        forced = {
             # What is sampled without dropout is trained without it.
             "disable_dropout": True,
             "reward_weights": self.settings.reward_weights,
@@ -126,20 +127,20 @@ class GrpoTraining:
             "greater_is_better": True,
             "load_best_model_at_end": True,
             # The log of a checkpoint has the first point already.
-            "eval_on_start": self.checkpoint is None,
+            "eval_on_start": trainer.get("eval_on_start", False) and self.checkpoint is None,
             "router_aux_loss_coef": 0.0 if router_arguments(self.model) else None,
             # TRL wants whole groups here too, although dev is scored by our own evaluation.
-            "per_device_eval_batch_size": self.trainer_settings["num_generations"],
+            "per_device_eval_batch_size": trainer["num_generations"],
         }
 
-        config = build_config(GRPOConfig, {**self.trainer_settings, **settings, **batch}, "rl.grpo.trainer")
+        config = build_config(GRPOConfig, {**common, **trainer, **forced, **batch}, "rl.grpo.trainer")
         if config.steps_per_generation < config.gradient_accumulation_steps:
             # Problems are drawn by the number of the optimizer step, so each step samples once.
             raise UserError(
                 "rl.grpo.trainer: steps_per_generation is below gradient_accumulation_steps; leave it out, or raise it"
             )
         # A training that goes on from a checkpoint samples at its first step.
-        batches = self.trainer_settings["save_steps"] * config.gradient_accumulation_steps
+        batches = trainer["save_steps"] * config.gradient_accumulation_steps
         if batches % (config.steps_per_generation * config.num_iterations):
             raise UserError(
                 "rl.grpo.trainer: a resumed training would sample at other steps; make save_steps and eval_steps a "

@@ -135,6 +135,23 @@ def read_weights(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
+def test_the_recipe_goes_over_what_the_pipeline_would_set(train, monkeypatch):
+    class Built(Exception):
+        pass
+
+    def stop(self, config, rollouts):
+        raise Built(config)
+
+    monkeypatch.setattr(grpo.GrpoTraining, "build_trainer", stop)
+    with pytest.raises(Built) as built:
+        train(gradient_checkpointing=True, eval_on_start=False)
+
+    [config] = built.value.args
+    assert config.gradient_checkpointing
+    assert not config.eval_on_start
+    assert config.disable_dropout
+
+
 def test_the_weights_move_and_the_best_adapter_on_dev_is_returned(train, parent_adapter, tmp_path, dev_accuracy):
     dev_accuracy(0.2, 0.5, 0.4)
     best = train()
