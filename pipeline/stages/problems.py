@@ -103,11 +103,12 @@ def hash_sources(specs: Iterable[DatasetSpec]) -> dict[str, list[str]]:
 
     Of our own sets only the committed problems count: those beyond are made from a seed, which takes a minute.
     """
-    hashes = {}
+    hashes: dict[str, list[str]] = {}
     for spec in _list_sets(specs):
         train = load_spec(spec).sha256
         dev = hash_problems(load_dev(spec))
-        hashes[spec.set] = [train, dev]
+        # A set may be named several times, such as with another configuration.
+        hashes.setdefault(spec.set, []).extend([train, dev])
     return hashes
 
 

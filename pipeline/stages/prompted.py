@@ -3,8 +3,11 @@
 Source: Kojima et al. 2022, arXiv 2205.11916 ("think step by step"); Wei et al. 2022, arXiv 2201.11903 (worked steps).
 """
 
+import itertools
+
 from data.dataset_spec import DatasetSpec
 from data.datasets import Dataset, has_train_split, load_train
+from data.files import UserError
 from data.problem import Problem
 from pipeline.settings import PromptedSettings
 from pipeline.stages.stage import Stage
@@ -33,16 +36,23 @@ def load_examples(benchmark: Dataset, settings: PromptedSettings) -> list[Proble
 
     They come from ``examples`` where the recipe names data sets, else from the benchmark's own train split, else from
     arithmetic_v1 where most answers are numbers, and from logic_v1 where they are not.
+
+    Raises:
+        UserError: a data set that the recipe names has no worked solutions.
     """
     count = max(settings.shots)
     if count == 0:
         return []
 
     if settings.examples is not None:
-        problems = []
-        for spec in settings.examples:
-            problems += load_train(spec, spec.take or count)
-        return problems[:count]
+        sets = [load_train(spec, spec.take or count) for spec in settings.examples]
+        # In turn, so that each set has its share.
+        turns = itertools.zip_longest(*sets)
+        chosen = [problem for problem in itertools.chain(*turns) if problem][:count]
+        for problem in chosen:
+            if not problem.rationale:
+                raise UserError(f"examples: {problem.id} has no worked solution (rationale); name another data set")
+        return chosen
 
     # A set without worked answers has nothing to show for the step-by-step prompt.
     if has_train_split(benchmark.spec):

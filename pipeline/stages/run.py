@@ -29,13 +29,15 @@ from pipeline.processes import on_main_process
 from pipeline.progress import console, log_to, say
 from pipeline.prompts import prompt_sha256
 from pipeline.stage_dir import StageDir, write_answers
-from pipeline.stages.problems import hash_problems, hash_sources
+from pipeline.stages.problems import FIRST_SECTION, hash_problems, hash_sources, select_stage_problems
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.stage import Stage, TrainingContext, apply_overrides
+from pipeline.traces.sources import choose_solutions
 
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
     from pipeline.run import Run
+    from pipeline.settings import Recipe
 
 Record = dict[str, Any]
 
@@ -350,13 +352,31 @@ def _write_recipe(run: Run, stage: Stage) -> Path:
 def _count_overlaps(run: Run, stage: Stage, row: TableRow) -> int:
     """How many problems of a benchmark were seen in a training, or in the base's own, or stand in the prompt."""
     name = row.benchmark.name
-    overlaps = find_overlaps(row.examples, row.benchmark.problems) + run.pretraining_overlaps[name]
-    if stage.train:
-        overlaps += run.overlaps[name]
+    problems = row.benchmark.problems
+    overlaps = find_overlaps(row.examples, problems) + run.pretraining_overlaps[name]
+    # Most runs have none, and need not look closer.
+    if run.overlaps[name]:
+        overlaps += find_overlaps(list_learnt_problems(run.recipe, stage), problems)
 
     # A problem may overlap with several.
     ids = {overlap.problem.id for overlap in overlaps}
     return len(ids)
+
+
+def list_learnt_problems(recipe: Recipe, stage: Stage) -> list[Problem]:
+    """Return the problems that a stage's adapter learnt from, those of the stages before it included."""
+    settings = recipe.stages[stage.section]
+    # The prompted stages learn from none.
+    if not hasattr(settings, "problems"):
+        return []
+
+    learnt = select_stage_problems(recipe, stage.section, settings)
+    if stage.section == FIRST_SECTION:
+        # A file of solutions may hold others.
+        learnt = choose_solutions(learnt, settings.solutions, recipe.seed)
+    if stage.parent:
+        learnt += list_learnt_problems(recipe, stages.get_stage(stage.parent))
+    return learnt
 
 
 def _describe_base(run: Run) -> Record:

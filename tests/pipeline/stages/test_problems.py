@@ -1,5 +1,6 @@
 """Which problems a stage takes: first those that sft has not seen, and never another order from one run to the next."""
 
+import dataclasses
 from collections import Counter
 from types import SimpleNamespace
 
@@ -8,7 +9,13 @@ import pytest
 from data.dataset_spec import DatasetSpec
 from data.datasets import load_dev, load_train
 from data.files import UserError, write_jsonl
-from pipeline.stages.problems import all_training_problems, select_dev_problems, select_problems, select_stage_problems
+from pipeline.stages.problems import (
+    all_training_problems,
+    hash_sources,
+    select_dev_problems,
+    select_problems,
+    select_stage_problems,
+)
 
 ARITHMETIC = DatasetSpec(set="arithmetic_v1", split="train")
 LOGIC = DatasetSpec(set="logic_v1", split="train")
@@ -82,6 +89,13 @@ def test_dev_problems_are_the_first_of_each_set_and_of_no_set_twice():
     specs = [take(ARITHMETIC, 5), take(ARITHMETIC, 9), take(LOGIC, 5)]
     expected = load_dev(ARITHMETIC, 7) + load_dev(LOGIC, 7)
     assert list_ids(select_dev_problems(specs, 7)) == list_ids(expected)
+
+
+def test_the_hashes_name_every_share_of_a_set_that_is_taken(file):
+    dev = dataclasses.replace(file, split="dev")
+    both = hash_sources([file, dev])[file.set]
+    assert both == [*hash_sources([file])[file.set], *hash_sources([dev])[file.set]]
+    assert len(both) == 4
 
 
 def test_no_dev_problem_of_a_file_is_trained_on(file):

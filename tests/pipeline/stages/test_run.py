@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from data.contamination import Overlap
-from data.datasets import load
+from data.dataset_spec import parse_spec
+from data.datasets import load, load_train
 from data.files import UserError
 from data.problem import read_completions, read_grades
 from pipeline import stages
@@ -16,8 +17,11 @@ from pipeline.learnability import NoSignal
 from pipeline.models.load import fingerprint
 from pipeline.run_dir import RunDir
 from pipeline.settings import PromptedSettings, Settings
-from pipeline.stages.prompted import PLAIN
-from pipeline.stages.run import list_rows, run_stage, stage_status
+from pipeline.stages import run as stages_run
+from pipeline.stages.prompted import PLAIN, load_examples
+from pipeline.stages.rl import RL
+from pipeline.stages.run import list_learnt_problems, list_rows, run_stage, stage_status
+from pipeline.stages.sft import SFT
 from pipeline.stages.stage import Stage, apply_overrides, make_control
 
 UP_TO_DATE = "up to date"
@@ -296,6 +300,36 @@ def test_what_the_base_has_read_counts_for_stages_without_a_training_too(ladder)
     assert [entry["overlaps"] for entry in entries] == [1, 0]
 
 
+def test_a_stage_has_learnt_from_its_own_problems_and_its_parents():
+    def make_settings(spec):
+        return types.SimpleNamespace(problems=[parse_spec(spec)], solutions=["procedure"])
+
+    sections = {"sft": make_settings("arithmetic_v1?take=3"), "rl": make_settings("logic_v1?take=4")}
+    recipe = types.SimpleNamespace(seed=1, stages=sections)
+    arithmetic = load_train(parse_spec("arithmetic_v1"), 3)
+    logic = load_train(parse_spec("logic_v1"), 4)
+
+    def list_ids(problems):
+        return {problem.id for problem in problems}
+
+    assert list_ids(list_learnt_problems(recipe, SFT)) == list_ids(arithmetic)
+    assert list_ids(list_learnt_problems(recipe, RL)) == list_ids([*arithmetic, *logic])
+
+
+def test_an_overlap_counts_for_the_stages_that_learnt_from_it(ladder, monkeypatch):
+    problems = ladder.run.benchmarks[0].problems
+    ladder.run.overlaps["arithmetic_v1"] = [Overlap(problem, problem, "the same text") for problem in problems]
+    learnt = {"toy": [], "top": problems[:2]}
+    monkeypatch.setattr(stages_run, "list_learnt_problems", lambda recipe, stage: learnt[stage.name])
+
+    ladder.run_stage(ladder.top)
+    counts = {}
+    for stage in (ladder.toy, ladder.top):
+        entries = ladder.read_scores(stage)["variants"][0]["benchmarks"]
+        counts[stage.name] = [entry["overlaps"] for entry in entries]
+    assert counts == {"toy": [0, 0], "top": [2, 0]}
+
+
 def test_an_override_reaches_settings_inside_settings():
     class Outer(Settings):
         toy: ToySettings
@@ -328,6 +362,15 @@ def test_few_shot_examples_are_the_first_training_problems_of_the_benchmark(ladd
         expected = load(name, "train").problems[:2]
         assert rows["2-shot", name].examples == expected
         assert list(rows["zero-shot", name].examples) == []
+
+
+def test_few_shot_examples_come_from_each_set_that_the_recipe_names_in_turn():
+    specs = [parse_spec("arithmetic_v1"), parse_spec("logic_v1?take=1")]
+    settings = PromptedSettings(shots=[0, 4], examples=specs)
+    examples = load_examples(load("logic_v1", "test", 3), settings)
+
+    first, second, third = load_train(parse_spec("arithmetic_v1"), 3)
+    assert examples == [first, *load_train(parse_spec("logic_v1"), 1), second, third]
 
 
 def test_each_variant_of_a_prompted_stage_has_its_files(ladder):
