@@ -10,6 +10,7 @@ and maj@N.
 
 import argparse
 import math
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-thinking", type=at_least(0), default=0, metavar="N", help="the fewest tokens a thought may have")
     add("--samples", type=at_least(1), metavar="N", help="samples of each problem: pass@k and maj@N")
     text = f"of --samples (default: {SAMPLING_TEMPERATURE:g})"
-    add("--temperature", type=float, default=SAMPLING_TEMPERATURE, metavar="T", help=text)
-    add("--seed", type=int, default=0, metavar="N", help="of --samples (default: 0)")
+    add("--temperature", type=float, metavar="T", help=text)
+    add("--seed", type=int, metavar="N", help="of --samples (default: 0)")
     add("--limit", type=at_least(1), metavar="N", help="problems, stratified by level")
     add("--url", metavar="URL", help="where a server has the model (vLLM's /v1; docs/machines.md)")
     add("--out", required=True, type=Path, metavar="FOLDER", help="for completions, grades and scores")
@@ -63,8 +64,14 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_score_options(options: argparse.Namespace) -> None:
     """Raise UserError where options are out of range, or do not go together."""
-    if not 0 < options.temperature < math.inf:
+    if options.samples is None:
+        for name in ("temperature", "seed"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name}: the one greedy answer has none; add --samples, or leave it out")
+    elif options.temperature is not None and not 0 < options.temperature < math.inf:
         raise UserError(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
+    if options.budget is not None and options.budget < options.min_thinking:
+        raise UserError(f"--budget {options.budget}: it is below --min-thinking {options.min_thinking}; raise it")
     if options.url and (options.budget is not None or options.min_thinking):
         raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
 
@@ -72,6 +79,8 @@ def check_score_options(options: argparse.Namespace) -> None:
 def score_model(options: argparse.Namespace) -> dict[str, Any]:
     """Ask a model a benchmark, grade and score it; write everything into ``options.out`` and return the scores."""
     check_score_options(options)
+    seed = options.seed or 0
+    temperature = options.temperature or SAMPLING_TEMPERATURE
     from pipeline.evaluate import evaluate, make_sample_seed
 
     prompt = read_prompt(options.prompt)
@@ -84,6 +93,11 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     scored = load_scored_model(options)
     prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
     examples = load_examples(benchmark, prompted)
+
+    # An earlier command may have left more samples here.
+    for name in ("completions", "grades"):
+        for folder in (options.out / name).glob("sample-*"):
+            shutil.rmtree(folder)
 
     # Both in the order of the samples: scores of each, and grades for what they come to together.
     each = []
@@ -99,8 +113,8 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
             batch_size=scored.recipe.eval.batch_size,
             thinking=ThinkingLimits(options.min_thinking, options.budget),
             # One answer is the greedy one, as in the table.
-            temperature=options.temperature if options.samples else 0.0,
-            seed=make_sample_seed(options.seed, number),
+            temperature=temperature if options.samples else 0.0,
+            seed=make_sample_seed(seed, number),
             label=benchmark.name,
         )
         folder = f"sample-{number + 1}" if options.samples else ""
@@ -117,7 +131,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
         "scores_version": SCORES_VERSION,
     }
     if options.samples:
-        scores |= {"temperature": options.temperature, "seed": options.seed, "each": each}
+        scores |= {"temperature": temperature, "seed": seed, "each": each}
         scores |= score_samples(problems, samples)
     else:
         scores |= each[0]

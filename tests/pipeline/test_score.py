@@ -72,6 +72,11 @@ def test_samples_give_pass_at_k_and_the_majority(options, tmp_path, capsys):
     assert len({file.read_text() for file in files}) == 3
     assert "maj@3" in capsys.readouterr().out
 
+    # Fewer of them leave no more than they are.
+    score_model(options("--samples", "2", "--limit", "4"))
+    left = sorted(path.name for path in (tmp_path / "out" / "grades").iterdir())
+    assert left == ["sample-1", "sample-2"]
+
 
 @pytest.mark.parametrize(
     ("more", "message"),
