@@ -135,7 +135,11 @@ def write_report(options: argparse.Namespace) -> None:
 
 def print_status(options: argparse.Namespace) -> None:
     """Print which stages are up to date, and why the others are not."""
-    states = stage_status(open_run(options, for_training=False))
+    if open_results(options).root.is_dir():
+        states = stage_status(open_run(options, for_training=False))
+    else:
+        # Nothing was made of the base yet, so it may not be here, and would have to be fetched.
+        states = {stage.name: "not run yet" for stage in STAGES}
     for stage, state in states.items():
         print(f"{stage:8}  {state}")
 
@@ -148,7 +152,8 @@ def print_status(options: argparse.Namespace) -> None:
 
 def print_plan(options: argparse.Namespace) -> None:
     """Print how long each stage will take here."""
-    run = open_run(options, for_training=False)
+    # What `make` would refuse has no plan.
+    run = open_run(options)
     print("\n".join(make_plan(run)))
     say("Next: make, with the same variables. You may stop it at any time; the same command goes on.")
 

@@ -12,12 +12,14 @@ from data.files import UserError
 from data.problem import Problem, read_problems
 from data.splits import take_stratified
 from eval.grade import load_benchmark
+from eval.table import POOLED
 from pipeline.config import check_trainers, count_context_tokens, default_profile, load_recipe
 from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
-from pipeline.settings import Recipe
+from pipeline.settings import PromptedSettings, Recipe
 from pipeline.stages.problems import all_training_problems, select_dev_problems, select_stage_problems
+from pipeline.stages.prompted import load_examples
 from pipeline.stages.rl import check_guessable
 
 
@@ -67,6 +69,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
         check_tracker(recipe.report_to)
         check_rewards(recipe)
         check_guessable(recipe, recipe.stages["rl"])
+        check_examples(recipe, benchmarks)
         overlaps = find_contamination(recipe, benchmarks, options.allow_overlap)
 
     folder = resolve(options.base)
@@ -112,6 +115,8 @@ def load_benchmarks(texts: Sequence[str], limit: int) -> list[Dataset]:
 
     # The files of a run have the names of its benchmarks.
     names = [dataset.name for dataset in benchmarks]
+    if POOLED in names:
+        raise UserError(f"--benchmark: {POOLED!r} is the table's name for all of them together; rename the file")
     if len(set(names)) < len(names):
         raise UserError(f"--benchmark: two have the same name ({', '.join(names)}); rename a file")
     return benchmarks
@@ -124,12 +129,20 @@ def check_tracker(report_to: str) -> None:
 
 
 def check_rewards(recipe: Recipe) -> None:
-    """Raise UserError where a stage names a reward that cannot be loaded."""
-    from pipeline.rewards import load_reward
+    """Raise UserError where a stage names a reward that cannot be used."""
+    from pipeline.rewards import try_reward
 
     for settings in recipe.stages.values():
         for name in getattr(settings, "rewards", ()):
-            load_reward(name)
+            try_reward(name)
+
+
+def check_examples(recipe: Recipe, benchmarks: Sequence[Dataset]) -> None:
+    """Raise UserError where the examples that stages 1 and 2 are to show cannot be had."""
+    for settings in recipe.stages.values():
+        if isinstance(settings, PromptedSettings):
+            for benchmark in benchmarks:
+                load_examples(benchmark, settings)
 
 
 def find_contamination(

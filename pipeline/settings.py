@@ -100,7 +100,8 @@ class SftSettings(Settings):
 class LearnabilitySettings(Settings):
     """The samples of dev problems that say, before a GRPO training, whether there is anything to learn."""
 
-    samples: Annotated[int, Field(ge=0)]
+    # One sample of a problem cannot differ from another.
+    samples: Literal[0] | Annotated[int, Field(ge=2)]
     problems_per_level: Count
 
 

@@ -182,8 +182,9 @@ class StageDir:
         """Return the folder to make a part in: what was begun from the same inputs goes on, all else is removed."""
         work = self.folder / WORK_FOLDERS[part]
         if not _was_begun_from(work, inputs):
-            # Its checkpoints would go on with other settings.
-            shutil.rmtree(work, ignore_errors=True)
+            # Its checkpoints would go on with other settings, so what cannot be removed is an error.
+            if work.exists():
+                shutil.rmtree(work)
             write_json(work / INPUTS, inputs)
         return work
 

@@ -62,10 +62,7 @@ OF_OTHER_RUNS = {
     "seeds.json",
     "seeds.md",
     "summary.md",
-    "tradeoff.json",
-    "tradeoff.md",
     "tradeoff.png",
-    "tradeoff.svg",
 }
 
 # Reading documents

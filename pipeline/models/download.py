@@ -4,6 +4,7 @@ The cache is ``LADDER_CACHE``, else ``~/.cache/ladder``. What lands there is who
 """
 
 import fcntl
+import glob
 import os
 import shutil
 import subprocess
@@ -91,6 +92,10 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
         # Another process may have made it while this one waited.
         if target.is_dir():
             return target
+
+        # What a kill has left half made.
+        for leftover in target.parent.glob(f".{glob.escape(name)}.*/"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as aside:
             folder = Path(aside) / "model"

@@ -143,7 +143,8 @@ def fingerprint(folder: Path) -> str:
     stamps = []
     for path in files:
         status = path.stat()
-        stamps.append(f"{path.name} {status.st_size} {status.st_mtime_ns}\n")
+        # An archive may set the time of the last change, but not that of the file's arrival here.
+        stamps.append(f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n")
     name = hashlib.sha256("".join(stamps).encode()).hexdigest()[:16]
 
     cached = get_cache_folder() / "fingerprints" / name

@@ -249,8 +249,10 @@ def find_rates(run: Run, rows: Sequence[Any]) -> dict[str, Any]:
     base = run.recipe.base
 
     # All that a rate depends on. Where one differs, it is measured again.
+    machine = describe_machine()
     key = [
-        describe_machine()["hardware"],
+        machine["hardware"],
+        machine["versions"],
         torch.get_num_threads(),
         run.fingerprint,
         resolve_precision(base.load),
@@ -368,7 +370,11 @@ def make_plan(run: Run) -> list[str]:
         seconds = decoded / rates["decoded"] + trained / rates["trained"]
         total += seconds
         duration = format_duration(seconds)
-        lines.append(f"{stage.name:8}  {duration:>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on")
+        line = f"{stage.name:8}  {duration:>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on"
+        # A stage of the user's own.
+        if stage.train and not hasattr(plan, f"list_{stage.name}"):
+            line += "; its training is not counted"
+        lines.append(line)
 
     speed = f"{rates['decoded']:,.0f} tokens/s decoded, {rates['trained']:,.0f} trained on; {rates['source']}"
     return [f"plan: about {format_duration(total)} in all ({speed})", *lines]

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,13 +58,15 @@ def own_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory) -> Path:
-    """A folder with a file of 20 problems whose answers can be guessed; 9 of them are for training."""
+    """A folder with a reward that fails, and 20 problems whose answers can be guessed; 9 of them are for training."""
     rows = []
     for i in range(20):
         rows.append({"id": f"fact-{i}", "question": f"Is {i} prime?", "answer": "yes", "choices": ["yes", "no"]})
 
     folder = tmp_path_factory.mktemp("facts")
     write_jsonl(folder / "facts.jsonl", rows)
+    write_jsonl(folder / "all.jsonl", rows)
+    (folder / "broken.py").write_text("def broken(problem, **columns):\n    return [p['absent'] for p in problem]\n")
     return folder
 
 
@@ -190,6 +193,9 @@ def test_a_reward_that_cannot_be_loaded_is_refused():
         ({"overrides": ["sft.trainer.learning_rat=1"]}, "did you mean learning_rate?"),
         ({"overrides": ["rl.rewards=[correctnes]"]}, "correctnes"),
         ({"benchmark": ["absent.jsonl"]}, "no such file"),
+        ({"overrides": ["rl.rewards=[broken.py:broken]"]}, "it fails on a right answer (KeyError: 'absent'); fix it"),
+        ({"overrides": ["cot.examples=[{set: facts.jsonl}]"]}, "examples: fact-0 has no worked solution"),
+        ({"benchmark": ["all.jsonl"]}, "'all' is the table's name for all of them together"),
         ({"base": "nano-tinu"}, "did you mean nano-tiny?"),
         (
             {"overrides": ["rl.problems=[{set: facts.jsonl}]", "rl.expert_iteration.require_checked_steps=true"]},
@@ -201,7 +207,7 @@ def test_a_run_that_will_not_do_is_refused_before_its_base_is_made(tmp_path, mon
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(facts)
 
-    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+    with pytest.raises(UserError, match=re.escape(words)):
         open_run(make_options(runs=tmp_path / "runs", **values))
     assert not list(tmp_path.iterdir())
 

@@ -1,6 +1,7 @@
 """Run folders: one process at a time, parts that count only when they are complete, and damage that is named."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,20 @@ def test_work_of_the_same_inputs_goes_on_and_of_others_begins_anew(tmp_path):
         (partial / "sums.jsonl").write_text("{}")
         (partial / "inputs.json").write_text(garbage)
         assert not (stage.begin("scoring", {"settings": 2}) / "sums.jsonl").exists()
+
+
+def test_work_that_cannot_be_removed_is_not_taken_for_that_of_other_inputs(tmp_path, monkeypatch):
+    stage = StageDir(tmp_path)
+    work = stage.begin("training", {"settings": 1})
+    (work / "checkpoint-2").mkdir()
+
+    def refuse(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(PermissionError):
+        stage.begin("training", {"settings": 2})
 
 
 def test_leftovers_of_a_finished_part_go_and_work_of_other_inputs_stays(tmp_path):

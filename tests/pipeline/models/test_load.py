@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -107,6 +108,20 @@ def test_a_fingerprint_follows_the_weights_and_nothing_else(folder, tmp_path, mo
     data[-1] ^= 1
     weights.write_bytes(data)
     assert fingerprint(folder) != first
+
+
+def test_two_bases_whose_files_look_alike_have_fingerprints_of_their_own(folder, tmp_path, monkeypatch):
+    """As two trainings of one base from archives that set the same times."""
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
+    other = shutil.copytree(folder, tmp_path / "other")
+    weights = other / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+
+    for file in [*folder.iterdir(), *other.iterdir()]:
+        os.utime(file, (0, 0))
+    assert fingerprint(folder) != fingerprint(other)
 
 
 @pytest.mark.parametrize(("gpus", "flag", "precision"), [(0, "none", "fp32"), (1, "none", "bf16"), (0, "fpu", "bf16")])
