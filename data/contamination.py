@@ -30,7 +30,7 @@ NEAR = "nearly the same text"
 
 @dataclass(frozen=True)
 class Overlap:
-    """A benchmark's problem and a train problem that gives it away, and how it does."""
+    """A benchmark's problem, a train problem that contaminates it, and how it does."""
 
     train_problem: Problem
     problem: Problem
@@ -38,7 +38,7 @@ class Overlap:
 
 
 def find_overlaps(train: Sequence[Problem], benchmark: Iterable[Problem]) -> list[Overlap]:
-    """The problems of a benchmark that train gives away, each with the surest reason and one train problem."""
+    """The problems of a benchmark that train contaminates, each with the surest reason and one train problem."""
     index = _Index(train)
     overlaps = map(index.find_overlap, benchmark)
     return [overlap for overlap in overlaps if overlap]

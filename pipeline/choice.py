@@ -232,9 +232,9 @@ def measure_point(share: float, answers: Sequence[Answer]) -> Point:
     )
 
 
-def choose_point(points: Sequence[Point], least_accuracy: float) -> Point:
+def choose_point(points: Sequence[Point], min_accuracy: float) -> Point:
     """Return the point with the fewest tokens among those accurate enough, else the most accurate one."""
-    accurate = [point for point in points if point.accuracy >= least_accuracy]
+    accurate = [point for point in points if point.accuracy >= min_accuracy]
     if accurate:
         return min(accurate, key=lambda point: point.tokens)
     return max(points, key=lambda point: point.accuracy)

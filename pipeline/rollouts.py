@@ -168,7 +168,7 @@ class RolloutFunction:
             "prompt_ids": [rollout.prompt_ids for rollout in mine],
             "completion_ids": [rollout.sequence.ids for rollout in mine],
             "logprobs": [rollout.sequence.logprobs for rollout in mine],
-            "earned": [rollout.reward.parts for rollout in mine],
+            "reward_parts": [rollout.reward.parts for rollout in mine],
         }
 
     def sample_groups(self, model, count: int, step: int, engine: Any = None) -> list[Group]:
@@ -235,12 +235,12 @@ def build_reward_functions(
     functions = []
     for name in names:
         # The default holds on to this name; the loop's own goes on to the last.
-        def hand_on(prompts, completions, earned, log_metric, name=name, **columns) -> list[float]:
+        def hand_on(prompts, completions, reward_parts, log_metric, name=name, **columns) -> list[float]:
             # Once a step, whichever reward is asked first.
             if name == names[0]:
                 for metric, value in rollouts.metrics.items():
                     log_metric(metric, value)
-            return [parts[name] for parts in earned]
+            return [parts[name] for parts in reward_parts]
 
         # TRL logs a reward under its function's name.
         hand_on.__name__ = name.rpartition(":")[2]

@@ -33,7 +33,7 @@ class Run:
         fingerprint: the sha256 of its weights and tokenizer.
         dir: runs/BASE, or runs/BASE/seed-N.
         benchmarks: what every stage is scored on.
-        overlaps: for each benchmark its problems that training gives away; none where the gate was not asked.
+        overlaps: for each benchmark its problems that training contaminates; none where the gate was not asked.
         pretraining_overlaps: the same of the base's own pretraining.
     """
 
@@ -150,10 +150,10 @@ def find_contamination(
     benchmarks: Sequence[Dataset],
     allow_overlap: bool,
 ) -> dict[str, list[Overlap]]:
-    """Return for each benchmark its problems that training gives away.
+    """Return for each benchmark its problems that training contaminates.
 
     Raises:
-        UserError: There are any and ``allow_overlap`` is False, or a file of solutions gives dev problems away.
+        UserError: There are any and ``allow_overlap`` is False, or a file of solutions contaminates dev problems.
     """
     # Solutions may come from problems that no data set of the recipe has.
     train = all_training_problems(recipe)
@@ -170,7 +170,7 @@ def find_contamination(
 def find_pretraining_overlaps(
     folder: Path, benchmarks: Sequence[Dataset], allow_overlap: bool
 ) -> dict[str, list[Overlap]]:
-    """Return for each benchmark its problems that a base's pretraining gives away, where we know of what it read."""
+    """Return for each benchmark its problems that a base's pretraining contaminates, where we know of what it read."""
     file = folder / PRETRAINING_FILE
     return check_overlaps(read_problems(file) if file.is_file() else [], benchmarks, allow_overlap)
 
@@ -178,7 +178,7 @@ def find_pretraining_overlaps(
 def check_overlaps(
     train: Sequence[Problem], benchmarks: Sequence[Dataset], allow_overlap: bool
 ) -> dict[str, list[Overlap]]:
-    """Return for each benchmark its problems that ``train`` gives away; UserError where that is not allowed."""
+    """Return for each benchmark its problems that ``train`` contaminates; UserError where that is not allowed."""
     # All at once, since the training problems are read for it.
     all_overlaps = find_overlaps(train, [problem for benchmark in benchmarks for problem in benchmark.problems])
 

@@ -3,7 +3,7 @@
 Its texts are sums_v1 and booleans_v1 problems of levels 1 to 3, drawn from the train split: some answered directly
 under the ``plain`` prompt, some with steps under the ``cot`` prompt. It never saw a longer problem, so the later stages
 have something to add. It saw think tags around single operations only. The texts lie beside its weights in
-``pretraining.jsonl``, for the leakage gate.
+``pretraining.jsonl``, for the contamination gate.
 
 ``nano-tiny`` is the same recipe in less than a minute, for tests that need a model that runs, not one that can do much.
 """

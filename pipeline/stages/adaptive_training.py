@@ -49,7 +49,7 @@ class AdaptiveTraining:
 
         # The parent sets the bar, so that no training can lower it.
         thinking = self.answer(parent, self.dev, "dev, thinking", THINKING)
-        least_accuracy = fmean(answer.is_right for answer in thinking) - self.settings.accuracy_margin
+        min_accuracy = fmean(answer.is_right for answer in thinking) - self.settings.accuracy_margin
 
         outcomes = self.measure(parent, self.problems)
         price = self.settings.price
@@ -66,10 +66,10 @@ class AdaptiveTraining:
             answers = self.answer(adapter, self.dev, f"dev, share {share:g}")
             points.append(choice.measure_point(share, answers))
 
-        kept = choice.choose_point(points, least_accuracy)
+        kept = choice.choose_point(points, min_accuracy)
         say(f"{self.context.stage.name}: share {kept.share:g} of the training is the best on dev")
         outcomes = self.update(adapters[kept.share], outcomes)
-        on_main_process(lambda: self.write_results(outcomes, points, kept, least_accuracy))
+        on_main_process(lambda: self.write_results(outcomes, points, kept, min_accuracy))
         return adapters[kept.share]
 
     def answer(
@@ -151,7 +151,7 @@ class AdaptiveTraining:
         outcomes: Sequence[Outcome],
         points: Sequence[Point],
         kept: Point,
-        least_accuracy: float,
+        min_accuracy: float,
     ) -> None:
         """Write what is known of every training problem, what the kept adapter chooses, and the points on dev."""
         work = self.context.work
@@ -160,7 +160,7 @@ class AdaptiveTraining:
 
         summary = {
             "share": kept.share,
-            "least_accuracy": least_accuracy,
+            "min_accuracy": min_accuracy,
             "direct_rate": compute_direct_rates(outcomes),
         }
         write_json(work / "choice.json", summary)

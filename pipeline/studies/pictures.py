@@ -174,11 +174,11 @@ class Towers(nn.Module):
 
 def train(
     shown: Sequence[Caption],
-    told: Sequence[Caption],
+    captions: Sequence[Caption],
     settings: Settings,
     label: str,
 ) -> Towers:
-    """Return towers trained on pictures of ``shown``, each with its caption in ``told``."""
+    """Return towers trained on pictures of ``shown``, each with its caption in ``captions``."""
     # The control has the same first weights and the same pictures in the same order.
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
@@ -191,7 +191,7 @@ def train(
             chosen = rng.permutation(len(shown))[: settings.batch_size]
             drawn = [draw(shown[i], rng) for i in chosen]
             pictures = towers.encode_pictures(np.stack(drawn))
-            words = towers.encode_captions([told[i] for i in chosen])
+            words = towers.encode_captions([captions[i] for i in chosen])
 
             # Each picture is to choose its caption in the batch, and each caption its picture.
             scores = pictures @ words.T / settings.temperature
@@ -234,13 +234,13 @@ def summarize(unseen: Sequence[Caption], found: dict[str, dict[str, np.ndarray]]
     """Return what it comes to on combinations that were not seen."""
     # The caption is looked for among these, of which one is right.
     chance = 1 / len(unseen)
-    told = found["captions, unseen"]["whole caption"] - chance
+    gain = found["captions, unseen"]["whole caption"] - chance
     misled = found["shuffled captions, unseen"]["whole caption"] - chance
 
     return Findings(
         n=len(unseen),
         unit="combinations",
-        effects=[estimate_mean("captions found for unseen combinations, above chance", told)],
+        effects=[estimate_mean("captions found for unseen combinations, above chance", gain)],
         controls=[estimate_mean("the same with captions shuffled in training", misled)],
         lines=[make_line(name, right) for name, right in found.items()],
         x_label=f"what is right in the caption that is found (chance of the whole one is {chance:.3f})",

@@ -120,13 +120,13 @@ def summarize(correct: dict[str, list[np.ndarray]]) -> Findings:
             points[f"prompt {number}"] = each
         lines.append(make_line(way, points))
 
-    told = means["prompt"]
+    accuracies = means["prompt"]
     return Findings(
-        n=len(told),
+        n=len(accuracies),
         unit="sentences",
         effects=[
-            estimate_mean("accuracy of the prompts, above chance", told - 0.5),
-            estimate_mean("above their words shuffled", told - means["words shuffled"]),
+            estimate_mean("accuracy of the prompts, above chance", accuracies - 0.5),
+            estimate_mean("above their words shuffled", accuracies - means["words shuffled"]),
         ],
         controls=[estimate_mean("another question, above chance", means["another question"] - 0.5)],
         lines=lines,

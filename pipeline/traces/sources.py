@@ -196,10 +196,10 @@ def name_file(source: str, stage: str) -> str:
 
 
 def list_held_out(run: Run) -> list[Problem]:
-    """Return what no solution may give away: dev and test problems of the recipe's benchmarks, and those of the run."""
+    """Return what no solution may overlap with: dev and test of the recipe's benchmarks, and the run's own problems."""
     from pipeline.run import list_dev_problems
 
-    # Adapters are chosen on dev, so it gives away as much as a test problem would.
+    # Adapters are chosen on dev, so one of them in training spoils as much as a test problem would.
     problems = list_dev_problems(run.recipe)
     for name in set(run.recipe.eval.benchmarks) & set(BENCHMARKS):
         for split in ("dev", "test"):

@@ -157,7 +157,7 @@ def select_solutions(
         source: What the kept ones say they come from.
         tokenizer: Counts their tokens.
         rules: What they must meet.
-        held_out: Problems that none may give away.
+        held_out: Problems that none may overlap with.
         reward: What ``rules.keep_at`` is compared with, as combine_rewards gives it; None for correctness.
     """
     reward = reward or combine_rewards(["correctness"], [1.0])

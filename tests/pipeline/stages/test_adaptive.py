@@ -91,7 +91,7 @@ def test_a_training_leaves_an_adapter_and_what_was_known(make_context, tmp_path)
 
     summary = json.loads((work / "choice.json").read_text())
     assert summary["direct_rate"].keys() == {"sums 1", "sums 2"}
-    assert {"share", "least_accuracy"} <= summary.keys()
+    assert {"share", "min_accuracy"} <= summary.keys()
 
     curve = json.loads((work / "curve.json").read_text())
     assert [point["share"] for point in curve] == [0, 0.25, 0.5, 0.75, 1]
