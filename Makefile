@@ -80,7 +80,7 @@ status: $(READY)    ## which stages are up to date, and why the others are not; 
 	@$(LADDER) status $(OPTIONS)
 
 ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdicts, BUDGET=N limits the thought
-	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$(Q)") $(if $(ANSWER),--answer "$(ANSWER)") \
+	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$$Q") $(if $(ANSWER),--answer "$$ANSWER") \
 		$(if $(STAGES),--stages $(STAGES))
 
 controls: $(READY)  ## stages without what they should learn from; one of them: NAME=sft_shuffled

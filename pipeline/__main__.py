@@ -18,9 +18,9 @@ from eval.seeds import summarize_seeds
 from eval.table import make_rows, print_table
 from pipeline import processes
 from pipeline.models.check import check_base, print_findings
-from pipeline.models.load import base_folder_name
+from pipeline.models.load import base_folder_name, check_name
 from pipeline.progress import say
-from pipeline.run import Run, open_results, open_run, read_recipe
+from pipeline.run import Run, load_benchmarks, open_results, open_run, read_recipe
 from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, list_controls
@@ -139,6 +139,9 @@ def print_status(options: argparse.Namespace) -> None:
         states = stage_status(open_run(options, for_training=False))
     else:
         # Nothing was made of the base yet, so it may not be here, and would have to be fetched.
+        check_name(options.base)
+        evaluation = read_recipe(options).eval
+        load_benchmarks(options.benchmark or evaluation.benchmarks, evaluation.limit)
         states = {stage.name: "not run yet" for stage in STAGES}
     for stage, state in states.items():
         print(f"{stage:8}  {state}")

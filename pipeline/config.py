@@ -268,6 +268,10 @@ def check_trainers(recipe: Recipe) -> None:
             f"{grpo['num_generations']}; change per_device_train_batch_size"
         )
 
+    # Where nothing is better than the adapter that it starts from, that one is kept.
+    if not grpo.get("eval_on_start"):
+        raise UserError("rl.grpo.trainer.eval_on_start: the first adapter must be scored on dev, too; set it to true")
+
     # transformers finds the best one only among those that were saved.
     is_scored = grpo.get("save_strategy") == grpo.get("eval_strategy") == "steps"
     if not is_scored or grpo["save_steps"] != grpo["eval_steps"]:

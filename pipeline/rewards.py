@@ -146,20 +146,22 @@ def _check_values(name: str, values: Any, count: int) -> list[float]:
     return [float(value) for value in values]
 
 
-def try_reward(name: str) -> None:
-    """Call a reward on one right answer.
+def try_reward(name: str, problems: Sequence[Problem]) -> None:
+    """Call a reward on right answers to problems.
 
     Raises:
-        UserError: there is no such reward, it fails, or it gives no number.
+        UserError: there is no such reward, it fails, or it gives no numbers.
     """
     reward = load_reward(name)
-    problem = Problem("1", "What is 1 + 1?", "2", "number", rationale="1 + 1 = 2")
-    text = format_thinking_answer("1 + 1 = 2", problem.answer)
-    # A reward may divide by the number of tokens.
-    ids = list(range(12))
-    completion = Completion(problem.id, text, 10, 8, 4, "stop")
+    completions = []
+    for problem in problems:
+        text = format_thinking_answer(problem.rationale or problem.answer, problem.answer)
+        # A reward may divide by the number of tokens.
+        completions.append(Completion(problem.id, text, 10, 8, 4, "stop"))
+
+    ids = [list(range(12)) for _ in problems]
     try:
-        score_rewards(reward, [problem], [completion], [ids])
+        score_rewards(reward, problems, completions, ids)
     except UserError:
         raise
     except Exception as error:

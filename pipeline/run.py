@@ -129,20 +129,22 @@ def check_tracker(report_to: str) -> None:
 
 
 def check_rewards(recipe: Recipe) -> None:
-    """Raise UserError where a stage names a reward that cannot be used."""
+    """Raise UserError where a stage names a reward that fails on its own problems."""
     from pipeline.rewards import try_reward
 
-    for settings in recipe.stages.values():
-        for name in getattr(settings, "rewards", ()):
-            try_reward(name)
+    for name, settings in recipe.stages.items():
+        for reward in getattr(settings, "rewards", ()):
+            problems = select_stage_problems(recipe, name, settings)
+            # Some rewards compare a completion with the others.
+            try_reward(reward, problems[:2])
 
 
 def check_examples(recipe: Recipe, benchmarks: Sequence[Dataset]) -> None:
     """Raise UserError where the examples that stages 1 and 2 are to show cannot be had."""
-    for settings in recipe.stages.values():
+    for name, settings in recipe.stages.items():
         if isinstance(settings, PromptedSettings):
             for benchmark in benchmarks:
-                load_examples(benchmark, settings)
+                load_examples(benchmark, settings, name)
 
 
 def find_contamination(

@@ -92,7 +92,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     # After all checks, since loading may take minutes.
     scored = load_scored_model(options)
     prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
-    examples = load_examples(benchmark, prompted)
+    examples = load_examples(benchmark, prompted, "cot")
 
     # An earlier command may have left more samples here.
     for name in ("completions", "grades"):

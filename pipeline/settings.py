@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from data.dataset_spec import DatasetSpec, parse_spec
@@ -29,6 +29,13 @@ def _read_spec(value: Any) -> Any:
 def _wrap_one(value: Any) -> Any:
     """One such text needs no list around it."""
     return [value] if isinstance(value, str) else value
+
+
+def _refuse_one(samples: int) -> int:
+    """One sample of a problem has none to differ from."""
+    if samples == 1:
+        raise ValueError("must be 0, or 2 or more")
+    return samples
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -100,8 +107,7 @@ class SftSettings(Settings):
 class LearnabilitySettings(Settings):
     """The samples of dev problems that say, before a GRPO training, whether there is anything to learn."""
 
-    # One sample of a problem cannot differ from another.
-    samples: Literal[0] | Annotated[int, Field(ge=2)]
+    samples: Annotated[int, Field(ge=0), AfterValidator(_refuse_one)]
     problems_per_level: Count
 
 

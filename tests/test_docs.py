@@ -50,6 +50,7 @@ OTHERS = {
     "pip": "install",
     "pre-commit": "install",
     "python3": "-m",
+    "vllm": "serve",
 }
 
 # Files of commands that are not run here.
@@ -92,8 +93,8 @@ def find_commands(document: Path) -> list[str]:
     languages = ("", "bash") if document in WALKED else ("", "bash", "sh")
     for block in read_blocks(document, *languages):
         for line in block.replace("\\\n", " ").splitlines():
-            # What begins with a path is a list of files.
-            if line.strip() and not re.match(r"[\w.]+/|#|\s", line):
+            # What begins with a path is a list of files, unless that is a program.
+            if line.strip() and not re.match(r"(?!\.\w+/bin/)[\w.]+/|#|\s", line):
                 lines.append(line)
 
     commands = []
@@ -138,12 +139,12 @@ def check_command(words: list[str]) -> None:
     program, *rest = words
     if Path(program).name in ("accelerate", "torchrun"):
         check_launcher(rest)
-    elif program in ("python", sys.executable) and rest[0] == "-m":
+    elif Path(program).name in ("python", Path(sys.executable).name) and rest[0] == "-m":
         check_module(rest[1], rest[2:])
     elif program == "make":
         check_make(rest)
     else:
-        first = OTHERS.get(program)
+        first = OTHERS.get(program) or OTHERS.get(Path(program).name)
         is_known = first is not None and (rest or [""])[0].startswith(first)
         assert is_known, f"{shlex.join(words)}: neither run nor checked; see OTHERS"
 

@@ -93,8 +93,8 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
         if target.is_dir():
             return target
 
-        # What a kill has left half made.
-        for leftover in target.parent.glob(f".{glob.escape(name)}.*/"):
+        # What a kill has left half made. tempfile ends a name with eight characters.
+        for leftover in target.parent.glob(f".{glob.escape(name)}.????????/"):
             shutil.rmtree(leftover, ignore_errors=True)
 
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as aside:

@@ -70,6 +70,7 @@ def resolve(base: str) -> Path:
     Raises:
         UserError: the base is unknown, cannot be fetched, or has no safetensors.
     """
+    check_name(base)
     # A known name goes before a folder of that name, wherever the command is run.
     if base in KNOWN_BASES:
         return _resolve_known(base)
@@ -85,11 +86,17 @@ def resolve(base: str) -> Path:
         name = f"{path.stem}-{sha256_file(path)[:12]}"
         return make_once(name, lambda folder: convert_gguf(path, folder))
 
-    if is_hub_id(base):
-        known = KnownBase(hub=base, licence="see its page")
-        return make_once(base.replace("/", "--"), lambda folder: fetch_base(known, base, folder))
+    known = KnownBase(hub=base, licence="see its page")
+    return make_once(base.replace("/", "--"), lambda folder: fetch_base(known, base, folder))
 
-    raise UserError(f"base {base!r} is unknown; {suggest(base, KNOWN_BASES)}, or a hub id, a folder or a .gguf file")
+
+def check_name(base: str) -> None:
+    """Raise UserError where a name can be no base; nothing is fetched or made."""
+    is_there = base in KNOWN_BASES or Path(base).is_dir()
+    if not (is_there or base.endswith(".gguf") or is_hub_id(base)):
+        raise UserError(
+            f"base {base!r} is unknown; {suggest(base, KNOWN_BASES)}, or a hub id, a folder or a .gguf file"
+        )
 
 
 def _resolve_known(base: str) -> Path:

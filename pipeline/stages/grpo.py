@@ -127,7 +127,7 @@ class GrpoTraining:
             "greater_is_better": True,
             "load_best_model_at_end": True,
             # The log of a checkpoint has the first point already.
-            "eval_on_start": trainer.get("eval_on_start", False) and self.checkpoint is None,
+            "eval_on_start": self.checkpoint is None,
             "router_aux_loss_coef": 0.0 if router_arguments(self.model) else None,
             # TRL wants whole groups here too, although dev is scored by our own evaluation.
             "per_device_eval_batch_size": trainer["num_generations"],

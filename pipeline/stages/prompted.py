@@ -31,14 +31,19 @@ COT = Stage(
 )
 
 
-def load_examples(benchmark: Dataset, settings: PromptedSettings) -> list[Problem]:
+def load_examples(benchmark: Dataset, settings: PromptedSettings, stage: str) -> list[Problem]:
     """Return as many worked problems as any variant shows before a benchmark's questions.
 
     They come from ``examples`` where the recipe names data sets, else from the benchmark's own train split, else from
     arithmetic_v1 where most answers are numbers, and from logic_v1 where they are not.
 
+    Args:
+        benchmark: What is asked.
+        settings: Of the stage.
+        stage: Its name; ``plain`` shows answers alone.
+
     Raises:
-        UserError: a data set that the recipe names has no worked solutions.
+        UserError: a data set that the recipe names lacks the steps that are to be shown.
     """
     count = max(settings.shots)
     if count == 0:
@@ -50,8 +55,8 @@ def load_examples(benchmark: Dataset, settings: PromptedSettings) -> list[Proble
         turns = itertools.zip_longest(*sets)
         chosen = [problem for problem in itertools.chain(*turns) if problem][:count]
         for problem in chosen:
-            if not problem.rationale:
-                raise UserError(f"examples: {problem.id} has no worked solution (rationale); name another data set")
+            if stage != PLAIN.name and not problem.rationale:
+                raise UserError(f"{stage}.examples: {problem.id} has no worked solution (rationale); name another set")
         return chosen
 
     # A set without worked answers has nothing to show for the step-by-step prompt.

@@ -37,7 +37,6 @@ from pipeline.traces.sources import choose_solutions
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
     from pipeline.run import Run
-    from pipeline.settings import Recipe
 
 Record = dict[str, Any]
 
@@ -172,7 +171,7 @@ def list_rows(run: Run, stage: Stage) -> list[TableRow]:
     examples: dict[str, list[Problem]] = {}
     if stage.train is None:
         all_shots = settings.shots
-        examples = {benchmark.name: load_examples(benchmark, settings) for benchmark in run.benchmarks}
+        examples = {benchmark.name: load_examples(benchmark, settings, stage.name) for benchmark in run.benchmarks}
 
     rows = []
     for shots in all_shots:
@@ -356,26 +355,27 @@ def _count_overlaps(run: Run, stage: Stage, row: TableRow) -> int:
     overlaps = find_overlaps(row.examples, problems) + run.pretraining_overlaps[name]
     # Most runs have none, and need not look closer.
     if run.overlaps[name]:
-        overlaps += find_overlaps(list_learnt_problems(run.recipe, stage), problems)
+        overlaps += find_overlaps(list_learnt_problems(run, stage), problems)
 
     # A problem may overlap with several.
     ids = {overlap.problem.id for overlap in overlaps}
     return len(ids)
 
 
-def list_learnt_problems(recipe: Recipe, stage: Stage) -> list[Problem]:
+def list_learnt_problems(run: Run, stage: Stage) -> list[Problem]:
     """Return the problems that a stage's adapter learnt from, those of the stages before it included."""
-    settings = recipe.stages[stage.section]
-    # The prompted stages learn from none.
-    if not hasattr(settings, "problems"):
-        return []
-
-    learnt = select_stage_problems(recipe, stage.section, settings)
-    if stage.section == FIRST_SECTION:
-        # A file of solutions may hold others.
-        learnt = choose_solutions(learnt, settings.solutions, recipe.seed)
+    learnt: list[Problem] = []
     if stage.parent:
-        learnt += list_learnt_problems(recipe, stages.get_stage(stage.parent))
+        learnt += list_learnt_problems(run, stages.get_stage(stage.parent))
+
+    settings = get_settings(run, stage)
+    # The prompted stages learn from none.
+    if hasattr(settings, "problems"):
+        problems = select_stage_problems(run.recipe, stage.section, settings)
+        if stage.section == FIRST_SECTION:
+            # A file of solutions may hold others.
+            problems = choose_solutions(problems, settings.solutions, run.recipe.seed)
+        learnt += problems
     return learnt
 
 

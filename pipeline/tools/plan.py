@@ -1,7 +1,7 @@
 """``make plan``: how long each stage will take here, by arithmetic over the recipe and a short measurement.
 
 What takes time is counted in tokens, decoded or trained on. The rates are those of the base itself at the recipe's
-batch sizes, measured once for a machine, a base and a recipe's batches, and kept in the cache.
+batch sizes, measured once for a machine, its libraries, a base and a recipe's batches, and kept in the cache.
 """
 
 import itertools
@@ -94,7 +94,7 @@ class Plan:
 
     def count_stage(self, stage: Stage) -> Work:
         """Return the work of a stage: training, and scoring on every benchmark."""
-        # Stages without a training have no list of its parts.
+        # A prompted stage has no training, and of a stage of the user's own nothing is known.
         list_parts = getattr(self, f"list_{stage.name}", list)
         parts: list[Work] = list_parts()
 
@@ -365,16 +365,17 @@ def make_plan(run: Run) -> list[str]:
     rates = find_rates(run, plan.rows)
     total = 0.0
     lines = []
+    unknown = []
     for stage in due:
         decoded, trained = plan.count_stage(stage)
         seconds = decoded / rates["decoded"] + trained / rates["trained"]
         total += seconds
         duration = format_duration(seconds)
-        line = f"{stage.name:8}  {duration:>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on"
-        # A stage of the user's own.
+        lines.append(f"{stage.name:8}  {duration:>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on")
+        # Its training was not counted.
         if stage.train and not hasattr(plan, f"list_{stage.name}"):
-            line += "; its training is not counted"
-        lines.append(line)
+            unknown.append(stage.name)
 
     speed = f"{rates['decoded']:,.0f} tokens/s decoded, {rates['trained']:,.0f} trained on; {rates['source']}"
-    return [f"plan: about {format_duration(total)} in all ({speed})", *lines]
+    beside = f", beside the training of {', '.join(unknown)}" if unknown else ""
+    return [f"plan: about {format_duration(total)} in all{beside} ({speed})", *lines]

@@ -85,6 +85,11 @@ def test_help_of_every_module(module):
     assert "usage:" in done.stdout
 
 
+def test_help_imports_no_torch():
+    code = "import sys; import pipeline.__main__ as m; m.build_parser(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("command", ["table", "seeds", "report", "status"])
 def test_what_only_reads_imports_no_torch(command, run, tmp_path):
     folder = tmp_path / "runs" / "nano-tiny"
@@ -130,11 +135,13 @@ def test_status_makes_no_base(base, tmp_path):
         (["plain", "--set", "sft.problems=absent.jsonl"], "no such file"),
         (["plain", "--set", "report_to=trakio"], "'trackio', 'wandb'"),
         (["plain", "--set", "rl.rewards=[coin]"], "coin"),
-        (["plain", "--set", "rl.learnability.samples=1"], "rl.learnability.samples"),
+        (["plain", "--set", "rl.learnability.samples=1"], "rl.learnability.samples: must be 0, or 2 or more, not 1"),
         (["plan", "--set", "sft.trainer.learning_rat=1"], "did you mean learning_rate?"),
         (["plain", "--set", "rl.grpo.trainer.disable_dropout=false"], "the pipeline sets it itself"),
         (["plain", "--benchmark", "absent.jsonl"], "no such file"),
         (["plain", "--benchmark", "gsm9k"], "did you mean gsm8k?"),
+        (["status", "--base", "nanoo"], "did you mean nano?"),
+        (["status", "--benchmark", "absent.jsonl"], "no such file"),
         (["table"], "run"),
         (["report"], "run"),
         (["ask", "What is 1 + 1?", "--budget", "-1"], "--budget: must be 0 or more"),

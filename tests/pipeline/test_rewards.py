@@ -1,5 +1,7 @@
 """The rewards: ours, the controls, a user's own, and their weighted sum."""
 
+from dataclasses import replace
+
 import pytest
 
 from data.files import UserError
@@ -35,6 +37,10 @@ def half(prompts, completions, completion_ids, **columns):
 
 def by_tokens(prompts, completions, completion_ids, completion_tokens, **columns):
     return [1 / tokens + 1 / len(ids) for tokens, ids in zip(completion_tokens, completion_ids)]
+
+def by_extra(problem, **columns):
+    assert len(problem) == 2
+    return [each["extra"]["limit"] for each in problem]
 
 def wants_log(prompts, completions, completion_ids, log_metric, **columns):
     return [0.0 for _ in completions]
@@ -123,12 +129,16 @@ def test_what_is_no_finite_number_is_refused(mine, function, message):
 
 def test_a_reward_is_tried_on_a_right_answer(mine):
     for name in ("correctness", "format", "random", f"{mine}:half", f"{mine}:by_tokens"):
-        try_reward(name)
+        try_reward(name, [PROBLEM])
+
+    # A field of the user's own data set.
+    problems = [replace(PROBLEM, extra={"limit": limit}) for limit in (1, 2)]
+    try_reward(f"{mine}:by_extra", problems)
 
     with pytest.raises(UserError, match=r"fails on a right answer \(TypeError: .*'log_metric'\); fix it"):
-        try_reward(f"{mine}:wants_log")
+        try_reward(f"{mine}:wants_log", [PROBLEM])
     with pytest.raises(UserError, match="it gave nan"):
-        try_reward(f"{mine}:infinite")
+        try_reward(f"{mine}:infinite", [PROBLEM])
 
 
 def test_combined_rewards_are_a_weighted_sum_with_its_parts(mine):

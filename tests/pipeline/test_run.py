@@ -194,7 +194,7 @@ def test_a_reward_that_cannot_be_loaded_is_refused():
         ({"overrides": ["rl.rewards=[correctnes]"]}, "correctnes"),
         ({"benchmark": ["absent.jsonl"]}, "no such file"),
         ({"overrides": ["rl.rewards=[broken.py:broken]"]}, "it fails on a right answer (KeyError: 'absent'); fix it"),
-        ({"overrides": ["cot.examples=[{set: facts.jsonl}]"]}, "examples: fact-0 has no worked solution"),
+        ({"overrides": ["cot.examples=[{set: facts.jsonl}]"]}, "cot.examples: fact-0 has no worked solution"),
         ({"benchmark": ["all.jsonl"]}, "'all' is the table's name for all of them together"),
         ({"base": "nano-tinu"}, "did you mean nano-tiny?"),
         (

@@ -256,8 +256,8 @@ def test_what_fails_half_way_leaves_nothing_and_can_be_made_again(tmp_path, monk
 
 def test_what_a_kill_left_half_made_goes_when_the_base_is_made(tmp_path, monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
-    for name in (".one.x3k/model", ".another.x3k/model"):
+    for name in (".one.x3kq_8ab/model", ".one.5-8b.x3kq_8ab/model"):
         (tmp_path / name).mkdir(parents=True)
 
     make_once("one", lambda folder: None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".another.x3k", ".one.lock", "one"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".one.5-8b.x3kq_8ab", ".one.lock", "one"]

@@ -144,11 +144,10 @@ def test_the_recipe_goes_over_what_the_pipeline_would_set(train, monkeypatch):
 
     monkeypatch.setattr(grpo.GrpoTraining, "build_trainer", stop)
     with pytest.raises(Built) as built:
-        train(gradient_checkpointing=True, eval_on_start=False)
+        train(gradient_checkpointing=True)
 
     [config] = built.value.args
     assert config.gradient_checkpointing
-    assert not config.eval_on_start
     assert config.disable_dropout
 
 

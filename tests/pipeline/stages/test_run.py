@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from data.contamination import Overlap
-from data.dataset_spec import parse_spec
+from data.dataset_spec import DatasetSpec, parse_spec
 from data.datasets import load, load_train
 from data.files import UserError
 from data.problem import read_completions, read_grades
@@ -301,26 +301,37 @@ def test_what_the_base_has_read_counts_for_stages_without_a_training_too(ladder)
 
 
 def test_a_stage_has_learnt_from_its_own_problems_and_its_parents():
-    def make_settings(spec):
-        return types.SimpleNamespace(problems=[parse_spec(spec)], solutions=["procedure"])
+    class Learning(Settings):
+        problems: list[DatasetSpec]
+        solutions: list[str] = ["procedure"]
 
-    sections = {"sft": make_settings("arithmetic_v1?take=3"), "rl": make_settings("logic_v1?take=4")}
-    recipe = types.SimpleNamespace(seed=1, stages=sections)
+    sections = {
+        "sft": Learning(problems=[parse_spec("arithmetic_v1?take=3")]),
+        "rl": Learning(problems=[parse_spec("logic_v1?take=4")]),
+    }
+    run = types.SimpleNamespace(recipe=types.SimpleNamespace(seed=1, stages=sections))
     arithmetic = load_train(parse_spec("arithmetic_v1"), 3)
     logic = load_train(parse_spec("logic_v1"), 4)
 
     def list_ids(problems):
         return {problem.id for problem in problems}
 
-    assert list_ids(list_learnt_problems(recipe, SFT)) == list_ids(arithmetic)
-    assert list_ids(list_learnt_problems(recipe, RL)) == list_ids([*arithmetic, *logic])
+    assert list_ids(list_learnt_problems(run, SFT)) == list_ids(arithmetic)
+    assert list_ids(list_learnt_problems(run, RL)) == list_ids([*arithmetic, *logic])
+
+    # A control with other problems, and a stage of the user's own without any.
+    other = make_control(RL, "other", "rl on other problems", {"problems": [parse_spec("logic_v1?take=1")]})
+    assert list_ids(list_learnt_problems(run, other)) == list_ids([*arithmetic, logic[0]])
+    sections["own"] = ToySettings(scale=1.0, file="", inner={})
+    own = Stage("own", 5, "a toy", "think", (), ToySettings, parent="sft")
+    assert list_ids(list_learnt_problems(run, own)) == list_ids(arithmetic)
 
 
 def test_an_overlap_counts_for_the_stages_that_learnt_from_it(ladder, monkeypatch):
     problems = ladder.run.benchmarks[0].problems
     ladder.run.overlaps["arithmetic_v1"] = [Overlap(problem, problem, "the same text") for problem in problems]
     learnt = {"toy": [], "top": problems[:2]}
-    monkeypatch.setattr(stages_run, "list_learnt_problems", lambda recipe, stage: learnt[stage.name])
+    monkeypatch.setattr(stages_run, "list_learnt_problems", lambda run, stage: learnt[stage.name])
 
     ladder.run_stage(ladder.top)
     counts = {}
@@ -367,7 +378,7 @@ def test_few_shot_examples_are_the_first_training_problems_of_the_benchmark(ladd
 def test_few_shot_examples_come_from_each_set_that_the_recipe_names_in_turn():
     specs = [parse_spec("arithmetic_v1"), parse_spec("logic_v1?take=1")]
     settings = PromptedSettings(shots=[0, 4], examples=specs)
-    examples = load_examples(load("logic_v1", "test", 3), settings)
+    examples = load_examples(load("logic_v1", "test", 3), settings, "cot")
 
     first, second, third = load_train(parse_spec("arithmetic_v1"), 3)
     assert examples == [first, *load_train(parse_spec("logic_v1"), 1), second, third]

@@ -81,6 +81,18 @@ def test_what_is_done_is_left_out(finished_run, monkeypatch):
     assert make_plan(finished_run) == ["plan: all stages are up to date"]
 
 
+def test_the_sum_says_where_it_lacks_the_training_of_a_stage_of_ones_own(finished_run, monkeypatch):
+    monkeypatch.setattr(plan, "find_rates", lambda run, rows: RATES)
+    own = dataclasses.replace(get_stage("rl"), name="own")
+    monkeypatch.setattr(plan, "STAGES", (own,))
+    monkeypatch.setattr(plan, "stage_status", lambda run: {"own": "no training yet"})
+    monkeypatch.setattr(plan, "list_rows", lambda run, stage: [])
+
+    sum_line, own_line = make_plan(finished_run)
+    assert "in all, beside the training of own (" in sum_line
+    assert own_line.endswith(": 0 tokens decoded, 0 trained on")
+
+
 def test_a_run_has_its_own_lengths(finished_run, new_run):
     tokens = read_answer_tokens(finished_run)
     assert set(tokens) == {"plain zero-shot", "plain 1-shot", "sft zero-shot", "rl zero-shot", "adaptive zero-shot"}
