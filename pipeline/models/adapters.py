@@ -1,5 +1,6 @@
 """The files of LoRA adapters: what was trained, and mixtures of two."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,16 @@ def save_adapter(model, folder: Path) -> Path:
     weights = processes.collect_trained_weights(model)
     processes.on_main_process(lambda: model.save_pretrained(folder, state_dict=weights))
     return folder
+
+
+def freeze_first_layers(model, last_layers: int) -> None:
+    """Leave an adapter trainable in the model's last layers only."""
+    first_trained = model.config.get_text_config().num_hidden_layers - last_layers
+    for name, weights in model.named_parameters():
+        # The first number in a name is that of the layer.
+        layer = re.search(r"\.(\d+)\.", name)
+        if layer and int(layer[1]) < first_trained:
+            weights.requires_grad = False
 
 
 def mix_adapters(

@@ -5,8 +5,8 @@ from pathlib import Path
 from pipeline.settings import AdaptiveSettings
 from pipeline.stages.stage import Stage, TrainingContext
 
-# Shares of the way from the parent's weights to the trained ones, at which adapters are tried on dev.
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Adapters on the way from the parent's weights to the trained ones that are tried on dev.
+LOOKS = 5
 
 
 def train(context: TrainingContext) -> Path:

@@ -1,9 +1,9 @@
 """The training of stage 5, in the order in which it is done.
 
 The choice is trained, and then its operating point is looked for on the way from the parent's weights to the trained
-ones: the further, the more problems are answered directly, and the more else has changed too. Of a few shares of this
-way the one is kept that on dev has the fewest tokens within ``accuracy_margin`` of always thinking. It is what greedy
-decoding does, so an exported adapter behaves like that anywhere.
+ones: the further, the more problems are answered directly. The way is halved a few times, towards the furthest point
+that on dev is within ``accuracy_margin`` of always thinking; of all that were tried the one with the fewest tokens
+within the margin is kept. It is what greedy decoding does, so an exported adapter behaves like that anywhere.
 """
 
 import functools
@@ -24,7 +24,7 @@ from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import say
 from pipeline.prompts import DIRECT
-from pipeline.stages.adaptive import SHARES
+from pipeline.stages.adaptive import LOOKS
 from pipeline.stages.sft import train_adapter
 from pipeline.stages.stage import TrainingContext
 
@@ -60,17 +60,39 @@ class AdaptiveTraining:
             )
 
         trained = self.train(parent, outcomes)
-        adapters = {share: self.mix(parent, trained, share) for share in SHARES}
-        points = []
-        for share, adapter in adapters.items():
-            answers = self.answer(adapter, self.dev, f"dev, share {share:g}")
-            points.append(choice.measure_point(share, answers))
-
+        points = self.search(parent, trained, min_accuracy)
         kept = choice.choose_point(points, min_accuracy)
         say(f"{self.context.stage.name}: share {kept.share:g} of the training is the best on dev")
-        outcomes = self.update(adapters[kept.share], outcomes)
+
+        adapter = self.mix(parent, trained, kept.share)
+        outcomes = self.update(adapter, outcomes)
         on_main_process(lambda: self.write_results(outcomes, points, kept, min_accuracy))
-        return adapters[kept.share]
+        return adapter
+
+    def search(self, parent: Path, trained: Path, min_accuracy: float) -> list[Point]:
+        """Return points on dev from the parent to what was trained, in the order of their shares."""
+        low, high = 0.0, 1.0
+        points = [self.measure_share(parent, trained, low)]
+
+        share = high
+        for _ in range(LOOKS):
+            point = self.measure_share(parent, trained, share)
+            points.append(point)
+            if point.accuracy >= min_accuracy:
+                low = share
+            else:
+                high = share
+
+            # What is accurate enough at the end is at its best there.
+            if low == high:
+                break
+            share = (low + high) / 2
+        return sorted(points, key=lambda point: point.share)
+
+    def measure_share(self, parent: Path, trained: Path, share: float) -> Point:
+        """Return what greedy answers to dev come to at a share of the way."""
+        answers = self.answer(self.mix(parent, trained, share), self.dev, f"dev, share {share:g}")
+        return choice.measure_point(share, answers)
 
     def answer(
         self,
@@ -131,6 +153,7 @@ class AdaptiveTraining:
             trainer,
             self.context.work,
             adapter,
+            last_layers=settings.last_layers,
             # It is scored where it is tried at shares of the way.
             score_dev=None,
             trainer_class=choice.ChoiceTrainer,

@@ -160,6 +160,7 @@ def train_adapter(
     trainer: Mapping[str, Any],
     work: Path,
     adapter: Path | None = None,
+    last_layers: int | None = None,
     **options: Any,
 ) -> Path:
     """Train an adapter on rows and return its folder: a new one with sft's LoRA, or ``adapter`` further.
@@ -170,14 +171,17 @@ def train_adapter(
         trainer: Keys of SFTConfig.
         work: Where the training writes.
         adapter: The one to go on from.
+        last_layers: Of that one, how many layers are trained; None for all.
         options: More arguments of :func:`pipeline.training.train_sft`.
     """
-    from pipeline.models.adapters import save_adapter
+    from pipeline.models.adapters import freeze_first_layers, save_adapter
     from pipeline.training import build_dev_scorer, count_batch_rows, train_sft
 
     recipe = context.run.recipe
     label = context.stage.name
     model, tokenizer = context.load_model(adapter, trainable=True)
+    if last_layers:
+        freeze_first_layers(model, last_layers)
 
     whole = drop_long_rows(rows, recipe.eval.generation["max_new_tokens"], label)
     common: dict[str, Any] = {
