@@ -31,7 +31,7 @@ from data.files import UserError
 from data.problem import Completion, Grade, Problem, read_completions
 from eval.extract import split_thought
 from eval.grade import grade_all, is_equal, load_benchmark
-from eval.steps import Step, find_steps, find_wrong_step, is_checked
+from eval.steps import Step, find_steps, find_wrong_step, get_solution, is_checked
 
 KINDS = (
     "slip",
@@ -78,9 +78,8 @@ class GradedCompletion:
 
 def _judge_text(problem: Problem, text: str, grade: Grade) -> str:
     """Return the kind of a wrong answer, or of none, after a thought that ended."""
-    # Without a thought, or after an empty one, the whole text may hold steps.
     thought, rest, _ = split_thought(text)
-    steps = find_steps(thought or text)
+    steps = find_steps(get_solution(text))
 
     # A wrong step comes first: whatever follows it is wrong for that reason.
     if any(not step.correct for step in steps):

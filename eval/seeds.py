@@ -9,7 +9,7 @@ from data.files import UserError
 from eval import table
 from eval.compare import Correct, check_comparable, collect_correct
 from eval.run_view import RunView, StageView
-from eval.stats import paired_interval, sign_flip_p
+from eval.stats import bounded_interval, sign_flip_p
 
 NUMBER_HEADINGS = (
     "n",
@@ -27,9 +27,9 @@ HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS)
 NOTE = """\
 Accuracy is in percent, tokens are means over all problems; both are means over the seeds, each with its sample standard
 deviation beside it (sd). Gain: points above the best variant of the stages named below, over the seeds that both have,
-with the 95 % interval (normal) of the mean over the problems. p: exact two-sided sign-flip (permutation) test over
-problems on each problem's mean over the seeds. p Holm: the same, corrected for the number of tests in the table (Holm).
-The test says whether these seeds' adapters differ on problems like these; how far another seed may fall is in sd.
+with the 95 % interval of the mean over the problems (Agresti and Min 2005). p: exact two-sided sign-flip (permutation)
+test over problems on each problem's mean over the seeds. p Holm: the same, corrected for the number of tests in the
+table (Holm). The test says whether these seeds' adapters differ on problems like these; how far another seed may fall is in sd.
 """
 
 
@@ -95,6 +95,13 @@ def _collect_entries(runs: Sequence[RunView]) -> list[_Entry]:
 
             key = row["benchmark"], row["stage"], row["variant"]
             entry = entries.setdefault(key, _Entry({}, {}))
+            for other in entry.rows.values():
+                # The pooled rows of two runs may be over other benchmarks.
+                if row["benchmark_sha256"] != other["benchmark_sha256"]:
+                    raise UserError(
+                        f"seeds: {row['stage']} has other benchmarks in {run.name} than in {runs[0].name}; run both "
+                        "with the same BENCHMARK"
+                    )
             entry.rows[place] = row
             entry.correct[place] = collect_correct(run, row)
     return list(entries.values())
@@ -138,14 +145,13 @@ def _compare(entry: _Entry, best: _Entry) -> dict[str, float]:
         theirs = sum(best.correct[seed][problem] for seed in seeds)
         differences.append(ours - theirs)
 
-    # Whole numbers, so that the test is exact; divided by the seeds only here.
-    low, high = paired_interval(differences)
-    count = len(seeds)
+    gains = [difference / len(seeds) for difference in differences]
+    low, high = bounded_interval(gains)
     return {
-        "gain": fmean(differences) / count,
-        # Of a single problem the interval has no end.
-        "gain_low": max(-1.0, low / count),
-        "gain_high": min(1.0, high / count),
+        "gain": fmean(gains),
+        "gain_low": low,
+        "gain_high": high,
+        # Whole numbers, so that the test is exact.
         "p_vs_previous": sign_flip_p(differences),
     }
 

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist
 
 # The normal quantile of a two-sided 95 % interval, and its square.
 Z_95 = 1.959964
@@ -105,18 +105,6 @@ def sign_flip_p(differences: Sequence[int]) -> float:
 
     choices = 2 ** len(sizes)
     return extreme / choices
-
-
-def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval (low, high) of the mean of paired differences, by the normal distribution."""
-    n = len(differences)
-    mean = fmean(differences)
-
-    # One difference says nothing of the spread.
-    half = math.inf
-    if n > 1:
-        half = Z_95 * stdev(differences) / math.sqrt(n)
-    return mean - half, mean + half
 
 
 def bounded_interval(values: Sequence[float]) -> tuple[float, float]:

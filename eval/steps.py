@@ -37,10 +37,10 @@ class WrongStep:
 
 _NUMBER = r"\d{1,15}(?:\.\d{1,6})?"
 
-# Nothing before it that would belong to it: more digits, an operation, a bracket.
+# Nothing before or after it that would belong to it: more digits, a name, a root, a power, an operation, a bracket.
 _SUM = re.compile(
-    rf"(?<![\d.(])(?<![-+*/×÷]\s)(?<![-+*/×÷])({_NUMBER}(?:\s*[-+*/×÷]\s*{_NUMBER})+)"
-    rf"\s*=\s*(-?{_NUMBER})(?![\d.]*\d|\s*[-+*/×÷]\s*\d)"
+    rf"(?<![\w.(^√])(?<![-+*/×÷]\s)(?<![-+*/×÷])({_NUMBER}(?:\s*[-+*/×÷]\s*{_NUMBER})+)"
+    rf"\s*=\s*(-?{_NUMBER})(?![\d.]*\d|\s*[-+*/×÷]\s*\d|\s*\^|\s\d+/\d)"
 )
 _TRUTH = re.compile(r"(?:(not)\s+)?(True|False)(?:\s+(and|or)\s+(True|False))?\s*=\s*(True|False)")
 _INEQUALITY = re.compile(rf"\(?({_NUMBER})\s*([<>])\s*({_NUMBER})\)?\s*=\s*(True|False)")
@@ -204,10 +204,15 @@ def is_checked(problem: Problem, text: str) -> bool:
     return is_equal(problem.answer, steps[-1].result, problem.kind, problem.choices)
 
 
+def get_solution(text: str) -> str:
+    """Return a completion's thought, or the whole text where it has none or a blank one."""
+    thought = split_thought(text).thought
+    return thought if thought and thought.strip() else text
+
+
 def _read_lines(text: str) -> list[str]:
-    """The lines of a completion's thought, or of the whole text where it has none."""
-    solution = split_thought(text).thought or text
-    lines = [line.strip() for line in solution.split("\n")]
+    """The lines of a completion's solution."""
+    lines = [line.strip() for line in get_solution(text).split("\n")]
     return [line for line in lines if line]
 
 

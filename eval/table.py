@@ -324,8 +324,8 @@ def describe_caveats(rows: Sequence[Row]) -> list[str]:
         detectable.append(f"{benchmark}: {_describe_detectable(row['n'])}")
         if row["overlaps"]:
             overlaps.append(
-                f"*: {row['overlaps']} problems of {row['benchmark']} overlap with the training problems "
-                "(--allow-overlap)."
+                f"{row['stage']} *: {row['overlaps']} problems of {row['benchmark']} overlap with what it learnt from "
+                "or was shown (--allow-overlap)."
             )
         if row["profile"] == "quick":
             quick.append("PROFILE=quick: a first look, by less training and fewer problems than the default's.")

@@ -40,6 +40,7 @@ def write_answer(steps: str, answer: str) -> str:
         (SUM, write_answer("25 + 4 = 29\n29 + 8 = 37", "37"), "plan"),
         (SUM, write_answer("25 * 4 = 100\n100 + 8 = 108", "107"), "contradiction"),
         (SUM, "<think></think>\n25 * 4 = 90\n\\boxed{98}", "slip"),
+        (SUM, "<think>\n\n</think>\n25 * 4 = 90\n\\boxed{98}", "slip"),
         (SUM, "<think></think>\n25 * 4 = 100\n100 + 8 = 108\n\\boxed{107}", "contradiction"),
         # The plan was right; the answer was two.
         (SUM, write_answer("25 * 4 = 100\n100 + 8 = 108", "108") + " or 109", "unknown"),

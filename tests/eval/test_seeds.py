@@ -76,6 +76,12 @@ def test_a_stage_that_one_seed_lacks_is_tested_on_the_others(make_seed):
     assert row["gain"] == pytest.approx(6 / N)
 
 
+def test_a_gain_that_is_the_same_on_every_problem_does_not_look_certain(make_seed):
+    row = pick(summarize_seeds([make_seed(name, {"plain": 4, "sft": 4}) for name in ("a", "b")]), "logic_v1", "sft")
+    assert row["gain"] == 0
+    assert row["gain_low"] < 0 < row["gain_high"]
+
+
 def test_the_markdown_has_a_line_for_each_row(make_seed):
     rows = summarize_seeds([make_seed("a", {"plain": 4, "sft": 10}), make_seed("a/seed-2", {"plain": 4})])
     text = to_markdown(rows)
@@ -94,6 +100,12 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(make_seed):
         summarize_seeds([run])
     with pytest.raises(UserError, match="another eval.generation.max_new_tokens"):
         summarize_seeds([run, make_seed("a/seed-2", {"plain": 4}, max_new_tokens=99)])
+
+    fewer = make_seed("a/seed-2", {"plain": 4})
+    pooled = pick(fewer.rows, "all", "plain")
+    rows = [row if row is not pooled else {**row, "benchmark_sha256": "of one alone"} for row in fewer.rows]
+    with pytest.raises(UserError, match="plain has other benchmarks in a/seed-2 than in a; run both with the same"):
+        summarize_seeds([run, dataclasses.replace(fewer, rows=rows)])
 
     stage = run.stages[0]
     manifest = {"scoring": {**stage.manifest["scoring"], "inputs": {"settings": {"shots": [0]}}}}

@@ -12,7 +12,6 @@ from eval.stats import (
     detectable_difference,
     holm,
     mcnemar_p,
-    paired_interval,
     pass_at_k,
     sign_flip_p,
     wilson_interval,
@@ -75,13 +74,6 @@ def test_sign_flips_of_one_seed_are_mcnemar(pairs):
 def test_sign_flips_take_many_problems():
     assert sign_flip_p([3] * 1000) == pytest.approx(2 / 2**1000)
     assert sign_flip_p([2, -2] * 500) == 1.0
-
-
-def test_the_paired_interval_is_symmetric_around_the_mean():
-    low, high = paired_interval([1, 0, 0, -1, 1, 1, 0, 1])
-    assert (low + high) / 2 == pytest.approx(0.375)
-    assert high - low == pytest.approx(2 * 1.959964 * 0.744024 / math.sqrt(8), abs=1e-5)
-    assert paired_interval([1]) == (-math.inf, math.inf)
 
 
 def test_holm_multiplies_the_smallest_most_and_keeps_the_order():

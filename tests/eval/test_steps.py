@@ -51,6 +51,10 @@ ORDER = Problem(
         ("a * 3 + 4 = 10", []),
         ("(2 + 3) * 4 = 20", []),
         ("9" * 400 + " * 9 = 1", []),
+        # Only a part of these is a sum of plain numbers.
+        ("10^2 + 5 = 105", []),
+        ("√9 + 1 = 4, x_1 + 2 = 5, \\frac12 + 3 = 3.5", []),
+        ("5 / 2 = 2 1/2, 5 + 4 = 3^2", []),
     ],
 )
 def test_steps_are_worked_out_again(text, correct):

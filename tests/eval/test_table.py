@@ -252,7 +252,8 @@ def test_problems_that_overlap_with_training_mark_the_row(stages):
 
     rows = make_rows([*stages[:3], make_rl(entry={"overlaps": 3})])
     assert format_row(rows[-1])[1] == "rl *"
-    assert "*: 3 problems of sums overlap with the training problems (--allow-overlap)." in describe_caveats(rows)
+    caveats = describe_caveats(rows)
+    assert "rl *: 3 problems of sums overlap with what it learnt from or was shown (--allow-overlap)." in caveats
 
 
 def test_a_training_that_was_stopped_is_named_once(stages):
