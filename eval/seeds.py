@@ -29,7 +29,8 @@ Accuracy is in percent, tokens are means over all problems; both are means over 
 deviation beside it (sd). Gain: points above the best variant of the stages named below, over the seeds that both have,
 with the 95 % interval of the mean over the problems (Agresti and Min 2005). p: exact two-sided sign-flip (permutation)
 test over problems on each problem's mean over the seeds. p Holm: the same, corrected for the number of tests in the
-table (Holm). The test says whether these seeds' adapters differ on problems like these; how far another seed may fall is in sd.
+table (Holm). The test says whether these seeds' adapters differ on problems like these; how far another seed may fall
+is in sd.
 """
 
 

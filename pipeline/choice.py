@@ -7,7 +7,8 @@ the direct beginning where A > 0, else the thinking one, and its weight is |A|: 
 optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. A policy
 gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). With a
 content weight the model is also trained on its own right answers, of thoughts on those without a wrong step, to keep
-them as they are. nano needs that; the default base learns the choice better without (docs/results.md).
+them as they are. nano needs that. On the default base the last layer alone is trained, which changes no thoughts
+(docs/results.md).
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
 """

@@ -19,7 +19,7 @@ import yaml
 from data.contamination import find_overlaps
 from data.datasets import Dataset
 from data.files import sha256_file, sha256_json, write_json, write_text
-from data.problem import Problem
+from data.problem import Problem, read_completions
 from eval.extract import EXTRACTION_VERSION
 from eval.score import SCORES_VERSION
 from pipeline import stages
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 UP_TO_DATE = "up to date"
+
+# What scores are made from beside the answers.
+GRADING = ("extraction_version", "scores_version")
 
 
 @dataclass(frozen=True)
@@ -187,17 +190,48 @@ def list_rows(run: Run, stage: Stage) -> list[TableRow]:
 
 def score_stage(run: Run, stage: Stage) -> None:
     """Score a stage on every benchmark unless that was done with the same inputs."""
-    folder = run.dir.stage(stage.name)
     # The adapter is trained by now; its hash is one of the inputs.
     inputs = on_main_process(lambda: scoring_inputs(run, stage))
     if on_main_process(lambda: _is_scored(run, stage, inputs)):
         return
 
+    # With the model's loading; a row's own seconds are those of decoding alone.
+    start = time.monotonic()
+    evaluations = on_main_process(lambda: find_answers(run, stage, inputs)) or decode_answers(run, stage, inputs)
+    seconds = time.monotonic() - start
+
+    on_main_process(lambda: _write_scores(run, stage, inputs, evaluations, seconds))
+    say(f"{stage.name}: scored in {seconds:.0f} s")
+
+
+def find_answers(run: Run, stage: Stage, inputs: Record) -> list[Evaluation]:
+    """Return the answers on disk where nothing but their grading has changed; none where they must be asked anew."""
+    from pipeline.evaluate import Evaluation
+
+    folder = run.dir.stage(stage.name)
+    part = folder.read_part("scoring")
+    if not part or folder.find_damaged("scoring"):
+        return []
+
+    graded_by = {name: part["inputs"][name] for name in GRADING}
+    if folder.find_changes("scoring", inputs | graded_by):
+        return []
+
+    say(f"{stage.name}: its answers are graded again")
+    evaluations = []
+    for variant in folder.read_scores()["variants"]:
+        for entry in variant["benchmarks"]:
+            completions = read_completions(folder.folder / entry["completions"])
+            evaluations.append(Evaluation(completions, entry["seconds"]))
+    return evaluations
+
+
+def decode_answers(run: Run, stage: Stage, inputs: Record) -> list[Evaluation]:
+    """Ask a stage every benchmark under each of its variants."""
     from pipeline.evaluate import evaluate
     from pipeline.models.load import load_model
 
-    # With the model's loading; a row's own seconds are those of decoding alone.
-    start = time.monotonic()
+    folder = run.dir.stage(stage.name)
     partial = on_main_process(lambda: folder.begin("scoring", inputs))
     adapter = folder.adapter if stage.train else None
     model, tokenizer = load_model(run.base_folder, adapter, load=run.recipe.base.load)
@@ -217,10 +251,7 @@ def score_stage(run: Run, stage: Stage) -> None:
             partial=partial / row.variant / row.benchmark.name,
         )
         evaluations.append(evaluation)
-    seconds = time.monotonic() - start
-
-    on_main_process(lambda: _write_scores(run, stage, inputs, evaluations, seconds))
-    say(f"{stage.name}: scored in {seconds:.0f} s")
+    return evaluations
 
 
 def _is_scored(run: Run, stage: Stage, inputs: Record) -> bool:

@@ -397,6 +397,30 @@ def test_each_variant_of_a_prompted_stage_has_its_files(ladder):
     ]
 
 
+def test_under_another_grader_the_answers_are_graded_again_and_not_asked_again(ladder, monkeypatch):
+    from pipeline import evaluate
+
+    ladder.run_stage(PLAIN)
+    before = ladder.read_scores(PLAIN)
+    texts = (ladder.folder(PLAIN) / "completions" / "2-shot" / "logic_v1.jsonl").read_bytes()
+
+    def fail(*arguments, **options):
+        raise AssertionError("asked again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", fail)
+        patch.setattr(stages_run, "EXTRACTION_VERSION", 99)
+        ladder.run_stage(PLAIN)
+        after = ladder.read_scores(PLAIN)
+        assert after == {**before, "extraction_version": 99}
+        assert (ladder.folder(PLAIN) / "completions" / "2-shot" / "logic_v1.jsonl").read_bytes() == texts
+
+        # Other problems must be asked.
+        ladder.run.benchmarks[0] = load("arithmetic_v1", "test", 2)
+        with pytest.raises(AssertionError, match="asked again"):
+            ladder.run_stage(PLAIN)
+
+
 def test_an_interrupted_scoring_goes_on_with_what_has_no_answer(ladder, monkeypatch):
     from pipeline import evaluate
 
