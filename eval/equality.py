@@ -5,12 +5,12 @@ import re
 from eval.choices import Choices, get_offer, parse_choice
 from eval.equivalence import Verdict, compare_formulas
 from eval.formulae import NotReadable, TooLarge, parse_formula
-from eval.markup import normalize_answer
+from eval.markup import clean_markup, normalize_answer
 from eval.numbers import is_same_unit, parse_quantity
 
 # A text without one of these is words, or a single name.
 _FORMULA = re.compile(r"[^\w\s.,;:!?\"-]|\d|(?<=\S)\s?-\s|(?<!\w)-|\b[A-Za-z]-[A-Za-z]\b")
-_PLAIN_SUM = re.compile(r"\d+(?:[.,]\d+)*(?:\s?[-+–]\s?\d+(?:[.,]\d+)*)+")
+_PLAIN_SUM = re.compile(r"\d+(?:[.,]\d+)*(?:\s?[-+–]\s?\d+(?:[.,]\d+)*)+|\d+/\d+/\d+")
 
 
 def compare_answers(
@@ -53,9 +53,9 @@ def _compare_texts(gold: str, answer: str) -> Verdict:
         is_same = left.unit == right.unit or not left.unit or not right.unit
         return left.value == right.value and is_same
 
-    # "2-1" is a score, or a question: another one with the same value is no answer to it.
+    # "2-1" is a score, or a question, and "02/01/2015" a date: another one with the same value is no answer to it.
     if _PLAIN_SUM.fullmatch(gold.strip("$ ")):
-        return _squeeze(gold) == _squeeze(answer)
+        return _tidy_sum(gold) == _tidy_sum(answer)
     if is_formula(gold):
         return _squeeze(gold) == _squeeze(answer) or compare_formulas(gold, answer)
     return _compare_words(gold, answer)
@@ -64,6 +64,10 @@ def _compare_texts(gold: str, answer: str) -> Verdict:
 def _compare_words(gold: str, answer: str) -> bool:
     normalized = normalize_answer(gold)
     return bool(normalized) and normalized == normalize_answer(answer)
+
+
+def _tidy_sum(text: str) -> str:
+    return _squeeze(clean_markup(text)).rstrip(".").replace("–", "-")
 
 
 def _squeeze(formula: str) -> str:

@@ -27,6 +27,7 @@ from eval.phrases import (
     begins_with_hedge,
     ends_open,
     find_sentence_end,
+    is_supposed,
     split_conclusion,
     split_contrast,
     split_sentences,
@@ -36,14 +37,14 @@ from eval.phrases import (
     strip_working,
 )
 
-EXTRACTION_VERSION = 4
+EXTRACTION_VERSION = 5
 
 # Bounds on the work, in characters.
 MAX_SENTENCE = 300
 MAX_TAIL = 2000
 MAX_LAST_LINE = 60
 
-MAX_BOXES = 20  # boxes that are written differently
+MAX_BOXES = 8  # boxes that are written differently
 MAX_MARKERS = 40  # places that say "the answer is"
 FEW_WORDS = 4  # words beside a boxed answer that are no reasoning: "The answer is"
 
@@ -273,8 +274,12 @@ def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
     stop = find_sentence_end(after)
     rest = after[:stop] if stop >= 0 else after
     another = re.search(r"\b(?:or|vs|versus)\b\.?\s+(.+)", rest)
-    if another and not asked.is_free and asked.parses(another[1]):
-        return True
+    if another and not asked.is_free:
+        # "not 6 or 8" denies both, and "or 1/2" may say the same again.
+        guess = another[1].rstrip(" .")
+        is_denied = re.search(r"\bnot\b", rest[: another.start()])
+        if asked.parses(guess) and not is_denied and not asked.agree(guess, text[start:end]):
+            return True
 
     # "and 52", ", 52"
     match = re.match(r"[,;&]?\s*(?:and\s)?\s*", rest)
@@ -296,6 +301,10 @@ _CORRECTION = re.compile(
 )
 
 
+# What is said of an answer that was given before.
+_PRAISE = re.compile(r"(?:indeed )?(?:correct|right|verified|confirmed|valid|consistent)", re.IGNORECASE)
+
+
 def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extraction | None:
     """Rule 2: what follows "the answer is".
 
@@ -308,6 +317,8 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
     # The last ones, where there are more: they say what the text ends with.
     matches = list(_MARKER.finditer(text))
     for match in matches[-MAX_MARKERS:]:
+        if is_supposed(text[max(match.start() - 60, 0) : match.start()]):
+            continue
         candidate = _cut_phrase(text, match.end(), finished, asked)
         if not candidate:
             continue
@@ -315,6 +326,9 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
         # "not 7, so 8"
         if written is None and re.match(r"neither\b|not\b", candidate, re.IGNORECASE):
             written = _read_phrase(split_conclusion(candidate), asked)
+        # "I checked, and the answer is correct."
+        if values and written is None and _PRAISE.fullmatch(candidate.rstrip(" .!*")):
+            continue
         # "#### Step 1" is a heading.
         if written is None and match.group().endswith("#"):
             continue

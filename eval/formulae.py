@@ -50,11 +50,14 @@ _COMMANDS = LOGIC_SIGNS | read_pairs(r"""
 """)
 _CHARACTERS = read_pairs("× *  · *  ⋅ *  ÷ /  ⁄ /  ≤ <=  ≥ >=  ≠ !=  ≈ =  ∈ in  ~ ¬  ⇒ →")
 
+# The longest first.
+_ARROWS = read_pairs("<=> ↔  <-> ↔  ⇔ ↔  => →  -> →  ⟹ →  ⟶ →")
+
 _TOKEN = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|operatorname)\s?\{(?P<text>[^{}]*)\}"
     r"|\\begin\s*\{\s*(?P<begin>[pbv]?matrix)\s*\}|\\end\s*\{\s*[pbv]?(?P<end>matrix)\s*\}"
     r"|\\(?P<command>[A-Za-z]+|[{}|,;:!% ])"
-    r"|(?P<number>\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\.\d+)"
+    r"|(?P<number>[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\.\d+)"
     r"|(?P<word>[A-Za-z]+'*)"
     r"|(?P<relation><=|>=|!=|==)"
     r"|(?P<break>\\\\)"
@@ -275,8 +278,8 @@ class _Parser:
             elif self.accept("/"):
                 factors.append(Node("inverse", (self.read_factor(),)))
             elif self.kind in _OPENING:
-                # "H2O" is no product.
-                if self.kind == "number" and factors[-1].op == "name":
+                # "H2O" is no product, nor is "4 2 7" or "10.0.0.1".
+                if self.kind == "number" and factors[-1].op in ("name", "number"):
                     raise NotReadable(factors[-1].text)
                 factors.append(self.read_power())
             elif self.kind == "unit":
@@ -297,7 +300,8 @@ class _Parser:
 
     def read_power(self) -> Node:
         node = self.read_atom()
-        while True:
+        # Each sign makes the tree deeper, as a bracket does.
+        for _ in range(MAX_DEPTH):
             if self.accept("!"):
                 node = Node("call", (node,), "factorial")
             elif self.accept("%"):
@@ -308,6 +312,7 @@ class _Parser:
                 node = Node("^", (node, self.read_exponent()))
             else:
                 return node
+        raise TooLarge
 
     def read_exponent(self) -> Node:
         # One digit ends it: in "2^3!" the factorial is of all.
@@ -469,6 +474,9 @@ def parse_formula(text: str) -> Node:
         NotReadable: the text is no formula, or holds what the grammar does not know.
         TooLarge: it is longer or deeper than the bounds.
     """
+    # Arrows as they are typed.
+    for arrow, sign in _ARROWS.items():
+        text = text.replace(arrow, sign)
     tokens = _tokenize(text)
     if not tokens:
         raise NotReadable(text)

@@ -30,7 +30,8 @@ def read_pairs(table: str) -> dict[str, str]:
 # Commands for the signs of logic.
 LOGIC_SIGNS = read_pairs(r"""
     land ∧  wedge ∧  lor ∨  vee ∨  neg ¬  lnot ¬
-    to →  rightarrow →  implies →  Rightarrow →  leftrightarrow ↔  iff ↔
+    to →  rightarrow →  implies →  Rightarrow →  longrightarrow →  Longrightarrow →
+    iff ↔  leftrightarrow ↔  Leftrightarrow ↔  longleftrightarrow ↔  Longleftrightarrow ↔
 """)
 
 # Commands for signs that stand in texts, too.

@@ -79,7 +79,7 @@ _ORDINALS = _PARTS | read_words("right second")
 # Words before a number that deny it, leave it open, or are another one.
 _OPEN_WORDS = read_words("""
     not never no none nobody nothing cannot without except neither nor or either maybe perhaps possibly if unless until
-    anything hardly barely wrong incorrect between
+    anything hardly barely wrong incorrect between whether suppose supposing assume assuming
 """)
 _NO_LEAD = {*_OPEN_WORDS, *_SCALES, *_WORDS} - {"one"}
 
@@ -92,7 +92,7 @@ _NEAR_WORDS = read_words("""
 """)
 _VERBS = read_words("is are was were be equals makes gives leaves becomes costs has have")
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]?\d)|\d{1,3}(?:[ ]\d{3})+(?![ ]?\d)|\d+)"
+_DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,]?\d)|\d{1,3}(?:[ ]\d{3})+(?![ ]?\d)|\d+)"
 _NUMBER = rf"(?:(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:e[-+]?\d+(?![\w.]))?)"
 _WORD = r"(?:[^\W\d_]+(?:['-][^\W\d_]+|/[^\W\d_]+)*(?:(?<=s)'(?=\s[^\W\d_]))?)"
 _WORD_END = r"(?!(?:['/-]?[^\W\d_]))"
@@ -225,7 +225,8 @@ def _is_unit_word(text: str, part: re.Match[str], is_first: bool) -> bool:
     if word in _ORDINALS:
         following = _UNIT_PART.match(text, part.end())
         return following is not None and following["word"] not in (None, *_NO_UNIT)
-    if word in _NO_UNIT:
+    # "7 doesn't work"
+    if word in _NO_UNIT or word.endswith("n't"):
         return False
     # A single letter is a variable, unless it abbreviates a unit, or is the "a" of "dollars a day".
     return len(word) > 1 or word in _ABBREVIATIONS or (word == "a" and not is_first)

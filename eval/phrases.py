@@ -11,7 +11,7 @@ _LEAD_IN = re.compile(
     r"|just|definitely|clearly|probably|approximately|about|roughly|around|only|indeed|still|now)\b"
     r"|(?:the|my|our)? ?(?:(?:final|correct|right|best|simplified) )?(?:answer|result|solution|total|option|choice)"
     r"(?: is|:|=)(?: that| therefore| thus| then|:)?"
-    r"|=|:|,|->|→|⇒)\s*",
+    r"|approx\.?(?=\s)|=|:|,|->|→|⇒)\s*",
     re.IGNORECASE,
 )
 
@@ -20,7 +20,7 @@ _BECAUSE = (
     r"|as (?=it|the|we|they|he|she|there|this|that|both|all|each|every))"
 )
 _REASON = re.compile(rf"\s*(?:[,;:(—-]\s*)?(?<![\w-]){_BECAUSE}\b.*", re.IGNORECASE | re.DOTALL)
-_CLAUSE = re.compile(r",\s*(?:which|where|as)\b.*", re.IGNORECASE | re.DOTALL)
+_CLAUSE = re.compile(r",\s*(?:(?:which|where|as)\b|i\.e\.).*", re.IGNORECASE | re.DOTALL)
 _BRACKET = re.compile(rf"\s*\((?:=|i\.e\.|that is|{_BECAUSE}|which|where|by)[^()]*\)", re.IGNORECASE)
 # Quadratic in a phrase, which is short (MAX_SENTENCE in eval/extract.py).
 _WORKING = re.compile(r"\s\([^()\d]*\d[^()]*[-+*/×÷=][^()]*\d[^()\d]*\)[\s.]*$")
@@ -49,19 +49,34 @@ _DENIAL = re.compile(
 # What a second guess begins with.
 _HEDGE = re.compile(
     r"[\s(\[]*[,;.]?[\s(\[]*(?:(?:but|and)\s+)?"
-    r"(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|]"
+    r"(?:or|vs|versus|maybe|perhaps|possibly|alternatively|otherwise|might)\b|\s*[/|](?=[^\S\n]*[^\s|])"
     r"|[\s.]*(?:however|but|though|although)\b[^.\n]{0,40}\b(?:could|might|may|maybe|possibly|perhaps)\b",
     re.IGNORECASE,
 )
-_OPEN = re.compile(r"\b(?:or|not|vs|versus|never|cannot be|either|isn't|n't)\s*[\s$*(\\\[]*$", re.IGNORECASE)
+_OPEN = re.compile(
+    r"(?:\b(?:or|vs|versus|either)|(?:\b(?:not|never|cannot)|n['’]t)(?:\s+be)?)\s*[\s$*(\\\[]*$", re.IGNORECASE
+)
 
-_SENTENCE_END = re.compile(r"(?<!\bi\.e)(?<!\be\.g)(?:[.?]|(?<!\d)!)['\")\]*$}_]*(?=\s|$)|\n")
+# What takes back the words "the answer is" that follow: "I don't think that the answer is 7".
+_SUPPOSED = re.compile(
+    r"(?:\b(?:do|does|did|can|could|would)(?:n['’]t| not) (?:think|believe|say|claim|mean)"
+    r"|(?:\bnot|n['’]t) (?:true|correct|right|clear|sure|certain)"
+    r"|\b(?:den(?:y|ies)|doubt|whether|if|suppos(?:e|ing)|assum(?:e|ing)))"
+    r"(?: that| if)?\s+(?:(?:the|our|my|your)\s+)?(?:(?:final|correct|right|best)\s+)?$",
+    re.IGNORECASE,
+)
+
+# Full stops that end no sentence: "i.e.", "St. Louis".
+_ABBREVIATED = r"(?<!\bi\.e)(?<!\be\.g)(?<!\bapprox)(?<!\bMrs)(?<!\b[SM]t)(?<!\b[MD]r)(?<!\bMs)"
+
+_SENTENCE_END = re.compile(_ABBREVIATED + r"(?:[.?]|(?<!\d)!)['\")\]*$}_]*(?=\s|$)|\n")
+_FIRST_END = re.compile(_ABBREVIATED + r"(?:[.?]|(?<!\d)!)[*_'\")\]$]*(?=\s)|\n")
 _SO = re.compile(r"(?:^|[,;:]?\s)(?:so|hence|thus|therefore)\b[,:]?\s+", re.IGNORECASE)
 
 
 def find_sentence_end(text: str) -> int:
     """Return where the first sentence or line of a text ends; -1 where it is unfinished."""
-    match = re.search(r"(?:[.?]|(?<!\d)!)[*_'\")\]$]*(?=\s)|\n", text)
+    match = _FIRST_END.search(text)
     return match.start() if match else -1
 
 
@@ -80,6 +95,11 @@ def ends_open(text: str) -> bool:
     """Whether a text that precedes an answer denies it or makes it one of several."""
     # Only what stands right before the answer.
     return _OPEN.search(text[-40:]) is not None
+
+
+def is_supposed(text: str) -> bool:
+    """Whether words before "answer is" deny it, or only suppose it."""
+    return _SUPPOSED.search(text) is not None
 
 
 def denies(text: str) -> bool:

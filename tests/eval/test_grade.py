@@ -263,6 +263,53 @@ def test_the_verdict_depends_on_what_was_complete_and_can_be_read(text, finish, 
     assert get_verdict(number_problem(12), text, finish) == expected
 
 
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("7", "It is not 6, so the answer is 7."),
+        ("7", "I don't know why, but the answer is 7."),
+        ("8", "Suppose the answer is 7. Then 7 + 2 = 9, a contradiction. So it is 8."),
+        ("7", "The answer is 7. I checked, and the answer is correct."),
+        ("7", "The answer is 7, i.e. 3 + 4."),
+        ("7", "The answer is approx. 7."),
+        ("7", "\\boxed{7} apples, not 6 or 8."),
+        ("7", "| total | \\boxed{7} |"),
+        ("St. Louis", "The answer is St. Louis."),
+        ("[0,100]", "\\boxed{[0, 100]}"),
+        ("1990-1995", "\\boxed{1990–1995}"),
+        ("2-1", "\\boxed{\\text{2-1}.}"),
+        ("p → q", "\\boxed{p -> q}"),
+        ("p ↔ q", "\\boxed{p \\Leftrightarrow q}"),
+    ],
+)
+def test_an_answer_counts_in_these_surroundings_too(gold, text):
+    kind = "number" if gold.isdigit() else "text"
+    assert get_verdict(Problem("p", "q", gold, kind), text) == "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("7", "I don't think that the answer is 7."),
+        ("7", "It is not true that the answer is 7."),
+        ("7", "Check whether the answer is 7."),
+        ("7", "Try 7. But 7 doesn't work."),
+        ("7", "It can't be \\boxed{7}."),
+        ("7", "It isn’t \\boxed{7}."),
+        ("7", "\\boxed{7} / 8"),
+        ("[0,100]", "\\boxed{100}"),
+        ("4 2 7", "\\boxed{7 2 4}"),
+        ("4 2 7", "\\boxed{56}"),
+        ("10.0.0.1", "\\boxed{10.0.0.2}"),
+        ("02/01/2015", "\\boxed{04/02/2015}"),
+        ("x^2", "\\boxed{2" + 300 * "!" + "} and \\boxed{3" + 300 * "!" + "}"),
+    ],
+)
+def test_what_denies_an_answer_or_only_looks_like_it_earns_nothing(gold, text):
+    kind = "number" if gold.isdigit() else "text"
+    assert get_verdict(Problem("p", "q", gold, kind), text) != "correct"
+
+
 def test_a_label_that_is_no_choice_is_no_answer():
     assert get_verdict(LABEL, "\\boxed{maybe}") == "no_answer"
 
