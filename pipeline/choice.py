@@ -23,6 +23,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data.problem import Completion, Problem
+from data.splits import LEVELS
 from eval.steps import find_wrong_step
 from pipeline.forward import merge_adapter, prefill
 from pipeline.processes import gather_weights
@@ -121,10 +122,34 @@ def compute_direct_probabilities(model, tokenizer, problems: Sequence[Problem]) 
     return probabilities
 
 
+def compute_advantages(outcomes: Sequence[Outcome], price: float, group_share: float) -> list[float]:
+    """Return what a direct answer is worth on each problem, partly as the mean over its family and level.
+
+    One outcome is a matter of luck, above all where an answer can be guessed; its group's mean is less so.
+
+    Args:
+        outcomes: Of the training problems.
+        price: Of 100 tokens, in right answers.
+        group_share: Of the mean, from 0 to 1; a problem without a level has none.
+    """
+    own = [outcome.compute_advantage(price) for outcome in outcomes]
+    groups: dict[tuple[str, int], list[float]] = {}
+    for outcome, advantage in zip(outcomes, own, strict=True):
+        groups.setdefault((outcome.problem.family, outcome.problem.level), []).append(advantage)
+
+    advantages = []
+    for outcome, advantage in zip(outcomes, own, strict=True):
+        problem = outcome.problem
+        share = group_share if problem.level in LEVELS else 0.0
+        mean = fmean(groups[problem.family, problem.level])
+        advantages.append((1 - share) * advantage + share * mean)
+    return advantages
+
+
 def build_choice_rows(
     tokenizer,
     outcomes: Sequence[Outcome],
-    price: float,
+    advantages: Sequence[float],
     content_weight: float,
 ) -> list[Row]:
     """Return the rows that train the choice and the content of right answers.
@@ -132,13 +157,13 @@ def build_choice_rows(
     Args:
         tokenizer: Of the model.
         outcomes: Of the training problems.
-        price: Of 100 tokens, in right answers.
+        advantages: Of a direct answer to each, as :func:`compute_advantages` gives them.
         content_weight: Of the mean cross-entropy of a right answer.
     """
     beginnings = encode_beginnings(tokenizer)
     rows: list[Row] = []
 
-    for outcome in outcomes:
+    for outcome, advantage in zip(outcomes, advantages, strict=True):
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
         thinking = beginnings.thinking[:1]
         direct = beginnings.direct[:1]
@@ -149,7 +174,6 @@ def build_choice_rows(
                 thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
 
         # A choice that does not pay is not pushed away: its rival is the label.
-        advantage = outcome.compute_advantage(price)
         rows.append(_build_row(start, thinking, max(-advantage, 0.0), content_weight))
         rows.append(_build_row(start, direct, max(advantage, 0.0), content_weight))
     return [row for row in rows if any(row["weights"])]

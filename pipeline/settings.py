@@ -159,6 +159,7 @@ class AdaptiveSettings(Settings):
     dev: Count
     price: Annotated[float, Field(ge=0)]
     content_weight: Annotated[float, Field(ge=0)]
+    group_share: Share
     last_layers: Count | None
     accuracy_margin: Share
     generation: Greedy

@@ -144,7 +144,8 @@ class AdaptiveTraining:
     def train(self, adapter: Path, outcomes: Sequence[Outcome]) -> Path:
         """Train an adapter further on the choice; returns the folder of what comes of it."""
         settings = self.settings
-        rows = choice.build_choice_rows(self.tokenizer, outcomes, settings.price, settings.content_weight)
+        advantages = choice.compute_advantages(outcomes, settings.price, settings.group_share)
+        rows = choice.build_choice_rows(self.tokenizer, outcomes, advantages, settings.content_weight)
         # The weights are a column that transformers does not know.
         trainer = {**settings.trainer, "remove_unused_columns": False}
         return train_adapter(

@@ -36,7 +36,7 @@ def make_outcome(thinking, direct, number=6, finish="stop", thinking_tokens=108,
 
 
 def build_rows(tokenizer, outcome, content_weight=0.5):
-    return choice.build_choice_rows(tokenizer, [outcome], PRICE, content_weight)
+    return choice.build_choice_rows(tokenizer, [outcome], [outcome.compute_advantage(PRICE)], content_weight)
 
 
 def read_choice(tokenizer, outcome, row):

@@ -63,6 +63,7 @@ def make_context(tiny, tmp_path, monkeypatch):
     settings = types.SimpleNamespace(
         price=0.1,
         content_weight=0.1,
+        group_share=0.0,
         last_layers=None,
         accuracy_margin=0.01,
         generation={"max_new_tokens": 12},
