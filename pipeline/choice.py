@@ -165,45 +165,43 @@ def build_choice_rows(
 
     for outcome, advantage in zip(outcomes, advantages, strict=True):
         start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
-        thinking = beginnings.thinking[:1]
-        direct = beginnings.direct[:1]
+        thinking: list[int] = []
+        direct: list[int] = []
         if content_weight:
-            direct = _encode_answer(tokenizer, outcome.direct, DIRECT, beginnings.direct)
+            direct = _encode_content(tokenizer, outcome.direct, DIRECT)
             # Right by luck: there is nothing in it to keep.
             if not find_wrong_step(outcome.problem, outcome.thinking.completion.text):
-                thinking = _encode_answer(tokenizer, outcome.thinking, THINKING, beginnings.thinking)
+                thinking = _encode_content(tokenizer, outcome.thinking, THINKING)
 
         # A choice that does not pay is not pushed away: its rival is the label.
-        rows.append(_build_row(start, thinking, max(-advantage, 0.0), content_weight))
-        rows.append(_build_row(start, direct, max(advantage, 0.0), content_weight))
+        rows.append(_build_row(start, beginnings.thinking, thinking, max(-advantage, 0.0), content_weight))
+        rows.append(_build_row(start, beginnings.direct, direct, max(advantage, 0.0), content_weight))
     return [row for row in rows if any(row["weights"])]
 
 
-def _encode_answer(
-    tokenizer,
-    answer: Answer,
-    beginning: str,
-    ids: list[int],
-) -> list[int]:
-    """The choice, and all that follows it where the answer is right and whole."""
+def _encode_content(tokenizer, answer: Answer, beginning: str) -> list[int]:
+    """What follows the beginning, where the answer is right and whole."""
     if not answer.is_right or answer.completion.finish != "stop":
-        return ids[:1]
+        return []
 
     rest = encode_text(tokenizer, answer.completion.text.removeprefix(beginning))
-    return [*ids, *rest, tokenizer.eos_token_id]
+    return [*rest, tokenizer.eos_token_id]
 
 
 def _build_row(
     start: list[int],
-    answer: list[int],
+    beginning: list[int],
+    content: list[int],
     choice_weight: float,
     content_weight: float,
 ) -> Row:
     """A row with a weight for each token: 0 before the choice."""
-    weights = [choice_weight]
+    # The choice is the first token. The others are trained with it, or they would be repetitions of it:
+    # "<think></think></think>", on and on.
+    weights = [choice_weight] * len(beginning)
     # All tokens of the content share one weight, so that long answers count no more.
-    count = len(answer) - 1
-    weights += [content_weight / count] * count if count else []
+    weights += [content_weight / len(content)] * len(content) if content else []
+    answer = beginning + content
     return {
         "input_ids": start + answer,
         "completion_mask": [0] * len(start) + [int(weight > 0) for weight in weights],

@@ -65,6 +65,21 @@ def test_the_choice_is_weighted_by_what_it_pays(tiny, thinking, direct, advantag
     assert weights[beginnings.thinking[0]] == pytest.approx(max(-advantage, 0))
 
 
+def test_an_advantage_is_shared_by_a_family_and_level():
+    lucky, unlucky, other = (make_outcome(False, True), make_outcome(True, False), make_outcome(True, False))
+    other = replace(other, problem=replace(other.problem, level=2))
+    own = [1 + PRICE, PRICE - 1, PRICE - 1]
+
+    assert choice.compute_advantages([lucky, unlucky, other], PRICE, 0.0) == pytest.approx(own)
+    assert choice.compute_advantages([lucky, unlucky, other], PRICE, 1.0) == pytest.approx([PRICE, PRICE, PRICE - 1])
+    halves = choice.compute_advantages([lucky, unlucky, other], PRICE, 0.5)
+    assert halves == pytest.approx([0.5 + PRICE, PRICE - 0.5, PRICE - 1])
+
+    # Problems of unknown level have nothing in common.
+    unknown = [replace(each, problem=replace(each.problem, level=0)) for each in (lucky, unlucky)]
+    assert choice.compute_advantages(unknown, PRICE, 1.0) == pytest.approx(own[:2])
+
+
 def test_without_a_content_weight_a_row_ends_with_the_choice(tiny):
     _, tokenizer = tiny
     outcome = make_outcome(True, True)
