@@ -80,12 +80,16 @@ def test_an_advantage_is_shared_by_a_family_and_level():
     assert choice.compute_advantages(unknown, PRICE, 1.0) == pytest.approx(own[:2])
 
 
-def test_without_a_content_weight_a_row_ends_with_the_choice(tiny):
+def test_without_a_content_weight_the_beginning_is_trained_and_nothing_else(tiny):
+    """All of it: what follows the choice would else be learnt as a repetition of it."""
     _, tokenizer = tiny
     outcome = make_outcome(True, True)
     [row] = build_rows(tokenizer, outcome, content_weight=0.0)
-    assert row["input_ids"][-1] == choice.encode_beginnings(tokenizer).direct[0]
-    assert row["weights"][-1] == pytest.approx(PRICE)
+
+    direct = choice.encode_beginnings(tokenizer).direct
+    assert len(direct) > 1
+    assert row["input_ids"][-len(direct) :] == direct
+    assert row["weights"] == pytest.approx([0.0] * (len(row["weights"]) - len(direct)) + [PRICE] * len(direct))
 
 
 def test_a_longer_thought_must_bring_more():
@@ -110,14 +114,15 @@ def test_the_content_of_right_and_whole_answers_is_trained_and_no_other(tiny):
         answer = getattr(make_outcome(True, True), text).completion.text
         assert tokenizer.decode(row["input_ids"]).endswith(answer + tokenizer.eos_token)
     assert sum(thinking["weights"]) == pytest.approx(0.5)
-    assert sum(direct["weights"]) == pytest.approx(0.5 + PRICE)
+    beginning = choice.encode_beginnings(tokenizer).direct
+    assert sum(direct["weights"]) == pytest.approx(0.5 + PRICE * len(beginning))
 
     [row] = build_rows(tokenizer, make_outcome(False, False))
-    assert sum(row["completion_mask"]) == 1
-    assert row["completion_mask"][-1] == 1
+    assert sum(row["completion_mask"]) == len(beginning)
+    assert row["input_ids"][-len(beginning) :] == beginning
 
     [row] = build_rows(tokenizer, make_outcome(True, True, finish="length"))
-    assert sum(row["completion_mask"]) == 1
+    assert sum(row["completion_mask"]) == len(beginning)
 
 
 def test_the_content_of_a_thought_with_a_wrong_step_is_not_trained(tiny):
