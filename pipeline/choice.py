@@ -1,7 +1,7 @@
 """The choice between thinking and a direct answer: what both come to, how it is trained, and its operating point.
 
 Offline everything about the choice is known: each training problem is answered greedily twice, with a thought and
-directly. Then the one token in which the two beginnings differ is trained by a weighted cross-entropy. With the
+directly. Then the beginning, which differs in its first token, is trained by a weighted cross-entropy. With the
 advantage A = right(direct) - right(thinking) + price x (hundreds of tokens that the thought takes more), its label is
 the direct beginning where A > 0, else the thinking one, and its weight is |A|: cost-sensitive classification, whose
 optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. A policy
