@@ -4,7 +4,8 @@ Offline everything about the choice is known: each training problem is answered 
 directly. Then the beginning, which differs in its first token, is trained by a weighted cross-entropy. With the
 advantage A = right(direct) - right(thinking) + price x (hundreds of tokens that the thought takes more), its label is
 the direct beginning where A > 0, else the thinking one, and its weight is |A|: cost-sensitive classification, whose
-optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. A policy
+optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. Of
+problems with a level A may be the mean over their family and level, since one outcome is a matter of luck. A policy
 gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). With a
 content weight the model is also trained on its own right answers, of thoughts on those without a wrong step, to keep
 them as they are. nano needs that. On the default base the last layer alone is trained, which changes no thoughts
