@@ -48,10 +48,10 @@ _COMMANDS = LOGIC_SIGNS | read_pairs(r"""
     le <=  leq <=  leqslant <=  ge >=  geq >=  geqslant >=  ne !=  neq !=  lt <  gt >  approx =
     { set(  } set)  | |  lvert |  rvert |  % %
 """)
-_CHARACTERS = read_pairs("× *  · *  ⋅ *  ÷ /  ⁄ /  ≤ <=  ≥ >=  ≠ !=  ≈ =  ∈ in  ~ ¬  ⇒ →")
+_CHARACTERS = read_pairs("× *  · *  ⋅ *  ÷ /  ⁄ /  ≤ <=  ≥ >=  ≠ !=  ≈ =  ∈ in  ~ ¬  ⇒ →  ⟹ →  ⟶ →  ⇔ ↔")
 
 # The longest first.
-_ARROWS = read_pairs("<=> ↔  <-> ↔  ⇔ ↔  => →  -> →  ⟹ →  ⟶ →")
+_ARROWS = read_pairs("<=> ↔  <-> ↔  => →  -> →")
 
 _TOKEN = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|operatorname)\s?\{(?P<text>[^{}]*)\}"

@@ -8,8 +8,8 @@ optimum answers directly exactly where the expected A is above 0. So long though
 problems with a level A may be the mean over their family and level, since one outcome is a matter of luck. A policy
 gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). With a
 content weight the model is also trained on its own right answers, of thoughts on those without a wrong step, to keep
-them as they are. nano needs that. On the default base the last layer alone is trained, which changes no thoughts
-(docs/results.md).
+them as they are. nano needs that. On the default base the last layer alone is trained, which leaves most thoughts as
+they are (docs/results.md).
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
 """

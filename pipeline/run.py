@@ -133,10 +133,11 @@ def check_rewards(recipe: Recipe) -> None:
     from pipeline.rewards import try_reward
 
     for name, settings in recipe.stages.items():
-        for reward in getattr(settings, "rewards", ()):
-            problems = select_stage_problems(recipe, name, settings)
-            # Some rewards compare a completion with the others.
-            try_reward(reward, problems[:2])
+        if hasattr(settings, "rewards"):
+            # Two, since some rewards compare a completion with the others.
+            problems = select_stage_problems(recipe, name, settings)[:2]
+            for reward in settings.rewards:
+                try_reward(reward, problems)
 
 
 def check_examples(recipe: Recipe, benchmarks: Sequence[Dataset]) -> None:
