@@ -15,6 +15,9 @@ from data.problem import Problem
 SPLITS = ("train", "dev", "test")
 LEVELS = (1, 2, 3, 4, 5)
 
+# As `3 × 4` is the same sum as `3 * 4`, and another one than `3 ÷ 4`.
+ASCII_SIGNS = str.maketrans("−×·÷", "-**/")
+
 
 def split_of(key: str) -> str:
     """The split a content key belongs to, for good: 60 % train, 15 % dev, 25 % test."""
@@ -29,7 +32,7 @@ def split_of(key: str) -> str:
 
 def normalize_text(text: str) -> str:
     """Text as it is compared: lower-case, single spaces, no punctuation except what is arithmetic."""
-    lower = text.lower()
+    lower = text.lower().translate(ASCII_SIGNS)
     # A point before a digit is a decimal point.
     kept = re.sub(r"\.(?!\d)|[^\w\s.+\-*/()<>=%]", "", lower)
     # "2+3" and "2 + 3" are the same text.

@@ -20,6 +20,7 @@ def test_a_key_stays_in_its_split_for_good():
 def test_normalize_text():
     assert normalize_text("  What is  (7+5) * 3.5?") == normalize_text("what is ( 7 + 5 ) * 3.5")
     assert normalize_text("7 + 5") != normalize_text("7 - 5")
+    assert normalize_text("7 × 5") == normalize_text("7 * 5") != normalize_text("7 ÷ 5")
     assert normalize_text("It's 3.5.") == "its 3.5"
 
 
