@@ -83,8 +83,8 @@ ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdi
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$$Q") $(if $(ANSWER),--answer "$$ANSWER") \
 		$(if $(STAGES),--stages $(STAGES))
 
-controls: $(READY)  ## stages without what they should learn from; one of them: NAME=sft_shuffled
-	@$(SHARED) controls $(OPTIONS) $(if $(NAME),"$(NAME)")
+controls: $(READY)  ## stages without what they should learn from; all, or those of NAME="…"
+	@$(SHARED) controls $(OPTIONS) $(foreach item,$(NAME),"$(item)")
 
 tradeoff: $(READY)  ## accuracy against tokens, of all ways to decide how long to think; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)
@@ -143,7 +143,7 @@ help:               ## this list
 	@echo 'BENCHMARK=           what is scored: files, names or hub sets in place of ours: "gsm8k mine.jsonl?split=test"'
 	@echo 'ALLOW_OVERLAP=1      score problems that are trained on, and say so in the table'
 	@echo 'SAMPLES=N            with a training: pass@1 to pass@N of the trained stages, after the table'
-	@echo 'NAME=                one of the studies, or of the controls'
+	@echo 'NAME=                one of the studies, or some of the controls'
 	@echo 'SET=                 values of the recipes: "sft.trainer.learning_rate=1e-4 sft.lora.r=16" (recipes/README.md)'
 	@echo 'TORCH=               what pip is given for torch where there is no GPU (README)'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'
