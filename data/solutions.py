@@ -35,7 +35,8 @@ def render_solution(problem: Problem, style: str) -> str:
         return " ".join(sentences)
 
     if style == "procedure" and problem.family in logic.PROCEDURES:
-        return write_procedure(problem)
+        # A question of the user's own may have the same family, and is not told as ours are.
+        return write_procedure(problem) or rationale
 
     if style in ("procedure", "long") and "program" in problem.extra:
         # "Apples left: 7 - 3 = 4": the stored solution holds the labels.
@@ -45,7 +46,7 @@ def render_solution(problem: Problem, style: str) -> str:
 
 
 def write_procedure(problem: Problem) -> str:
-    """The solution of a logic problem in which each line is the first of those that may follow."""
+    """The solution of a logic problem in which each line is the first of those that may follow; empty if none may."""
     list_next_lines = logic.PROCEDURES[problem.family]
 
     lines: list[str] = []

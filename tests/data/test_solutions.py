@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from data import logic
 from data.problem import Problem
 from data.solutions import (
     STYLES,
@@ -53,6 +54,12 @@ def test_an_operation_is_worked_out_in_the_same_way_whether_or_not_it_borrows():
 def test_the_long_style_without_labels_or_operations():
     assert render_solution(make("92 - 88 = 4", [["-", 92, 88, 4]]), "long") == "92 - 88\n92 - 80 = 12\n12 - 8 = 4"
     assert render_solution(make("Take any wug."), "long") == "Take any wug."
+
+
+@pytest.mark.parametrize("family", logic.PROCEDURES)
+def test_a_solution_of_a_foreign_problem_stays_as_it_is_whatever_its_family(family):
+    problem = Problem("p", "Who is taller?", "Ann", "text", family=family, rationale="Ann has 2 m.\nBob has 1 m.")
+    assert render_solution(problem, "procedure") == problem.rationale
 
 
 def test_prose_is_one_paragraph():
