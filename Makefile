@@ -79,7 +79,7 @@ plan: $(READY)      ## how long each stage will take here, by a short measuremen
 status: $(READY)    ## which stages are up to date, and why the others are not; runs no stage
 	@$(LADDER) status $(OPTIONS)
 
-ask: $(READY)       ## ask all STAGES Q="…", or chat; ANSWER="…" gives verdicts, BUDGET=N limits the thought
+ask: $(READY)       ## ask all STAGES Q="…", or what you type; ANSWER="…" gives verdicts, BUDGET=N limits the thought
 	@$(LADDER) ask $(OPTIONS) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(Q),"$$Q") $(if $(ANSWER),--answer "$$ANSWER") \
 		$(if $(STAGES),--stages $(STAGES))
 
