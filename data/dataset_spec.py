@@ -10,6 +10,8 @@ from data.files import UserError, suggest
 MAX_TAKE = 100_000
 LEFT_OUT = "none"  # the name of no field
 
+DEV_NAMES = ("dev", "validation", "valid", "val")
+
 Take = Annotated[int, pydantic.Field(ge=1, le=MAX_TAKE)]
 # Left out of what is hashed of a run where there are none: runs that name none stay what they were.
 Labels = Annotated[str | None, pydantic.Field(exclude_if=lambda labels: labels is None)]

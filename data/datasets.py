@@ -26,15 +26,13 @@ from typing import Any
 
 from data import generated
 from data.command_line import ArgumentParser, exit_on_user_error
-from data.dataset_spec import BUILT_IN, MAX_TAKE, DatasetSpec, list_given, parse_spec
+from data.dataset_spec import BUILT_IN, DEV_NAMES, MAX_TAKE, DatasetSpec, list_given, parse_spec
 from data.fields import map_fields
 from data.files import UserError, read_rows, sha256_file, sha256_json, suggest
 from data.problem import Problem, parse_problem, record_to_json, write_records
 from data.splits import SPLITS, normalize_text, split_of, take_stratified
 
 BENCHMARKS = tuple(generated.GENERATORS)
-
-DEV_NAMES = ("dev", "validation", "valid", "val")
 
 
 @dataclasses.dataclass(frozen=True)

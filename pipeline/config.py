@@ -221,7 +221,7 @@ def _describe_fault(tree: Mapping[str, Any], fault: Any) -> str:
     key = ".".join(map(str, path))
 
     if _is_unknown_key(fault):
-        valid = [each for each, _ in _flatten(tree) if each != key]
+        valid = [each for each, _ in _flatten(tree) if each != key and not each.startswith(f"{key}.")]
         block = key.rpartition(".")[0]
         # The YAML files have every key but those of data sets, which stand in lists.
         if block.rpartition(".")[2].isdecimal():

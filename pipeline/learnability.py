@@ -71,7 +71,7 @@ class Learnability:
     def check(self, label: str) -> None:
         """Raises NoSignal where no group of samples is mixed."""
         if not self.mixed:
-            raise NoSignal(f"{label} {self.describe()} (--set {label}.learnability.samples=0 trains regardless)")
+            raise NoSignal(f"{label} {self.describe()} (--set rl.learnability.samples=0 trains regardless)")
 
 
 def estimate_learnability(levels: Sequence[str], groups: Sequence[Sequence[Rollout]]) -> Learnability:

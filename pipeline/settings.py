@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from data.dataset_spec import DatasetSpec, parse_spec
+from data.dataset_spec import DEV_NAMES, DatasetSpec, parse_spec
 from data.splits import LEVELS
 
 # Blocks of a library's own keys: of peft.LoraConfig, trl.SFTConfig and trl.GRPOConfig.
@@ -31,6 +31,20 @@ def _wrap_one(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _refuse_held_out(spec: DatasetSpec) -> DatasetSpec:
+    """What is held out for choosing and scoring is not trained on, nor shown as an example."""
+    if spec.split in ("test", *DEV_NAMES):
+        raise ValueError(f"the split {spec.split!r} of {spec.set} is held out; take train, or all")
+    return spec
+
+
+def _refuse_twice(items: list) -> list:
+    """Two of the same would share one file, or one weight."""
+    if len(set(items)) < len(items):
+        raise ValueError("names one twice")
+    return items
+
+
 def _refuse_one(samples: int) -> int:
     """One sample of a problem has none to differ from."""
     if samples == 1:
@@ -43,7 +57,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 # What the random generators take.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Spec = Annotated[DatasetSpec, BeforeValidator(_read_spec)]
+Spec = Annotated[DatasetSpec, BeforeValidator(_read_spec), AfterValidator(_refuse_held_out)]
 Problems = Annotated[list[Spec], Field(min_length=1), BeforeValidator(_wrap_one)]
 
 
@@ -87,7 +101,7 @@ class EvalSettings(Settings):
 class PromptedSettings(Settings):
     """Stages 1 and 2: one row for each number of worked examples."""
 
-    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_refuse_twice)]
     examples: Problems | None
 
 
@@ -139,7 +153,7 @@ class RlSettings(Settings):
     algorithm: Literal["expert_iteration", "grpo", "both"]
     problems: Problems
     dev: Count
-    rewards: Annotated[list[str], Field(min_length=1)]
+    rewards: Annotated[list[str], Field(min_length=1), AfterValidator(_refuse_twice)]
     reward_weights: list[float]
     learnability: LearnabilitySettings
     expert_iteration: ExpertIterationSettings

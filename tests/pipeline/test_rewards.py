@@ -18,6 +18,9 @@ import numpy
 def short(prompts, completions, completion_ids, **columns):
     return [1 / len(text) for text in completions]
 
+def one(completions, **columns):
+    return [1.0] * len(completions)
+
 def by_columns(prompts, completions, completion_ids, answer, question, kind, choices, finish, problem, **columns):
     assert prompts == question == ["What is 6 + 6?"]
     assert (answer, kind, choices, finish) == (["12"], ["number"], [None], ["stop"])
@@ -148,6 +151,12 @@ def test_combined_rewards_are_a_weighted_sum_with_its_parts(mine):
     assert right.parts == {"correctness": 1.0, "format": 1.0, f"{mine}:short": 1 / len(RIGHT)}
     assert right.total == pytest.approx(1.5 - 2 / len(RIGHT))
     assert bare.total == pytest.approx(1.0 - 2 / 16)
+
+
+def test_weights_that_are_one_together_give_one_for_a_right_answer(mine):
+    combined = combine_rewards(["correctness", "format", f"{mine}:one"], [0.7, 0.2, 0.1])
+    # In floats the sum of these is a little less.
+    assert combined([PROBLEM], [write(RIGHT)])[0].total == 1.0
 
 
 def test_combined_rewards_need_a_weight_each():
