@@ -7,7 +7,6 @@ that has changed or where a file is damaged. A part that was interrupted goes on
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import yaml
 
 from data.contamination import find_overlaps
 from data.datasets import Dataset
-from data.files import sha256_file, sha256_json, write_json, write_text
+from data.files import read_json, sha256_file, sha256_json, write_json, write_text
 from data.problem import Problem, read_completions
 from eval.extract import EXTRACTION_VERSION
 from eval.score import SCORES_VERSION
@@ -210,7 +209,10 @@ def find_answers(run: Run, stage: Stage, inputs: Record) -> list[Evaluation]:
 
     folder = run.dir.stage(stage.name)
     part = folder.read_part("scoring")
-    if not part or folder.find_damaged("scoring"):
+    # Grades are made again, and an interrupted grading may have begun to.
+    grades = folder.folder / "grades"
+    damaged = [path for path in folder.find_damaged("scoring") if grades not in path.parents]
+    if not part or damaged:
         return []
 
     graded_by = {name: part["inputs"][name] for name in GRADING}
@@ -218,11 +220,17 @@ def find_answers(run: Run, stage: Stage, inputs: Record) -> list[Evaluation]:
         return []
 
     say(f"{stage.name}: its answers are graded again")
-    evaluations = []
-    for variant in folder.read_scores()["variants"]:
+    seconds = {}
+    for variant in read_json(folder.folder / "scores.json")["variants"]:
         for entry in variant["benchmarks"]:
-            completions = read_completions(folder.folder / entry["completions"])
-            evaluations.append(Evaluation(completions, entry["seconds"]))
+            seconds[entry["completions"]] = entry["seconds"]
+
+    # The benchmarks may be named in another order now.
+    evaluations = []
+    for row in list_rows(run, stage):
+        name = Path("completions") / row.file
+        completions = read_completions(folder.folder / name)
+        evaluations.append(Evaluation(completions, seconds[str(name)]))
     return evaluations
 
 
@@ -315,10 +323,6 @@ def _write_scores(
     scores_file = folder.folder / "scores.json"
     files = [scores_file, _write_recipe(run, stage)]
 
-    # An earlier recipe may have had other variants.
-    for name in ("completions", "grades"):
-        shutil.rmtree(folder.folder / name, ignore_errors=True)
-
     # The rows of a variant follow each other, a benchmark each.
     variants: dict[str, Record] = {}
     for row, evaluation in zip(list_rows(run, stage), evaluations, strict=True):
@@ -343,6 +347,7 @@ def _write_scores(
         "variants": list(variants.values()),
     }
     write_json(scores_file, scores)
+    _remove_other_answers(folder.folder, files)
 
     about = {
         "base": run.base,
@@ -351,6 +356,14 @@ def _write_scores(
         "sources": {benchmark.name: benchmark.source for benchmark in run.benchmarks if benchmark.source},
     }
     folder.finish("scoring", inputs, files, about)
+
+
+def _remove_other_answers(folder: Path, files: Sequence[Path]) -> None:
+    """Remove what an earlier recipe with other variants or benchmarks has left."""
+    for name in ("completions", "grades"):
+        for path in (folder / name).rglob("*.jsonl"):
+            if path not in files:
+                path.unlink()
 
 
 def _write_row(run: Run, stage: Stage, row: TableRow, evaluation: Evaluation) -> Record:

@@ -415,10 +415,54 @@ def test_under_another_grader_the_answers_are_graded_again_and_not_asked_again(l
         assert after == {**before, "extraction_version": 99}
         assert (ladder.folder(PLAIN) / "completions" / "2-shot" / "logic_v1.jsonl").read_bytes() == texts
 
+        # Each answer stays with its problem, in whatever order the benchmarks are named.
+        ladder.run.benchmarks.reverse()
+        patch.setattr(stages_run, "EXTRACTION_VERSION", 100)
+        ladder.run_stage(PLAIN)
+        assert (ladder.folder(PLAIN) / "completions" / "2-shot" / "logic_v1.jsonl").read_bytes() == texts
+
         # Other problems must be asked.
-        ladder.run.benchmarks[0] = load("arithmetic_v1", "test", 2)
+        ladder.run.benchmarks[1] = load("arithmetic_v1", "test", 2)
         with pytest.raises(AssertionError, match="asked again"):
             ladder.run_stage(PLAIN)
+
+
+def test_an_interrupted_grading_keeps_the_answers(ladder, monkeypatch):
+    from pipeline import evaluate
+
+    ladder.run_stage(PLAIN)
+    original = stages_run.write_answers
+    written = []
+
+    def stop_at_the_last(folder, file, *arguments):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        # Another grader writes other grades.
+        answers = original(folder, file, *arguments)
+        (folder / "grades" / file).write_text("other\n")
+        written.append(file)
+        return answers
+
+    def fail(*arguments, **options):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(stages_run, "EXTRACTION_VERSION", 99)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages_run, "write_answers", stop_at_the_last)
+        ladder.run_stage(PLAIN)
+
+    monkeypatch.setattr(evaluate, "evaluate", fail)
+    ladder.run_stage(PLAIN)
+    assert ladder.read_scores(PLAIN)["extraction_version"] == 99
+
+
+def test_answers_of_variants_that_are_no_more_are_removed(ladder):
+    ladder.run_stage(PLAIN)
+    ladder.change("plain", shots=[0])
+    ladder.run_stage(PLAIN)
+
+    files = sorted(path.name for path in (ladder.folder(PLAIN) / "completions").rglob("*.jsonl"))
+    assert files == ["arithmetic_v1.jsonl", "logic_v1.jsonl"]
 
 
 def test_an_interrupted_scoring_goes_on_with_what_has_no_answer(ladder, monkeypatch):
