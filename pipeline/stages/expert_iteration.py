@@ -33,6 +33,7 @@ from pipeline.traces.verify import (
     Rules,
     Selection,
     describe_account,
+    find_path,
     select_solutions,
     to_conversation,
     to_dropped_conversation,
@@ -79,6 +80,7 @@ class ExpertIteration:
 
         self.samples: list[Sample] = []
         self.solved: Counter[str] = Counter()
+        self.paths: set[tuple] = set()
         self.rounds: list[dict[str, Any]] = []
         # A point for each round; round 0 is the adapter that it all starts from.
         self.curve: list[dict[str, Any]] = on_main_process(self.read_curve)
@@ -171,7 +173,11 @@ class ExpertIteration:
             # Each problem was asked once here, so a solution has its problem's id.
             selection = self.select(candidates)
             for solution in selection.solutions:
-                self.solved[solution.id] += 1
+                # The same steps again are no other solution.
+                path = find_path(solution)
+                if path not in self.paths:
+                    self.paths.add(path)
+                    self.solved[solution.id] += 1
 
     def ask(
         self,

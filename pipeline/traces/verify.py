@@ -210,7 +210,7 @@ class _Selector:
             self.dropped.append((candidate, str(reason)))
             return None
 
-        self.paths.add(_find_path(solution))
+        self.paths.add(find_path(solution))
         self.solutions_of[solution.id] += 1
         number = self.solutions_of[solution.id]
         return solution if number == 1 else replace(solution, id=f"{solution.id}#{number}")
@@ -233,14 +233,14 @@ class _Selector:
         # One more for the end of turn.
         if len(encode_text(self.tokenizer, text)) + 1 > rules.max_tokens:
             return f"more than {rules.max_tokens} tokens"
-        if _find_path(solution) in self.paths:
+        if find_path(solution) in self.paths:
             return "a path that is there already"
         if self.solutions_of[solution.id] >= rules.max_per_problem:
             return f"more than {rules.max_per_problem} of a problem"
         return None
 
 
-def _find_path(solution: Problem) -> tuple:
+def find_path(solution: Problem) -> tuple:
     """What tells one solution of a problem from another.
 
     Equal equations in the same order are the same path, whatever the words.

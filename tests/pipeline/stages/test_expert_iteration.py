@@ -194,6 +194,15 @@ def test_problems_are_asked_again_until_they_are_solved(make_context, sampler, t
     ]
 
 
+def test_the_same_steps_again_are_no_second_solution(make_context, sampler, trained_rows, dev_accuracy):
+    dev_accuracy(1, 2)
+    train_expert_iteration(make_context(samples=3, max_per_problem=2))
+
+    # The sampler writes one solution of a problem, always the same.
+    ids = [problem.id for problem in PROBLEMS]
+    assert [asked for _, asked in sampler.calls] == [ids, ids, ids]
+
+
 def test_an_adapter_is_trained_on_sfts_solutions_and_the_kept_ones(make_context, sampler, trained_rows, dev_accuracy):
     dev_accuracy(1, 2)
     context = make_context()
