@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from data.command_line import at_least
-from data.files import UserError, suggest, write_json
+from data.files import UserError, make_folder, suggest, write_json
 from data.splits import take_stratified
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import load_benchmark
@@ -94,7 +94,10 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
     examples = load_examples(benchmark, prompted, "cot")
 
-    # An earlier command may have left more samples here.
+    # Before hours of decoding.
+    make_folder(options.out)
+    # An earlier command may have left more samples here, which its scores name.
+    (options.out / "scores.json").unlink(missing_ok=True)
     for name in ("completions", "grades"):
         for folder in (options.out / name).glob("sample-*"):
             shutil.rmtree(folder)

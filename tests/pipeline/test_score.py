@@ -63,6 +63,13 @@ def test_score_writes_completions_grades_and_scores(options, tmp_path, capsys):
     assert printed.endswith("and each answer and its grade in completions/ and grades/\n")
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_any_answer(options, tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("a file")
+    monkeypatch.setattr("pipeline.evaluate.evaluate", None)
+    with pytest.raises(UserError, match="out: cannot be written to"):
+        score_model(options())
+
+
 def test_samples_give_pass_at_k_and_the_majority(options, tmp_path, capsys):
     scores = score_model(options("--samples", "3", "--temperature", "0.7", "--seed", "5", "--limit", "4"))
     assert (scores["temperature"], scores["seed"], len(scores["each"])) == (0.7, 5, 3)
