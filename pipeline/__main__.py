@@ -17,6 +17,7 @@ from eval.report import render_report
 from eval.seeds import summarize_seeds
 from eval.table import make_rows, print_table
 from pipeline import processes
+from pipeline.config import check_trainers
 from pipeline.models.check import check_base, print_findings
 from pipeline.models.load import base_folder_name, check_name
 from pipeline.progress import say
@@ -167,6 +168,7 @@ def print_plan(options: argparse.Namespace) -> None:
 def print_check(options: argparse.Namespace) -> None:
     """Print whether a base will do, before its weights are fetched."""
     recipe = read_recipe(options)
+    check_trainers(recipe)
     findings = check_base(options.base, recipe)
     if not print_findings(options.base, findings):
         raise UserError(f"base {options.base} will not do: see the lines that say NO; take another base or recipe")

@@ -67,9 +67,9 @@ def load_recipe(profile: str, overrides: Iterable[str] = (), base: str = "") -> 
 
     files = {stage.name: RECIPES / f"{stage.number}_{stage.name}.yaml" for stage in STAGES}
     files["traces"] = RECIPES / "traces.yaml"
-    tree = _read_yaml(RECIPES / "run.yaml")
+    tree = read_yaml(RECIPES / "run.yaml")
     for section, path in files.items():
-        tree[section] = _read_yaml(path)
+        tree[section] = read_yaml(path)
 
     kinds: dict[str, Any] = {stage.name: stage.settings for stage in STAGES}
     model = pydantic.create_model("Sections", __base__=RunSettings, traces=TracesSettings, **kinds)
@@ -77,7 +77,7 @@ def load_recipe(profile: str, overrides: Iterable[str] = (), base: str = "") -> 
 
     # Each is checked on its own, so that a message names where the fault is.
     for path in (_find_profile(profile), *_find_base_file(base)):
-        _merge(tree, _read_yaml(path))
+        _merge(tree, read_yaml(path))
         sections = _validate(model, tree, path)
 
     # Values may belong together, so they are checked only when all are there.
@@ -98,7 +98,7 @@ def load_studies(models: Mapping[str, type[Settings]], overrides: Iterable[str] 
         UserError: A key, a type or a value is wrong.
     """
     files = {name: RECIPES / "studies" / f"{name}.yaml" for name in models}
-    tree = {name: _read_yaml(path) for name, path in files.items()}
+    tree = {name: read_yaml(path) for name, path in files.items()}
     kinds: dict[str, Any] = dict(models)
     model = pydantic.create_model("Studies", __base__=Settings, **kinds)
     sections = _validate(model, tree, RECIPES / "studies", files)
@@ -151,9 +151,21 @@ def _parse_yaml(text: str, where: object) -> Any:
         raise UserError(f"{where}: not YAML: {reason}") from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    # An empty file is one without keys.
-    return _parse_yaml(path.read_text(encoding="utf-8"), path) or {}
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file; an empty one has none.
+
+    Raises:
+        UserError: The file is not UTF-8, no YAML, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; save it as UTF-8") from None
+
+    tree = _parse_yaml(text, path) or {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must be keys with values, such as seed: 1")
+    return tree
 
 
 def _parse_override(item: str) -> dict[str, Any]:
@@ -250,6 +262,8 @@ def check_trainers(recipe: Recipe) -> None:
     import peft
     import trl
 
+    from pipeline.training import split_batch
+
     sections = {name: settings.model_dump() for name, settings in recipe.stages.items()}
     for key, value in _flatten(sections):
         if key.endswith(".lora"):
@@ -258,6 +272,12 @@ def check_trainers(recipe: Recipe) -> None:
             _check_block(key, value, trl.GRPOConfig)
         elif key.endswith(".trainer"):
             _check_block(key, value, trl.SFTConfig)
+
+    # The processes must be able to share each batch that will be trained on.
+    is_grpo_used = recipe.stages["rl"].algorithm != "expert_iteration"
+    for key, value in _flatten(sections):
+        if key.endswith(".trainer") and (is_grpo_used or not key.endswith(".grpo.trainer")):
+            split_batch(value, key)
 
     # TRL says so, too, but only once the earlier stages have been trained.
     grpo = recipe.stages["rl"].grpo.trainer

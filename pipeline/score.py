@@ -10,12 +10,11 @@ and maj@N.
 
 import argparse
 import math
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from data.command_line import at_least
 from data.files import UserError, make_folder, suggest, write_json
@@ -23,7 +22,7 @@ from data.splits import take_stratified
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import load_benchmark
 from eval.score import SAMPLING_TEMPERATURE, SCORES_VERSION, score_samples
-from pipeline.config import default_profile, load_recipe
+from pipeline.config import default_profile, load_recipe, read_yaml
 from pipeline.prompts import INSTRUCTIONS, CustomPrompt, Prompt
 from pipeline.settings import Recipe
 from pipeline.stage_dir import StageDir, write_answers
@@ -70,6 +69,8 @@ def check_score_options(options: argparse.Namespace) -> None:
                 raise UserError(f"--{name}: the one greedy answer has none; add --samples, or leave it out")
     elif options.temperature is not None and not 0 < options.temperature < math.inf:
         raise UserError(f"--temperature is {options.temperature}; it must be above 0, or all samples are the same")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed is {options.seed}; it must be 0 to {2**32 - 1}")
     if options.budget is not None and options.budget < options.min_thinking:
         raise UserError(f"--budget {options.budget}: it is below --min-thinking {options.min_thinking}; raise it")
     if options.url and (options.budget is not None or options.min_thinking):
@@ -164,7 +165,7 @@ def load_scored_model(options: argparse.Namespace) -> ScoredModel:
     Raises:
         UserError: Where a stage's adapter is damaged, or a stage is to be served.
     """
-    from pipeline.models.load import load_model, resolve
+    from pipeline.models.load import fingerprint, load_model, resolve
 
     stage = StageDir(Path(options.model))
     part = stage.read_part("training") or stage.read_part("scoring")
@@ -185,10 +186,11 @@ def load_scored_model(options: argparse.Namespace) -> ScoredModel:
     else:
         # A prompted stage is the base alone.
         adapter = None
+        folder = resolve(base)
         if stage.read_part("training"):
-            stage.check_adapter()
+            stage.check_adapter(fingerprint(folder))
             adapter = stage.adapter
-        model, tokenizer = load_model(resolve(base), adapter, load=load)
+        model, tokenizer = load_model(folder, adapter, load=load)
 
     return ScoredModel(model, tokenizer, recipe, generation["max_new_tokens"])
 
@@ -198,13 +200,14 @@ def read_prompt(text: str) -> Prompt:
     if text in INSTRUCTIONS:
         return text
 
-    path = Path(text)
-    if not path.is_file():
+    # Not Path.is_file, which raises where a name is too long.
+    if not os.path.isfile(text):
         raise UserError(f"--prompt {text}: no such prompt or file; {suggest(text, INSTRUCTIONS)}")
 
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path = Path(text)
+    content = read_yaml(path)
     # Without a format the worked examples could not be written.
-    if not isinstance(content, dict) or set(content) != {"instruction", "format"}:
+    if set(content) != {"instruction", "format"}:
         raise UserError(f"{path}: a prompt has the keys instruction and format; write these two")
     if content["format"] not in INSTRUCTIONS:
         raise UserError(f"{path}: format is {content['format']!r}; {suggest(str(content['format']), INSTRUCTIONS)}")

@@ -234,10 +234,20 @@ class StageDir:
         weights = self.adapter / ADAPTER_WEIGHTS
         return sha256_file(weights) if weights.is_file() else None
 
-    def check_adapter(self) -> None:
-        """Raise UserError where there is no adapter, or where it is not the one that was trained."""
-        if not self.read_part("training"):
+    def check_adapter(self, base: str) -> None:
+        """Raise UserError where there is no adapter, or not the one that was trained, or not on this base.
+
+        Args:
+            base: The fingerprint of the base that it is to be put on.
+        """
+        part = self.read_part("training")
+        if not part:
             raise UserError(f"{self.folder}: has no adapter yet; run `make {self.name}`")
+        # Two bases may have one name, such as a folder that was written anew.
+        if part["inputs"]["base"] != base:
+            raise UserError(
+                f"{self.folder}: was trained on another base of this name; name that one, or run `make {self.name}`"
+            )
         for path in self.find_damaged("training"):
             raise UserError(f"{path}: is not what was trained; run `make {self.name}` to train it again")
 

@@ -445,8 +445,8 @@ def _hash_named_files(value: Any) -> dict[str, str]:
     elif isinstance(value, str):
         without_suffix = value.rpartition(":")[0]
         for name in (value, without_suffix):
-            # "" would be the current folder, which is no file.
-            if Path(name).is_file():
+            # Not Path.is_file, which raises where a text is too long for a name.
+            if os.path.isfile(name):
                 hashes[name] = sha256_file(name)
     return hashes
 

@@ -45,7 +45,7 @@ class StageModels:
         for stage in stages:
             if stage.train:
                 folder = run.dir.stage(stage.name)
-                folder.check_adapter()
+                folder.check_adapter(run.fingerprint)
                 self.add_adapter(stage.name, folder.adapter)
         self.model.eval()
 

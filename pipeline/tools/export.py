@@ -131,7 +131,7 @@ def check_stage(run: Run, name: str) -> StageDir:
 
     for change in stage_dir.find_changes("training", training_inputs(run, stage)):
         raise UserError(f"{stage_dir.folder}: {change}; give the SET= that it was trained with, or run `make {name}`")
-    stage_dir.check_adapter()
+    stage_dir.check_adapter(run.fingerprint)
     return stage_dir
 
 

@@ -320,6 +320,7 @@ def measure_training(run: Run, rows: Sequence[Any]) -> float:
         "eval_strategy": "steps",
         "eval_steps": 1,
         "eval_on_start": True,
+        "eval_delay": 0,
     }
     times: list[float] = []
 

@@ -267,7 +267,7 @@ def _sample_own(run: Run, stage: str, partial_file: Path) -> list[Candidate]:
             f"{trained.folder}: no adapter to sample from; run `make {stage}` first, or name a stage with --stage"
         )
     # A damaged adapter would write texts all the same.
-    trained.check_adapter()
+    trained.check_adapter(run.fingerprint)
 
     settings = run.recipe.traces
     problems = select_stage_problems(run.recipe, "traces", settings)

@@ -1,11 +1,12 @@
 """Recipes load, merge and refuse."""
 
 import shutil
+import types
 
 import pytest
 
 from data.files import UserError
-from pipeline import config
+from pipeline import config, processes
 from pipeline.config import check_trainers, count_context_tokens, load_recipe
 
 PROFILES = ("cpu", "gpu", "quick", "long")
@@ -229,6 +230,7 @@ def test_an_unknown_profile_names_the_nearest():
         ("1_plain.yaml", "shots: [0]\nexamples: null\nshot: 3\n", "1_plain.yaml: unknown key 'plain.shot'"),
         ("run.yaml", "seed: 1\n", "run.yaml: report_to is missing"),
         ("profiles/cpu.yaml", "sft:\n  dev: many\n", "profiles/cpu.yaml: sft.dev: must be a valid integer"),
+        ("profiles/cpu.yaml", "- sft\n", "profiles/cpu.yaml: must be keys with values"),
         ("bases/nano.yaml", "stf: {}\n", "bases/nano.yaml: unknown key 'stf'"),
     ],
 )
@@ -240,3 +242,22 @@ def test_a_wrong_file_is_named(tmp_path, monkeypatch, file, text, words):
     with pytest.raises(UserError) as refusal:
         load_recipe("cpu", base="nano")
     assert words in str(refusal.value)
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"seed: \xff\n")
+    with pytest.raises(UserError, match="mine.yaml: not UTF-8"):
+        config.read_yaml(path)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_where_it_is_trained_on(monkeypatch):
+    monkeypatch.setattr(processes, "get_state", lambda: types.SimpleNamespace(num_processes=2))
+    with pytest.raises(UserError, match="adaptive.trainer: 2 processes cannot share a batch of 3 rows"):
+        check_trainers(load_recipe("cpu", ["adaptive.trainer.per_device_train_batch_size=3"]))
+
+    odd = ["rl.grpo.trainer.per_device_train_batch_size=3", "rl.grpo.trainer.gradient_accumulation_steps=1"]
+    odd.append("rl.grpo.trainer.num_generations=3")
+    check_trainers(load_recipe("cpu", odd))
+    with pytest.raises(UserError, match="rl.grpo.trainer: 2 processes cannot share"):
+        check_trainers(load_recipe("cpu", [*odd, "rl.algorithm=both"]))

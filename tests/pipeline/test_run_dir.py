@@ -27,6 +27,7 @@ def make_training(stage: StageDir, inputs: dict, weights: bytes, **notes: str) -
 
 def finish_training(stage: StageDir, weights: bytes, parent: StageDir | None = None, **notes: str) -> None:
     inputs = {
+        "base": "its sha256",
         "weights": weights.hex(),
         "parent": parent.name if parent else None,
         "parent_adapter": parent.adapter_sha256() if parent else None,
@@ -227,10 +228,12 @@ def test_a_part_is_current_only_for_the_inputs_it_was_made_from(tmp_path):
 def test_a_damaged_adapter_is_named_and_a_deleted_note_is_not(tmp_path):
     stage = StageDir(tmp_path / "sft")
     with pytest.raises(UserError, match="sft: has no adapter yet; run `make sft`"):
-        stage.check_adapter()
+        stage.check_adapter("its sha256")
 
     finish_training(stage, b"one", curve_json="[]")
-    stage.check_adapter()
+    stage.check_adapter("its sha256")
+    with pytest.raises(UserError, match="sft: was trained on another base of this name"):
+        stage.check_adapter("another")
 
     (stage.folder / "curve.json").unlink()
     assert stage.find_damaged("training") == stage.find_damaged_notes() == []
@@ -240,7 +243,7 @@ def test_a_damaged_adapter_is_named_and_a_deleted_note_is_not(tmp_path):
 
     flip_bit(stage.adapter / "adapter_model.safetensors")
     with pytest.raises(UserError, match="adapter_model.safetensors: is not what was trained; run `make sft`"):
-        stage.check_adapter()
+        stage.check_adapter("its sha256")
 
 
 def test_rows_come_in_the_order_of_the_ladder_and_controls_last(tmp_path):

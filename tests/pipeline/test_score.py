@@ -30,6 +30,12 @@ def test_a_prompt_may_be_a_file(tmp_path):
 
     with pytest.raises(UserError, match="no such prompt or file"):
         read_prompt("thinkk")
+    with pytest.raises(UserError, match="no such prompt or file"):
+        read_prompt("Think step by step. " * 20)
+
+    path.write_text("instruction: [\n")
+    with pytest.raises(UserError, match="prompt.yaml: not YAML"):
+        read_prompt(str(path))
 
 
 @pytest.fixture
@@ -89,6 +95,7 @@ def test_samples_give_pass_at_k_and_the_majority(options, tmp_path, capsys):
     ("more", "message"),
     [
         (["--samples", "4", "--temperature", "0"], "--temperature is 0.0"),
+        (["--samples", "4", "--seed", "4294967296"], "--seed is 4294967296"),
         (["--url", "http://x/v1", "--budget", "5"], "a server knows no --budget"),
     ],
 )

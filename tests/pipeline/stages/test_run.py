@@ -199,6 +199,10 @@ def test_a_file_that_settings_name_is_an_input(ladder, tmp_path):
     file.write_text("two")
     assert f"training: files.{file} changed" in stage_status(ladder.run)["toy"]
 
+    # A text may be longer than any name.
+    ladder.change("toy", file="{passage} " * 40)
+    assert "training" in stage_status(ladder.run)["toy"]
+
 
 def test_damaged_files_are_named_and_made_again(ladder, capsys):
     ladder.run_stage(ladder.top)

@@ -39,6 +39,7 @@ def run(tiny, tmp_path):
         part.save_pretrained(tmp_path / "base")
     return SimpleNamespace(
         base_folder=tmp_path / "base",
+        fingerprint="its sha256",
         dir=RunDir(tmp_path / "runs"),
         recipe=load_recipe("cpu", TAKES),
         benchmarks=[],
@@ -206,7 +207,7 @@ def test_own_samples_are_of_the_stages_adapter(run, tiny, monkeypatch):
         return load_model(folder, load=load)
 
     monkeypatch.setattr("pipeline.models.load.load_model", load_with_adapter)
-    monkeypatch.setattr("pipeline.stage_dir.StageDir.check_adapter", lambda self: None)
+    monkeypatch.setattr("pipeline.stage_dir.StageDir.check_adapter", lambda self, base: None)
     sentence = make_traces(run, "own", "sft")
 
     assert loads == [adapter]
