@@ -14,9 +14,18 @@ from pipeline.stage_dir import ADAPTER_WEIGHTS
 
 
 def save_adapter(model, folder: Path) -> Path:
-    """Write the trained weights of a model, whole; returns the folder."""
+    """Write the trained weights of a model, whole; returns the folder, which is never seen half written."""
     weights = processes.collect_trained_weights(model)
-    processes.on_main_process(lambda: model.save_pretrained(folder, state_dict=weights))
+
+    def save() -> None:
+        aside = folder.with_name(f"{folder.name}.new")
+        # A kill may have left either.
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        model.save_pretrained(aside, state_dict=weights)
+        aside.rename(folder)
+
+    processes.on_main_process(save)
     return folder
 
 

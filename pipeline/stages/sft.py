@@ -16,6 +16,7 @@ from data.problem import Completion, Problem
 from data.splits import LEVELS
 from eval.grade import grade
 from pipeline.learnability import NoSignal
+from pipeline.processes import on_main_process
 from pipeline.prompts import DIRECT, encode_text, format_direct_answer, format_thinking_answer
 from pipeline.settings import SftSettings
 from pipeline.stages.stage import Stage, TrainingContext
@@ -177,6 +178,11 @@ def train_adapter(
     from pipeline.models.adapters import freeze_first_layers, save_adapter
     from pipeline.training import build_dev_scorer, count_batch_rows, train_sft
 
+    # A training that came to its end is not begun again: transformers would do one step more.
+    final = work / "final"
+    if on_main_process(final.is_dir):
+        return final
+
     recipe = context.run.recipe
     label = context.stage.name
     model, tokenizer = context.load_model(adapter, trainable=True)
@@ -206,7 +212,7 @@ def train_adapter(
         label=label,
         **common,
     )
-    return save_adapter(trained, work / "final")
+    return save_adapter(trained, final)
 
 
 def drop_long_rows(rows: Sequence["Row"], max_new_tokens: int, label: str) -> list["Row"]:

@@ -165,9 +165,13 @@ def test_where_the_training_costs_accuracy_the_parent_is_kept(make_context, monk
     assert adaptive.train(context) == tmp_path / "parent"
 
 
-def test_an_interrupted_training_goes_on_to_the_same_adapter(make_context, monkeypatch, tmp_path):
+@pytest.mark.parametrize("length", [{}, {"max_steps": 3, "save_steps": 1, "lr_scheduler_type": "constant"}])
+def test_an_interrupted_training_goes_on_to_the_same_adapter(make_context, monkeypatch, tmp_path, length):
+    # With a number of steps that ends within a pass, transformers would go on from the last checkpoint for one more.
+    make_context().settings.trainer = TRAINER | length
     whole = (adaptive.train(make_context()) / "adapter_model.safetensors").read_bytes()
-    results = [(tmp_path / "work" / name).read_bytes() for name in ("outcomes.jsonl", "choice.json", "curve.json")]
+    names = ("outcomes.jsonl", "choice.json", "curve.json", "train.jsonl", "final/adapter_model.safetensors")
+    results = [(tmp_path / "work" / name).read_bytes() for name in names]
 
     def stop(self, *args):
         raise KeyboardInterrupt
@@ -179,9 +183,7 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(make_context, monke
 
     again = adaptive.train(make_context())
     assert (again / "adapter_model.safetensors").read_bytes() == whole
-    assert results == [
-        (tmp_path / "work" / name).read_bytes() for name in ("outcomes.jsonl", "choice.json", "curve.json")
-    ]
+    assert results == [(tmp_path / "work" / name).read_bytes() for name in names]
 
 
 def test_who_answers_directly_is_counted_by_family_and_level():
