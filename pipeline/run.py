@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.contamination import Overlap, find_overlaps
-from data.datasets import Dataset
+from data.dataset_spec import DatasetSpec
+from data.datasets import Dataset, load_dev, load_train
 from data.files import UserError
 from data.problem import Problem, read_problems
 from data.splits import take_stratified
@@ -18,7 +19,7 @@ from pipeline.models.load import base_folder_name, check_base, fingerprint, reso
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
 from pipeline.settings import PromptedSettings, Recipe
-from pipeline.stages.problems import all_training_problems, select_dev_problems, select_stage_problems
+from pipeline.stages.problems import all_training_problems, list_sets, select_dev_problems, select_stage_problems
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.rl import check_guessable
 
@@ -156,18 +157,21 @@ def find_contamination(
     """Return for each benchmark its problems that training contaminates.
 
     Raises:
-        UserError: There are any and ``allow_overlap`` is False, or a file of solutions contaminates dev problems.
+        UserError: There are any and ``allow_overlap`` is False, or training contaminates the dev problems of another
+            data set.
     """
     # Solutions may come from problems that no data set of the recipe has.
     train = all_training_problems(recipe)
-    solved = list_solved_problems(recipe, train)
-    for overlap in find_overlaps(solved, list_dev_problems(recipe)):
-        raise UserError(
-            f"sft.solutions: {_describe_overlap(overlap)}, a dev problem, and adapters are chosen on dev; "
-            "take it out of the file"
-        )
+    learnt = [*train, *list_solved_problems(recipe, train)]
+    for overlap in find_overlaps(learnt, list_dev_problems(recipe)):
+        # Near duplicates within a set may fall on both sides of its split.
+        if not _is_of_one_set(recipe, overlap):
+            raise UserError(
+                f"training: {_describe_overlap(overlap)}, a dev problem, and adapters are chosen on dev; take it out "
+                "of the file"
+            )
 
-    return check_overlaps([*train, *solved], benchmarks, allow_overlap)
+    return check_overlaps(learnt, benchmarks, allow_overlap)
 
 
 def find_pretraining_overlaps(
@@ -202,15 +206,17 @@ def check_overlaps(
 
 
 def list_solved_problems(recipe: Recipe, train: Sequence[Problem]) -> list[Problem]:
-    """Return the problems that sft takes from files of solutions and that are not among ``train``."""
+    """Return the problems that stages take from files of solutions and that are not among ``train``."""
     from pipeline.traces.sources import choose_solutions
 
-    settings = recipe.stages["sft"]
-    problems = select_stage_problems(recipe, "sft", settings)
+    solved = []
+    for name, settings in recipe.stages.items():
+        if hasattr(settings, "solutions"):
+            problems = select_stage_problems(recipe, name, settings)
+            solved += choose_solutions(problems, settings.solutions, recipe.seed)
+
     # Ids of a file may be others than ours.
     known = {problem.question for problem in train}
-
-    solved = choose_solutions(problems, settings.solutions, recipe.seed)
     return [problem for problem in solved if problem.question not in known]
 
 
@@ -221,6 +227,19 @@ def list_dev_problems(recipe: Recipe) -> list[Problem]:
         problems += select_dev_problems(getattr(settings, "problems", ()))
     # Most sets are of several stages.
     return list(dict.fromkeys(problems))
+
+
+def _is_of_one_set(recipe: Recipe, overlap: Overlap) -> bool:
+    """Whether a train problem and the dev problem that it contaminates come from the same data set."""
+    specs: list[DatasetSpec] = []
+    for settings in recipe.stages.values():
+        specs += getattr(settings, "problems", ())
+
+    for spec in list_sets(specs):
+        train = {problem.question for problem in load_train(spec)}
+        if overlap.train_problem.question in train and overlap.problem in load_dev(spec):
+            return True
+    return False
 
 
 def _describe_overlap(overlap: Overlap) -> str:

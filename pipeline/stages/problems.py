@@ -75,7 +75,7 @@ def _count_drawn(spec: DatasetSpec, seen: Sequence[Problem]) -> int | None:
 def select_dev_problems(specs: Iterable[DatasetSpec], count: int | None = None) -> list[Problem]:
     """Return the first dev problems of each data set, or all."""
     selected = []
-    for spec in _list_sets(specs):
+    for spec in list_sets(specs):
         selected += load_dev(spec, count)
 
     check_ids(selected)
@@ -104,7 +104,7 @@ def hash_sources(specs: Iterable[DatasetSpec]) -> dict[str, list[str]]:
     Of our own sets only the committed problems count: those beyond are made from a seed, which takes a minute.
     """
     hashes: dict[str, list[str]] = {}
-    for spec in _list_sets(specs):
+    for spec in list_sets(specs):
         train = load_spec(spec).sha256
         dev = hash_problems(load_dev(spec))
         # A set may be named several times, such as with another configuration.
@@ -128,7 +128,7 @@ def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> list[Pro
     return seen
 
 
-def _list_sets(specs: Iterable[DatasetSpec]) -> list[DatasetSpec]:
+def list_sets(specs: Iterable[DatasetSpec]) -> list[DatasetSpec]:
     """The data sets that specs take from, each once, in their order."""
     return list(dict.fromkeys(map(_identify, specs)))
 

@@ -28,7 +28,7 @@ from pipeline.processes import on_main_process
 from pipeline.progress import console, log_to, say
 from pipeline.prompts import prompt_sha256
 from pipeline.stage_dir import StageDir, write_answers
-from pipeline.stages.problems import FIRST_SECTION, hash_problems, hash_sources, select_stage_problems
+from pipeline.stages.problems import hash_problems, hash_sources, select_stage_problems
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.stage import Stage, TrainingContext, apply_overrides
 from pipeline.traces.sources import choose_solutions
@@ -416,7 +416,7 @@ def list_learnt_problems(run: Run, stage: Stage) -> list[Problem]:
     # The prompted stages learn from none.
     if hasattr(settings, "problems"):
         problems = select_stage_problems(run.recipe, stage.section, settings)
-        if stage.section == FIRST_SECTION:
+        if hasattr(settings, "solutions"):
             # A file of solutions may hold others.
             problems = choose_solutions(problems, settings.solutions, run.recipe.seed)
         learnt += problems

@@ -166,6 +166,28 @@ def test_solutions_that_give_dev_problems_away_are_refused(tmp_path):
     assert f"leak has the same text as {problem.id}, a dev problem" in str(refusal.value)
 
 
+def test_a_data_set_that_gives_dev_problems_of_another_away_is_refused(tmp_path):
+    dev = load("sums_v1", "dev").problems[:40]
+    leak = tmp_path / "leak.jsonl"
+    write_jsonl(leak, [record_to_json(problem) | {"id": f"leak-{i}"} for i, problem in enumerate(dev)])
+
+    recipe = read_recipe(make_options(overrides=[f"sft.problems=['{leak}']"]))
+    with pytest.raises(UserError, match="has the same text as sums_v1-dev-.*, a dev problem"):
+        find_contamination(recipe, load_benchmarks(OURS, 5), allow_overlap=False)
+
+
+def test_near_duplicates_within_one_set_are_no_leak(tmp_path):
+    # One template: whatever their split, they differ in the name alone.
+    rows = []
+    for name in ("Ann", "Bob", "Cem", "Dora", "Eve", "Finn", "Gus", "Hal", "Ivo", "Jan", "Kim", "Leo", "Mia", "Ned"):
+        rows.append({"id": name, "question": f"{name} has 12 pears and 30 more. How many?", "answer": "42"})
+    file = tmp_path / "names.jsonl"
+    write_jsonl(file, rows)
+
+    recipe = read_recipe(make_options(overrides=use_file(file)))
+    assert find_contamination(recipe, load_benchmarks(OURS, 5), allow_overlap=False)
+
+
 def test_the_gate_looks_at_the_dev_problems_of_all_levels():
     # A stage of two levels still compares its adapters on all.
     overrides = [f"{name}.problems=['arithmetic_v1?split=train&take=9&levels=1,2']" for name in STAGES_WITH_PROBLEMS]

@@ -307,10 +307,12 @@ def test_what_the_base_has_read_counts_for_stages_without_a_training_too(ladder)
 def test_a_stage_has_learnt_from_its_own_problems_and_its_parents():
     class Learning(Settings):
         problems: list[DatasetSpec]
+
+    class Copying(Learning):
         solutions: list[str] = ["procedure"]
 
     sections = {
-        "sft": Learning(problems=[parse_spec("arithmetic_v1?take=3")]),
+        "sft": Copying(problems=[parse_spec("arithmetic_v1?take=3")]),
         "rl": Learning(problems=[parse_spec("logic_v1?take=4")]),
     }
     run = types.SimpleNamespace(recipe=types.SimpleNamespace(seed=1, stages=sections))
