@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from data.dataset_spec import DatasetSpec
 from data.datasets import load_dev, load_spec, load_train
 from data.files import UserError, sha256_json
-from data.problem import Problem, record_to_json
+from data.problem import Problem, read_problems, record_to_json
+from data.solutions import STYLES
 from data.splits import take_stratified
 from pipeline.prompts import format_question
 
@@ -25,28 +27,44 @@ def select_stage_problems(recipe: Recipe, section: str, settings: Any) -> list[P
     """Return the training problems of a recipe section; all but sft's own are first those that sft has not seen."""
     if section == FIRST_SECTION:
         return select_problems(settings.problems)
-    return select_problems(settings.problems, recipe.stages[FIRST_SECTION].problems)
+
+    first = recipe.stages[FIRST_SECTION]
+    return select_problems(settings.problems, first.problems, read_solved(first.solutions))
 
 
 def select_problems(
     specs: Sequence[DatasetSpec],
     seen_specs: Sequence[DatasetSpec] = (),
+    solved: Sequence[Problem] = (),
 ) -> list[Problem]:
-    """Return ``take`` training problems of each data set, those of ``seen_specs`` only where there are no others."""
+    """Return ``take`` training problems of each data set, those of ``seen_specs`` and ``solved`` after all others."""
     selected = []
     for spec in specs:
-        seen = _find_seen(spec, seen_specs)
-        seen_ids = {problem.id for problem in seen}
+        seen = [*_find_seen(spec, seen_specs), *solved]
+        # A file of solutions may have ids of its own.
+        seen_questions = {problem.question for problem in seen}
         drawn = load_train(spec, _count_drawn(spec, seen))
 
         # Others may have taken more of one level than of another, so what they left is evened out.
-        unseen = [problem for problem in drawn if problem.id not in seen_ids]
+        unseen = [problem for problem in drawn if problem.question not in seen_questions]
         chosen = take_stratified(unseen, spec.take)
-        again = [problem for problem in drawn if problem.id in seen_ids]
+        again = [problem for problem in drawn if problem.question in seen_questions]
         selected += [*chosen, *again][: spec.take]
 
     check_ids(selected)
     return selected
+
+
+def read_solved(solutions: Iterable[str]) -> list[Problem]:
+    """Return the problems of the files that ``sft.solutions`` names; a file that is not there is refused elsewhere."""
+    from pipeline.traces.sources import parse_source
+
+    solved = []
+    for text in solutions:
+        name = parse_source(text).name
+        if name not in STYLES and os.path.isfile(name):
+            solved += read_problems(name)
+    return solved
 
 
 def check_ids(problems: Iterable[Problem]) -> None:

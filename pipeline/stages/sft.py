@@ -226,8 +226,7 @@ def drop_long_rows(rows: Sequence["Row"], max_new_tokens: int, label: str) -> li
 
     if not whole:
         raise UserError(
-            f"{label}: no solution is left to train on; name more problems, or raise "
-            "eval.generation.max_new_tokens"
+            f"{label}: no solution is left to train on; name more problems, or raise eval.generation.max_new_tokens"
         )
     return whole
 

@@ -9,6 +9,7 @@ import pytest
 from data.dataset_spec import DatasetSpec
 from data.datasets import load_dev, load_train
 from data.files import UserError, write_jsonl
+from data.problem import record_to_json
 from pipeline.stages.problems import (
     all_training_problems,
     hash_sources,
@@ -70,13 +71,26 @@ def test_what_sft_has_seen_comes_last_where_there_is_nothing_else(file):
     assert set(selected[-10:]) == set(seen)
 
 
+def test_what_a_file_of_solutions_has_counts_as_seen(file, tmp_path):
+    solved = load_train(file, None)[:20]
+    rows = [record_to_json(problem) | {"id": f"{problem.id}#2"} for problem in solved]
+    write_jsonl(tmp_path / "own.jsonl", rows)
+
+    section = SimpleNamespace(
+        problems=[take(ARITHMETIC, 9)], solutions=["procedure:1", f"{tmp_path / 'own.jsonl'}:0.5"]
+    )
+    recipe = make_recipe(sft=section)
+    selected = select_stage_problems(recipe, "rl", SimpleNamespace(problems=[take(file, 8)]))
+    assert not set(list_ids(selected)) & set(list_ids(solved))
+
+
 def test_only_the_same_data_set_counts_as_seen(file):
     alone = select_problems([take(file, 10)])
     assert list_ids(select_problems([take(file, 10)], [take(ARITHMETIC, 5)])) == list_ids(alone)
 
 
 def test_sft_takes_its_problems_from_the_start():
-    section = SimpleNamespace(problems=[take(ARITHMETIC, 12)])
+    section = SimpleNamespace(problems=[take(ARITHMETIC, 12)], solutions=["procedure"])
     recipe = make_recipe(sft=section, rl=section)
 
     first = list_ids(select_stage_problems(recipe, "sft", section))
@@ -120,7 +134,7 @@ def test_one_id_for_two_problems_is_refused(tmp_path):
 def test_the_gate_sees_the_problems_of_every_section(file):
     recipe = make_recipe(
         plain=SimpleNamespace(shots=[0]),
-        sft=SimpleNamespace(problems=[take(ARITHMETIC, 4)]),
+        sft=SimpleNamespace(problems=[take(ARITHMETIC, 4)], solutions=["procedure"]),
         rl=SimpleNamespace(problems=[take(ARITHMETIC, 2)]),
         toy=SimpleNamespace(problems=[file]),
     )
