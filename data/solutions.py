@@ -12,6 +12,9 @@ from data.problem import Problem
 
 STYLES = ("procedure", "short", "long", "prose")
 
+# Several times what our longest procedure takes.
+MAX_LINES = 100
+
 Operation = tuple[str, int, int, int]
 
 # A calculator mark of GSM8K, as in "48/2 = <<48/2=24>>24 clips".
@@ -34,9 +37,8 @@ def render_solution(problem: Problem, style: str) -> str:
         sentences = [line if line.endswith(".") else f"{line}." for line in lines]
         return " ".join(sentences)
 
-    if style == "procedure" and problem.family in logic.PROCEDURES:
-        # A question of the user's own may have the same family, and is not told as ours are.
-        return write_procedure(problem) or rationale
+    if style == "procedure" and has_procedure(problem):
+        return write_procedure(problem)
 
     if style in ("procedure", "long") and "program" in problem.extra:
         # "Apples left: 7 - 3 = 4": the stored solution holds the labels.
@@ -45,13 +47,30 @@ def render_solution(problem: Problem, style: str) -> str:
     return rationale
 
 
+def has_procedure(problem: Problem) -> bool:
+    """Whether a problem is one that our logic procedures can solve: theirs comes to its answer."""
+    if problem.family not in logic.PROCEDURES:
+        return False
+
+    # A question of the user's own may have the same family, and is not told as ours are: read as ours, it may come to
+    # anything. All conclusions end on the answer: "So valid.", "True and False = False".
+    conclusion = write_procedure(problem).rstrip(".").rpartition(" ")[2]
+    return conclusion.casefold() == problem.answer.casefold()
+
+
 def write_procedure(problem: Problem) -> str:
-    """The solution of a logic problem in which each line is the first of those that may follow; empty if none may."""
+    """The solution of a logic problem in which each line is the first of those that may follow.
+
+    It is empty where none may, and where there is no end to them.
+    """
     list_next_lines = logic.PROCEDURES[problem.family]
 
     lines: list[str] = []
     while next_lines := list_next_lines(problem.question, lines):
         lines.append(next_lines[0])
+        # A user's rules may lead in a circle.
+        if len(lines) > MAX_LINES:
+            return ""
     return "\n".join(lines)
 
 

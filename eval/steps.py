@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from data.logic import PROCEDURES
 from data.problem import Problem
-from data.solutions import list_places
+from data.solutions import has_procedure, list_places
 from eval.extract import split_thought
 from eval.grade import is_equal
 
@@ -156,6 +156,7 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
     A step is wrong too where the question and the steps before it do not give what it starts from.
     """
     lines = _read_lines(text)
+    # Then every line can be checked.
     if has_procedure(problem):
         wrong = _follow_procedure(problem, lines)[1]
         if wrong:
@@ -218,11 +219,6 @@ def _read_lines(text: str) -> list[str]:
 
 def _list_next_lines(problem: Problem, lines: Sequence[str]) -> list[str]:
     return PROCEDURES[problem.family](problem.question, lines)
-
-
-def has_procedure(problem: Problem) -> bool:
-    """Whether every line of a problem's solution can be checked, since it is of one of our logic families."""
-    return problem.family in PROCEDURES and bool(_list_next_lines(problem, []))
 
 
 def _follow_procedure(problem: Problem, lines: Sequence[str]) -> tuple[list[str], WrongStep | None]:

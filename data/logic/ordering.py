@@ -31,6 +31,7 @@ _WORDS = (
     "louder quieter loudest quietest",
 )
 SCALES = [Scale(*words.split()) for words in _WORDS]
+_KNOWN_WORDS = set(" ".join(_WORDS).split())
 
 
 def draw_ordering(rng: random.Random, level: int) -> Problem | None:
@@ -141,6 +142,10 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
     premises = list(_PREMISE.finditer(question))
     # An ordering that is none of ours.
     if not premises or not (whether or who):
+        return []
+    # Of other words it is not known which end they are of: "smarter".
+    words = [found[2] for found in (*premises, whether, who) if found]
+    if not all(word in _KNOWN_WORDS for word in words):
         return []
 
     looks_up = bool(who and _is_more(who[2]))

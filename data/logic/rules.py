@@ -102,6 +102,9 @@ def list_next_lines(question: str, lines: Sequence[str]) -> list[str]:
 
     conclusion = _CONCLUSION.fullmatch(lines[-1])
     if conclusion:
+        # What is found of another adjective says nothing of the one that is asked for.
+        if conclusion[1].removeprefix("not ") != claim[1].removeprefix("not "):
+            return []
         answer = "yes" if conclusion[1] == claim[1] else "no"
         return [f"Asked {claim[1]}, found {conclusion[1]}: {answer}."]
 

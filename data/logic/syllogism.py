@@ -252,6 +252,9 @@ def _read_statements(question: str) -> list[Statement]:
     statements = []
     for quantifier, subject, negation, predicate in _STATEMENT.findall(question):
         words = f"{quantifier} {negation}".lower()
+        # "All cats are not dogs" can be read in two ways, and is none of ours.
+        if words not in _LETTERS:
+            return []
         statements.append(Statement(_LETTERS[words], subject, predicate))
     return statements
 

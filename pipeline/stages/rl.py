@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.files import UserError
-from eval.steps import has_procedure
+from data.solutions import has_procedure
 from pipeline.learnability import NoSignal
 from pipeline.processes import on_main_process
 from pipeline.progress import say

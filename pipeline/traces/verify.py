@@ -12,6 +12,7 @@ from typing import Any
 
 from data.contamination import find_overlaps
 from data.problem import Completion, Grade, Problem, record_to_json
+from data.solutions import has_procedure
 from data.splits import normalize_text
 from eval.extract import split_thought
 from eval.grade import grade, is_equal
@@ -222,12 +223,17 @@ class _Selector:
             graded = grade(candidate.problem, candidate.completion)
             return f"a reward below {rules.keep_at:g}" if graded.correct else describe_grade(graded)
 
-        fault = find_step_fault(solution)
+        # A procedure is one for the problem's own answer, whatever the solution's is.
+        checked = solution
+        if has_procedure(candidate.problem):
+            checked = replace(solution, answer=candidate.problem.answer)
+
+        fault = find_step_fault(checked)
         if fault:
             return fault
 
         text = format_thinking_answer(solution.rationale or "", solution.answer)
-        if rules.require_checked_steps and is_guessable(solution) and not is_checked(solution, text):
+        if rules.require_checked_steps and is_guessable(solution) and not is_checked(checked, text):
             return "steps that do not reach the answer"
 
         # One more for the end of turn.

@@ -8,6 +8,7 @@ from data import logic
 from data.problem import Problem
 from data.solutions import (
     STYLES,
+    has_procedure,
     render_solution,
     solution_from_marks,
     split_difference,
@@ -60,6 +61,35 @@ def test_the_long_style_without_labels_or_operations():
 def test_a_solution_of_a_foreign_problem_stays_as_it_is_whatever_its_family(family):
     problem = Problem("p", "Who is taller?", "Ann", "text", family=family, rationale="Ann has 2 m.\nBob has 1 m.")
     assert render_solution(problem, "procedure") == problem.rationale
+
+
+@pytest.mark.parametrize(
+    ("family", "question", "answer"),
+    [
+        # These would go on without end.
+        ("rules", "Tom is a wug. Every wug is a zorp. Every zorp is a wug. Is it true that Tom is slow?", "yes"),
+        ("ordering", "Ann is taller than Bob. Bob is taller than Ann. Is Ann taller than Zed?", "no"),
+        # Two rules of a wug, of which ours would take the first.
+        ("rules", "Tom is a wug. No wug is shy. Every wug is loud. Is it true that Tom is loud?", "yes"),
+        ("rules", "Tom is a wug. No wug is shy. Every wug is loud. Is it true that Tom is not loud?", "no"),
+        # Two are taller than Cat, and ours would go on from the last one alone.
+        ("ordering", "Ann is taller than Bob. Ann is taller than Cat. Is Ann taller than Bob?", "yes"),
+        # Which end is "smarter"?
+        ("ordering", "Ann is smarter than Bob. Cat is dumber than Bob. Is Ann smarter than Cat?", "yes"),
+        ("ordering", "Ann is smarter than Bob. Cat is dumber than Bob. Is Cat dumber than Ann?", "yes"),
+        ("syllogism", "All cats are not dogs. All dogs are pigs. Therefore, all cats are pigs.", "invalid"),
+    ],
+)
+def test_a_question_that_only_looks_like_ours_is_not_solved_as_ours(family, question, answer):
+    problem = Problem("p", question, answer, "label", family=family, rationale="As a rule.")
+    assert not has_procedure(problem)
+    assert render_solution(problem, "procedure") == "As a rule."
+
+
+def test_every_committed_problem_of_logic_has_a_procedure(all_problems):
+    of_logic = [problem for problem in all_problems if problem.family in logic.PROCEDURES]
+    assert len(of_logic) > 6000
+    assert all(map(has_procedure, of_logic))
 
 
 def test_prose_is_one_paragraph():

@@ -9,8 +9,8 @@ import pytest
 from data.datasets import load
 from data.generated import draw_problem
 from data.problem import Problem
-from data.solutions import render_solution
-from eval.steps import find_steps, find_wrong_step, has_procedure, is_checked
+from data.solutions import has_procedure, render_solution
+from eval.steps import find_steps, find_wrong_step, is_checked
 
 PROGRAM = [["*", 25, 4, 100], ["+", 100, 8, 108]]
 SUM = Problem("s", "What is 25 * 4 + 8?", "108", "number", extra={"program": PROGRAM})
@@ -132,10 +132,15 @@ def test_checked_steps_come_to_the_answer(problem, text, expected):
             "Suppose not: some cats are not pigs.",
         ),
         ("ordering", "Who is the tallest?", "Who is the tallest: up."),
+        (
+            "rules",
+            "Tom is a cat. Every cat is a pet. No pet is rude. Every cat is loud. Is it true that Tom is loud?",
+            "Tom is a cat.\nEvery cat is a pet.\nNo pet is rude.\nSo Tom is not rude.\nAsked loud, found not rude: no.",
+        ),
     ],
 )
 def test_a_problem_of_a_users_family_has_no_procedure(family, question, text):
-    problem = Problem("u", question, "no", "label", ("yes", "no"), family=family)
+    problem = Problem("u", question, "yes", "label", ("yes", "no"), family=family)
 
     assert not has_procedure(problem)
     assert not is_checked(problem, text)

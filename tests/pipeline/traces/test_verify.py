@@ -141,6 +141,12 @@ def test_a_reward_that_keeps_a_wrong_answer_keeps_it_as_it_is(select):
     assert (solution.answer, solution.rationale) == ("13", "9 + 4 = 13")
 
 
+def test_a_wrong_answer_that_is_kept_has_its_steps_checked_as_a_right_one(select):
+    reward = combine_rewards(["format"], [1.0])
+    wrong = make_candidate(RULES_PROBLEM, "<think>\nRex is a dog.\nSo Rex is not loud.\n</think>\n\\boxed{no}")
+    assert select([wrong], reward=reward).account["dropped"] == {"a wrong step": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "steps"),
     [
