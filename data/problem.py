@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from typing import Any, TypeVar, get_type_hints
 
 from data.files import AnyPath, UserError, read_jsonl, suggest, write_jsonl
@@ -108,9 +109,7 @@ def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
     if not isinstance(rationale, str | None):
         raise UserError(f"{where}: 'rationale' must be a text, or be left out")
 
-    # 5.0 is 5.
-    is_whole = isinstance(gold, float) and gold.is_integer()
-    answer = str(int(gold) if is_whole else gold).strip()
+    answer = _write_number(gold) if isinstance(gold, float) else str(gold).strip()
 
     name = str(row["id"])
     choices = None
@@ -137,6 +136,13 @@ def _is_filled(value: object) -> bool:
     if isinstance(value, int):
         return not isinstance(value, bool)
     return isinstance(value, str) and bool(value.strip())
+
+
+def _write_number(number: float) -> str:
+    """A number of JSON in plain digits: 5.0 is 5, and 1e-5 is 0.00001."""
+    # As an int, 1e23 would be 99999999999999991611392.
+    digits = format(Decimal(str(number)), "f")
+    return digits.removesuffix(".0")
 
 
 def _parse_level(level: object, where: str) -> int:

@@ -57,6 +57,22 @@ def test_a_kind_is_guessed(answer, choices, kind):
 
 
 @pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("5.0", "5"),
+        ("-2.50", "-2.5"),
+        ("1e-5", "0.00001"),
+        ("6.02e23", "602" + "0" * 21),
+        ("1e23", "1" + "0" * 23),
+        ("123456789012345678901", "123456789012345678901"),
+    ],
+)
+def test_a_number_of_json_is_the_number_that_it_says(answer, gold):
+    problem = parse_problem(GOOD | {"answer": json.loads(answer)}, "here")
+    assert (problem.answer, problem.kind) == (gold, "number")
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", "not JSON"),
