@@ -57,7 +57,8 @@ def parse_choices(value: Any, where: str) -> tuple[Texts, Texts]:
     if not _is_list_of(value, str) or not all(map(str.strip, value)):
         raise UserError(f"{where}: 'choices' must be a list of texts, or be left out")
 
-    if labels is None:
+    # Where one is missing, the others tell no choice from all others.
+    if labels is None or None in labels:
         return _split_marks(value)
 
     # There may be more labels than choices.

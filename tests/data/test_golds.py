@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data.files import UserError
-from data.golds import resolve_gold
+from data.golds import parse_choices, resolve_gold
 from eval.grade import load_benchmark
 
 ANIMALS = ("wolf", "cat", "dog", "horse")
@@ -58,6 +58,15 @@ def test_an_answer_that_is_not_on_offer_is_refused(answer, tmp_path):
 
     with pytest.raises(UserError, match=r"mine\.jsonl:1: .*none of its choices"):
         load_benchmark(str(file))
+
+
+@pytest.mark.parametrize("labels", [{}, {"label": None}])
+def test_choices_without_labels_have_none(labels):
+    # As a label, None would be the text "None".
+    choices, read = parse_choices([{"text": "dog"} | labels, {"text": "None"}], "file:1")
+    assert (choices, read) == (("dog", "None"), ())
+    assert resolve_gold("None", choices, "file:1", read) == "None"
+    assert resolve_gold("A", choices, "file:1", read) == "dog"
 
 
 def test_with_labels_an_answer_is_a_label_or_a_text():
