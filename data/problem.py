@@ -153,7 +153,8 @@ def _parse_level(level: object, where: str) -> int:
         return level
 
     digits = re.search(r"\d+", level) if isinstance(level, str) else None
-    if digits is None:
+    # Python reads 4300 digits at most.
+    if digits is None or len(digits[0]) > 4300:
         raise UserError(f"{where}: 'level' must be a whole number, or a text with one, or be left out")
     return int(digits[0])
 

@@ -86,6 +86,7 @@ def test_a_number_of_json_is_the_number_that_it_says(answer, gold):
         (json.dumps(GOOD | {"id": "b", "choices": "yes"}), "'choices' must be a list"),
         (json.dumps(GOOD | {"id": "b", "choices": []}), "'choices' must be a list"),
         (json.dumps(GOOD | {"id": "b", "level": "hard"}), "'level' must be a whole number"),
+        (json.dumps(GOOD | {"id": "b", "level": "9" * 5000}), "'level' must be a whole number"),
         (json.dumps(GOOD | {"id": "b", "rationale": 3}), "'rationale' must be a text"),
         ('{"id": "b", "question": "q", "answer": NaN}', "'answer' is missing, empty or no text"),
     ],
