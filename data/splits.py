@@ -33,10 +33,12 @@ def split_of(key: str) -> str:
 def normalize_text(text: str) -> str:
     """Text as it is compared: lower-case, single spaces, no punctuation except what is arithmetic."""
     lower = text.lower().translate(ASCII_SIGNS)
-    # A point before a digit is a decimal point.
-    kept = re.sub(r"\.(?!\d)|[^\w\s.+\-*/()<>=%]", "", lower)
+    # A comma parts a list, "1,2,3", unless it parts thousands.
+    listed = re.sub(r",(?!(?<=\d,)\d{3}(?!\d))", " ", lower)
+    # A point before a digit is a decimal point, and a mark after one a factorial.
+    kept = re.sub(r"\.(?!\d)|(?<![\d)])!|[^\w\s.+\-*/()<>=%^√|!]", "", listed)
     # "2+3" and "2 + 3" are the same text.
-    spaced = re.sub(r"([+\-*/()<>=%])", r" \1 ", kept)
+    spaced = re.sub(r"([+\-*/()<>=%^√|])", r" \1 ", kept)
     return " ".join(spaced.split())
 
 

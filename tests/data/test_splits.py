@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from data.generated import list_families
 from data.splits import LEVELS, interleave, normalize_text, split_of, take_stratified
 
@@ -22,6 +24,35 @@ def test_normalize_text():
     assert normalize_text("7 + 5") != normalize_text("7 - 5")
     assert normalize_text("7 × 5") == normalize_text("7 * 5") != normalize_text("7 ÷ 5")
     assert normalize_text("It's 3.5.") == "its 3.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("What is 2^10?", "What is 210?"),
+        ("What is √16?", "What is 16?"),
+        ("What is |3 - 5|?", "What is 3 - 5?"),
+        ("What is 5!?", "What is 5?"),
+        ("What is (1 + 2)!?", "What is (1 + 2)?"),
+        ("What is the mean of 1,2,3?", "What is the mean of 12,3?"),
+        ("What is the mean of 1,2,3?", "What is the mean of 123?"),
+    ],
+)
+def test_two_questions_are_not_one_text(text, other):
+    assert normalize_text(text) != normalize_text(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("What is 2^10?", "what is 2 ^ 10"),
+        ("A mean of 1,2,3.", "a mean of 1, 2, 3"),
+        ("1,234,567 pens, 1,000 cups", "1234567 pens 1000 cups"),
+        ("Wow! What is 5?", "wow what is 5"),
+    ],
+)
+def test_two_ways_to_write_a_question_are_one_text(text, other):
+    assert normalize_text(text) == normalize_text(other)
 
 
 def test_stratified_whatever_the_order(committed):
