@@ -4,6 +4,7 @@ A solution is a list of lines, one operation a line, each on the question's numb
 is its operations as (op, left, right, result).
 """
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -63,10 +64,16 @@ def write_procedure(problem: Problem) -> str:
 
     It is empty where none may, and where there is no end to them.
     """
-    list_next_lines = logic.PROCEDURES[problem.family]
+    return _write_procedure(problem.family, problem.question)
+
+
+# The step checker asks for it at each sample; truth values of many equal parts take seconds.
+@functools.lru_cache(maxsize=10_000)
+def _write_procedure(family: str, question: str) -> str:
+    list_next_lines = logic.PROCEDURES[family]
 
     lines: list[str] = []
-    while next_lines := list_next_lines(problem.question, lines):
+    while next_lines := list_next_lines(question, lines):
         lines.append(next_lines[0])
         # A user's rules may lead in a circle.
         if len(lines) > MAX_LINES:

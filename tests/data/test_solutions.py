@@ -86,6 +86,14 @@ def test_a_question_that_only_looks_like_ours_is_not_solved_as_ours(family, ques
     assert render_solution(problem, "procedure") == "As a rule."
 
 
+def test_a_procedure_is_written_once_for_all_samples_of_a_problem(monkeypatch):
+    calls = []
+    monkeypatch.setitem(logic.PROCEDURES, "rules", lambda question, lines: calls.append(question))
+    for _ in range(3):
+        has_procedure(Problem("p", "Once?", "yes", "label", family="rules"))
+    assert calls == ["Once?"]
+
+
 def test_every_committed_problem_of_logic_has_a_procedure(all_problems):
     of_logic = [problem for problem in all_problems if problem.family in logic.PROCEDURES]
     assert len(of_logic) > 6000
