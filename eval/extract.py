@@ -25,6 +25,8 @@ from eval.markup import clean_markup, find_box_spans, find_boxes, normalize_answ
 from eval.numbers import count_numbers, find_quantity, parse_number
 from eval.phrases import (
     begins_with_hedge,
+    calls_wrong,
+    denies_box,
     ends_open,
     find_sentence_end,
     is_supposed,
@@ -35,9 +37,10 @@ from eval.phrases import (
     strip_lead_in,
     strip_reason,
     strip_working,
+    takes_back,
 )
 
-EXTRACTION_VERSION = 5
+EXTRACTION_VERSION = 6
 
 # Bounds on the work, in characters.
 MAX_SENTENCE = 300
@@ -213,6 +216,10 @@ def _tidy(phrase: str) -> str:
 def _read_sentence(sentence: str, asked: _Asked) -> str | None:
     """As :func:`_read_phrase`, of a sentence that may begin with words of its own: "so there are 12 bees"."""
     conclusion = split_conclusion(sentence)
+    marker = _MARKER.search(conclusion)
+    # What rule 2 passed over is no answer here either.
+    if marker and is_supposed(conclusion[: marker.start()]):
+        return None
     written = _read_phrase(conclusion, asked)
     if written is not None or asked.is_free:
         return written
@@ -261,12 +268,15 @@ def _is_hedged(text: str, spans: list[tuple[int, int]], asked: _Asked) -> bool:
     before = text[max(opening - MAX_SENTENCE, 0) : opening]
     # Of its own line: "not \boxed{7}".
     line = before.rpartition("\n")[2]
-    if line and ends_open(line):
+    if line and (ends_open(line) or denies_box(line[-60:])):
         return True
 
     after = re.sub(r"^[\s})\]$*\\]*", "", text[end + 1 : end + MAX_SENTENCE])
     if not after:
         return False
+    # A question may ask for the choice that is wrong.
+    if takes_back(after) or (asked.offer is None and calls_wrong(after)):
+        return True
     paragraph = re.split(r"\n\s*\n", after)[0]
     if begins_with_hedge(paragraph):
         return True
@@ -312,7 +322,7 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
     """
     values: list[str | None] = []
     phrase = ""
-    place = 0  # where the last phrase begins
+    last_following = ""
 
     # The last ones, where there are more: they say what the text ends with.
     matches = list(_MARKER.finditer(text))
@@ -321,6 +331,10 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
             continue
         candidate = _cut_phrase(text, match.end(), finished, asked)
         if not candidate:
+            continue
+        following = _get_following(text, match.end(), candidate)
+        # "The answer is 7? No."
+        if takes_back(following):
             continue
         written = _read_phrase(candidate, asked)
         # "not 7, so 8"
@@ -342,7 +356,7 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
             values.clear()
         values.append(written)
         phrase = candidate
-        place = match.end()
+        last_following = following
 
     if not values:
         return None
@@ -353,9 +367,14 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
     guesses = [value for value in dict.fromkeys(values) if value is not None]
     is_several = not all(asked.agree(guess, last) for guess in guesses)
     # "The answer is 7. Or maybe 8."
-    following = text[place:].lstrip(" :*_$\n").partition(phrase)[2]
-    following = re.sub(r"^(?:[*$.!?\s]|</answer>)*", " ", following[:MAX_SENTENCE])
+    following = re.sub(r"^(?:[*$.!?\s]|</answer>)*", " ", last_following)
     return Extraction(last, ambiguous=is_several or begins_with_hedge(following))
+
+
+def _get_following(text: str, place: int, phrase: str) -> str:
+    """Return what follows a phrase that stands behind a marker's place."""
+    window = text[place : place + 4 * MAX_SENTENCE]
+    return window.partition(phrase)[2][:MAX_SENTENCE]
 
 
 # A letter whose full stop may stand before its text: "B. cat".

@@ -39,10 +39,12 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 
+_FALSE = r"\b(?:false|untrue|wrong|incorrect|impossible|unlikely) (?:that|to say)\b"
+
 # What denies all that follows: "it is false that", but not "as the premise is false".
 _DENIAL = re.compile(
-    r"\b(?:(?:false|untrue|wrong|incorrect|impossible|unlikely) (?:that|to say)"
-    r"|(?:den(?:y|ies|ied)|doubts?|disagrees?) that|fail(?:s|ed)? to be|anything but|far from|hardly|barely)\b",
+    rf"{_FALSE}"
+    r"|\b(?:(?:den(?:y|ies|ied)|doubts?|disagrees?) that|fail(?:s|ed)? to be|anything but|far from|hardly|barely)\b",
     re.IGNORECASE,
 )
 
@@ -57,13 +59,32 @@ _OPEN = re.compile(
     r"(?:\b(?:or|vs|versus|either)|(?:\b(?:not|never|cannot)|n['’]t)(?:\s+be)?)\s*[\s$*(\\\[]*$", re.IGNORECASE
 )
 
-# What takes back the words "the answer is" that follow: "I don't think that the answer is 7".
-_SUPPOSED = re.compile(
-    r"(?:\b(?:do|does|did|can|could|would)(?:n['’]t| not) (?:think|believe|say|claim|mean)"
-    r"|(?:\bnot|n['’]t) (?:true|correct|right|clear|sure|certain)"
-    r"|\b(?:den(?:y|ies)|doubt|whether|if|suppos(?:e|ing)|assum(?:e|ing)))"
-    r"(?: that| if)?\s+(?:(?:the|our|my|your)\s+)?(?:(?:final|correct|right|best)\s+)?$",
+# What denies the words right after it, or makes another value of them: "I don't think", "twice".
+_DENYING = (
+    r"(?:(?:\b(?:not|never|nobody|no one)|n['’]t)(?: (?:would|can|could|really|ever))?"
+    r" (?:think|believe|say|said|claim|mean)(?:s|ing)?"
+    r"|(?:\bnot|n['’]t) (?:the case|true|correct|right|clear|sure|certain|likely)"
+    # As a verb: "no doubt" denies nothing.
+    rf"|{_FALSE}|\b(?:den(?:y|ies|ied)|(?:i|we|you|they|to|would) (?:(?!no\b)\w+ )?doubt|doubts)"
+    # "7 is wrong the answer is 8" denies the seven.
+    r"|\b(?:not|(?<!is )(?<!was )(?:wrong|incorrect)|twice|thrice|(?<!in )half|double|triple|times|plus|minus"
+    r"|(?:negative|inverse|reciprocal|opposite|square|cube|root|half|third|quarter) of))"
+)
+_THE = r"(?: that| if)?\s+(?:(?:the|an?|our|my|your)\s+)?(?:(?:final|correct|right|best)\s+)?"
+# Before "answer is", and before a box: "twice the answer is", but not "twice" alone, which may be a line to fill.
+_SUPPOSED = re.compile(rf"(?:{_DENYING}|\b(?:whether|if|suppos(?:e|ing)|assum(?:e|ing))){_THE}$", re.IGNORECASE)
+_DENIED_BOX = re.compile(
+    rf"{_DENYING}{_THE}(?:it|this|that|answer|result|value|number)(?: is| was|:)[\s$*(\\\[]*$", re.IGNORECASE
+)
+# Behind an answer: "12? No.", "12 is not the answer", "12 is wrong".
+_BEHIND = r"[\s$*)\]}\\\"']*"
+_TAKEN_BACK = re.compile(
+    _BEHIND + r"(?:\?[\s*]*(?:no|wrong|incorrect)\s*(?:[.,;:!]|$)"
+    r"|(?:is|was)(?:n['’]t| not) the (?:(?:final|correct|right) )?answer\b)",
     re.IGNORECASE,
+)
+_CALLED_WRONG = re.compile(
+    _BEHIND + r"(?:is|was)(?: (?:wrong|incorrect)|(?:n['’]t| not) (?:correct|right))\b", re.IGNORECASE
 )
 
 # Full stops that end no sentence: "i.e.", "St. Louis".
@@ -100,6 +121,21 @@ def ends_open(text: str) -> bool:
 def is_supposed(text: str) -> bool:
     """Whether words before "answer is" deny it, or only suppose it."""
     return _SUPPOSED.search(text) is not None
+
+
+def denies_box(text: str) -> bool:
+    """Whether words before a box deny it, or make another value of it."""
+    return _DENIED_BOX.search(text) is not None
+
+
+def takes_back(text: str) -> bool:
+    """Whether a text that follows an answer denies it."""
+    return _TAKEN_BACK.match(text) is not None
+
+
+def calls_wrong(text: str) -> bool:
+    """Whether a text that follows an answer says that it is wrong, which a choice may be asked to be."""
+    return _CALLED_WRONG.match(text) is not None
 
 
 def denies(text: str) -> bool:

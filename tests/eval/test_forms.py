@@ -256,6 +256,52 @@ def test_a_denied_choice_at_the_end_of_a_sentence_does_not_count(text):
         assert not is_correct(choice, text.format(choice), "label", choices)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The wrong answer is 12.",
+        "An incorrect answer: 12",
+        "It is false that the answer is 12.",
+        "It is not the case that the answer is 12.",
+        "not the answer: 12",
+        "Nobody says the answer is 12.",
+        "I doubt the answer is 12.",
+        "The answer is 12? No.",
+        "The negative of the answer is 12.",
+        "Twice the answer is 12.",
+        "\\boxed{12} is not the answer.",
+        "\\boxed{12} is wrong.",
+        "It is false that it is \\boxed{12}.",
+        "Twice the answer is \\boxed{12}.",
+    ],
+)
+def test_an_answer_line_or_a_box_that_is_denied_does_not_count(text):
+    assert not is_correct("12", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I have no doubt that the answer is 12.",
+        "Not many know that the answer is 12.",
+        "7 is wrong. The answer is 12.",
+        "Twice 6 is 12, so the answer is 12.",
+        "Cut in half the answer is 12.",
+        "I don't think that the answer is 7, so it is 12.",
+        "\\boxed{12} is not hard to find.",
+        "6 times \\boxed{12} is 72.",
+        "That is not true, so \\boxed{12}.",
+    ],
+)
+def test_a_denial_beside_an_answer_line_or_a_box_changes_nothing(text):
+    assert is_correct("12", text)
+
+
+def test_a_choice_may_be_asked_to_be_wrong():
+    assert is_correct("cat", "\\boxed{B} is incorrect.", "label", ("wolf", "cat"))
+    assert not is_correct("cat", "\\boxed{B} is not the answer.", "label", ("wolf", "cat"))
+
+
 def test_a_number_in_what_is_denied_does_not_count():
     assert not is_correct("7", "It is false that there are 7 bees.")
     assert is_correct("3", "Ben failed 3 tests.")
