@@ -19,12 +19,23 @@ Verdict = bool | None  # None: cannot be decided within the bounds
 MAX_NODES = 300  # parts of a formula
 MAX_ARGUMENTS = 30  # of a list or a set
 MAX_FACTORIAL = 1000
-POINTS = 8
 DIGITS = 250
 # Beyond this, two values that differ may agree in all the digits that are compared.
 MAX_MAGNITUDE = 100  # powers of ten, for "equal"
 HUGE_MAGNITUDE = 100_000  # powers of ten, for any verdict
 AGREEMENT = 200  # digits that must agree
+WIDE_MAGNITUDE = 40  # powers of ten at a wide point, where more is lost to cancelling
+
+# The size and the signs of all variables at each point: positive for roots and logarithms, drawn by name, negative.
+POINTS = (
+    *4 * [(1, "+")],
+    *4 * [(1, "±")],
+    (1, "-"),
+    # Wide, so that x - 3 is not negative at all of them.
+    (30, "+"),
+    (1000, "+"),
+    (1000, "-"),
+)
 
 _UNORDERED = ("or", "list", "set", "∪", "∩", "∧", "∨")
 _ORDERED = ("tuple", "∖", "in", "matrix", "¬", "→", "↔")
@@ -242,7 +253,7 @@ def _evaluate_pairs(left: Node, right: Node) -> _Pairs | None:
     """Return the values of two formulas at the fixed points; None where too few of them are within the bounds."""
     pairs = _Pairs(find_names(left) | find_names(right))
     # Numbers alone have one value, which may be complex.
-    count = POINTS if pairs.names else 1
+    count = len(POINTS) if pairs.names else 1
     is_complex = "i" in pairs.names or not pairs.names
 
     for number in range(count):
@@ -252,6 +263,9 @@ def _evaluate_pairs(left: Node, right: Node) -> _Pairs | None:
         except _OutOfDomain:
             continue
         except _Undecided:
+            # The near points decide.
+            if point.is_wide:
+                continue
             return None
         pairs.values.append(values)
         pairs.is_large |= point.is_large
@@ -280,6 +294,8 @@ class _Point:
 
     def __init__(self, number: int, is_complex: bool):
         self.number = number
+        self.scale, self.sign = POINTS[number]
+        self.is_wide = self.scale > 1
         # Whether values may be.
         self.is_complex = is_complex
         self.context = _get_context()
@@ -290,7 +306,7 @@ class _Point:
         if value != 0:
             # mag() gives powers of two.
             magnitude = abs(self.context.mag(value)) * 0.302
-            if magnitude > HUGE_MAGNITUDE:
+            if magnitude > (WIDE_MAGNITUDE if self.is_wide else HUGE_MAGNITUDE):
                 raise _Undecided
             self.is_large |= magnitude > MAX_MAGNITUDE
         if not self.is_complex and value.imag != 0:
@@ -338,9 +354,9 @@ class _Point:
         digest = hashlib.sha256(f"{self.number} {name}".encode()).digest()
         fraction = self.context.mpf(int.from_bytes(digest[:16])) / 2**128
         # Not near 0, where quotients are huge.
-        value = fraction + self.context.mpf("0.3")
-        # The first half of the points is positive, for roots and logarithms.
-        is_negative = self.number >= POINTS // 2 and digest[16] % 2 == 1
+        value = self.scale * (fraction + self.context.mpf("0.3"))
+        is_drawn_negative = self.sign == "±" and digest[16] % 2 == 1
+        is_negative = self.sign == "-" or is_drawn_negative
         return -value if is_negative else value
 
     def _invert(self, value: Any) -> Any:

@@ -176,6 +176,7 @@ class _Parser:
         self.tokens = [*tokens, _Token("end of formula")]
         self.place = 0
         self.depth = 0
+        self.in_bars = False  # whether the innermost open bracket is "|"
 
     @property
     def kind(self) -> str:
@@ -277,7 +278,7 @@ class _Parser:
                 factors.append(self.read_factor())
             elif self.accept("/"):
                 factors.append(Node("inverse", (self.read_factor(),)))
-            elif self.kind in _OPENING:
+            elif self.kind in _OPENING and not (self.kind == "|" and self.in_bars):
                 # "H2O" is no product, nor is "4 2 7" or "10.0.0.1".
                 if self.kind == "number" and factors[-1].op in ("name", "number"):
                     raise NotReadable(factors[-1].text)
@@ -433,7 +434,11 @@ class _Parser:
         if opening == "set(" and self.accept("set)"):
             return Node("constant", text="∅")
 
+        outer = self.in_bars
+        # A second bar ends what the first began.
+        self.in_bars = opening == "|"
         inner = self.nest(self.read_statements)
+        self.in_bars = outer
         end = self.take().kind
         if end not in closing:
             raise NotReadable(opening)

@@ -42,6 +42,17 @@ SAME = [
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
     ("(a+b+c+d)^{60}", "(d+c+b+a)^{60}"),
     ("1\\frac{1}{2}", "\\frac32"),
+    ("|x-1|", "|1-x|"),
+    ("2|x|", "|-2x|"),
+    ("|x||y|", "|xy|"),
+    ("||x|-1|", "\\left|1-\\left|x\\right|\\right|"),
+    ("\\lvert x\\rvert+|(|y|)|", "|x|+|y|"),
+    ("|x-2|<3", "3>|2-x|"),
+    ("|-5|x", "5x"),
+    ("\\sqrt{x-3}", "(x-3)^{1/2}"),
+    ("e^{2x}", "(e^x)^2"),
+    ("\\sin(e^{2x})", "\\sin((e^x)^2)"),
+    ("\\arcsin x", "-\\arcsin(-x)"),
 ]
 
 DIFFERENT = [
@@ -78,6 +89,10 @@ DIFFERENT = [
     ("x+10^{-150}", "x"),
     ("|x|", "x"),
     ("\\sqrt{x^2}", "x"),
+    *((f"\\sqrt{{{name}^2}}", name) for name in "abcdfghjklmnopqrstuvwxyz"),
+    ("\\sqrt{(x-3)^2}", "3-x"),
+    ("\\arcsin(\\sin x)", "x"),
+    ("|x|y|", "|x|y"),
     ("(a+b+c+d)^{60}", "(a+b+c+d)^{60}+1"),
     ("wolf", "flow"),
 ]
