@@ -37,10 +37,13 @@ class WrongStep:
 
 _NUMBER = r"\d{1,15}(?:\.\d{1,6})?"
 
+_SIGN = r"\s*[-+*/×÷]\s*"
+
+# A sum with what it is said to be, which may be a sum again: "3 + 4 = 8 - 1 = 7".
 # Nothing before or after it that would belong to it: more digits, a name, a root, a power, an operation, a bracket.
-_SUM = re.compile(
-    rf"(?<![\w.(^√])(?<![-+*/×÷]\s)(?<![-+*/×÷])({_NUMBER}(?:\s*[-+*/×÷]\s*{_NUMBER})+)"
-    rf"\s*=\s*(-?{_NUMBER})(?![\d.]*\d|\s*[-+*/×÷]\s*\d|\s*\^|\s\d+/\d)"
+_CHAIN = re.compile(
+    rf"(?<![\w.(^√])(?<![-+*/×÷]\s)(?<![-+*/×÷]){_NUMBER}(?:{_SIGN}{_NUMBER})+"
+    rf"(?:\s*=\s*-?{_NUMBER}(?:{_SIGN}{_NUMBER})*)+(?![\d.]*\d|{_SIGN}\d|\s*\^|\s\d+/\d)"
 )
 _TRUTH = re.compile(r"(?:(not)\s+)?(True|False)(?:\s+(and|or)\s+(True|False))?\s*=\s*(True|False)")
 _INEQUALITY = re.compile(rf"\(?({_NUMBER})\s*([<>])\s*({_NUMBER})\)?\s*=\s*(True|False)")
@@ -94,18 +97,28 @@ def find_steps(text: str) -> list[Step]:
         if inequality:
             steps.append(_check_inequality(inequality))
 
-        for match in _find_sums(line):
-            correct = _compute(match[1]) == Fraction(match[2])
-            steps.append(Step(match[0], match[2], correct))
+        for left, right in _find_equations(line):
+            steps.append(Step(f"{left} = {right}", right, _holds(left, right)))
     return steps
 
 
-def _find_sums(line: str) -> Iterator[re.Match[str]]:
-    # Thousands separators and currency signs go.
-    bare = re.sub("[,$]", "", line)
+def _find_equations(line: str) -> Iterator[tuple[str, str]]:
+    """Yield both sides of each equation of a line; a chain of them is several."""
     # One space at most, or a sum that never comes would be looked for from each of many.
-    spaced = re.sub(r"\s+", " ", bare)
-    return _SUM.finditer(spaced)
+    spaced = re.sub(r"\s+", " ", _drop_marks(line))
+    for chain in _CHAIN.findall(spaced):
+        yield from itertools.pairwise(map(str.strip, chain.split("=")))
+
+
+def _holds(left: str, right: str) -> bool:
+    value = _compute(left)
+    # Two divisions by zero are not equal.
+    return value is not None and value == _compute(right)
+
+
+def _drop_marks(text: str) -> str:
+    """Take out currency signs, and the commas between thousands."""
+    return re.sub(r"\$|(?<=\d),(?=\d{3}(?!\d))", "", text)
 
 
 def _check_truth(match: re.Match[str]) -> Step:
@@ -128,6 +141,9 @@ def _check_inequality(match: re.Match[str]) -> Step:
 
 def _compute(expression: str) -> Fraction | None:
     """Return the value of numbers joined by operations, * and / first; None where it divides by zero."""
+    # The first one may be negative.
+    if expression.startswith("-"):
+        expression = f"0{expression}"
     first, *others = re.findall(rf"{_NUMBER}|[-+*/×÷]", expression)
     total = Fraction(0)
     term = Fraction(first)  # signed, not yet added to the total
@@ -167,13 +183,12 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
     for before, line in itertools.pairwise(["", *lines]):
         # No solution needs the same line twice in a row.
         is_repeated = known is not None and line == before
-        for match in _find_sums(line):
-            text, expression, result = match.group(0, 1, 2)
-            is_founded = not is_repeated and _is_founded(expression, known)
-            if not is_founded or _compute(expression) != Fraction(result):
-                return WrongStep(text, _name_operation(expression))
+        for left, right in _find_equations(line):
+            is_founded = not is_repeated and _is_founded(left, known)
+            if not is_founded or not _holds(left, right):
+                return WrongStep(f"{left} = {right}", _name_operation(left) or _name_operation(right) or "=")
             if known is not None:
-                known |= _split_number(result)
+                known |= _list_numbers(right)
 
         announced = _ANNOUNCED.fullmatch(line)
         if announced and (is_repeated or not _is_founded(announced[1], known)):
@@ -182,6 +197,10 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
         truth = _TRUTH.fullmatch(line)
         if truth and not _check_truth(truth).correct:
             return WrongStep(line, "operator")
+
+        inequality = _INEQUALITY.fullmatch(line)
+        if inequality and not _check_inequality(inequality).correct:
+            return WrongStep(line, "comparison")
     return None
 
 
@@ -245,14 +264,20 @@ def _follow_procedure(problem: Problem, lines: Sequence[str]) -> tuple[list[str]
 
 def _read_numbers(question: str) -> set[Fraction]:
     """The numbers that a question gives, and the parts of each."""
-    numbers = set()
-    for text in re.findall(_NUMBER, question.replace(",", "")):
-        numbers |= _split_number(text)
-
+    numbers = _list_numbers(_drop_marks(question))
     words = re.findall(r"[a-z]+", question.lower())
     for word, number in NUMBER_WORDS.items():
         if word in words:
             numbers.add(Fraction(number))
+    return numbers
+
+
+def _list_numbers(text: str) -> set[Fraction]:
+    """The numbers of a text, and the parts of each."""
+    numbers: set[Fraction] = set()
+    # A minus behind a number is an operation.
+    for number in re.findall(rf"(?:(?<!\d)(?<!\d )-)?{_NUMBER}", text):
+        numbers |= _split_number(number)
     return numbers
 
 

@@ -22,6 +22,7 @@ RULES = Problem(
     ("yes", "no"),
     "rules",
 )
+BOOLEAN = Problem("b", "Is (3 > 5) and True true?", "False", "label", ("True", "False"))
 ORDER = Problem(
     "o",
     "Ann is older than Bob. Ann is younger than Eve. Who is the oldest?",
@@ -40,6 +41,12 @@ ORDER = Problem(
         ("2 - 3 * 4 + 20 / 5 = -6", [True]),
         ("10 - 4 - 3 = 3, then 3 / 2 = 1.5", [True, True]),
         ("$1,200 + $34 = $1,234", [True]),
+        ("Parts 1,2 + 3 = 5", [True]),
+        ("3 + 4 = 8 + 1 = 9", [False, True]),
+        ("3 + 4 = 8 - 1 = 7", [True, True]),
+        ("2 - 8 = -8 + 2 = -6", [True, True]),
+        ("3 + 4 = 7 = 3^2", [True]),
+        ("7 / 0 = 8 / 0", [False]),
         ("7 / 0 = 7", [False]),
         ("not False = True", [True]),
         ("(3 < 5) = True", [True]),
@@ -92,6 +99,9 @@ def test_a_step_is_reported_as_it_was_written():
         (SUM, "25 * 4 = 100\n100 + 9 = 109", "100 + 9 = 109", "+"),  # a number from nowhere
         (SUM, "20 * 4 = 80\n5 * 4 = 20\n80 + 20 = 100\n100 + 8 = 108", None, None),  # place by place
         (SUM, "25 * 7", "25 * 7", "*"),
+        (SUM, "25 * 4 + 8 = 100 + 8 = 108", None, None),
+        (SUM, "25 * 4 + 8 = 100 + 9 = 109", "25 * 4 + 8 = 100 + 9", "* +"),
+        (BOOLEAN, "(3 > 5) = True\nTrue and True = True", "(3 > 5) = True", "comparison"),
         (SUM, "Tom is a dog.", None, None),
         (Problem("g", "How many minutes are 2 hours?", "120", "number"), "2 * 60 = 120", None, None),
     ],
@@ -109,6 +119,7 @@ def test_a_step_must_follow_from_the_question_and_the_steps_before(problem, thou
         (SUM, "25 * 4 = 100\n100 + 8 = 108", True),
         (SUM, "25 * 4 = 100", False),  # not the answer yet
         (SUM, "That is easy.", False),
+        (Problem("g", "How much?", "9", "number"), "3 + 4 = 8 + 1 = 9", False),
         (RULES, "<think>\nTom is a cat.\nEvery cat is red.\nSo Tom is red.\n</think>\nyes", False),
         (
             RULES,
