@@ -467,8 +467,13 @@ _RUN_ON = re.compile(
 
 def _drop_run_on(text: str, asked: _Asked) -> str:
     """Cut a text where a next question begins after an answer."""
-    if not _RUN_ON.search(text):
+    first = _RUN_ON.search(text)
+    if not first:
         return text
+    # Nothing but an answer: "12".
+    before = text[: first.start()].strip()
+    if not asked.is_free and len(before) <= MAX_SENTENCE and asked.parses(before):
+        return before
 
     # Behind the first answer in either form.
     ends = [end for _, end in _find_answer_boxes(text)[:1]]
@@ -513,7 +518,10 @@ def extract(
             sentences that ended.
     """
     asked = _Asked(kind, choices)
-    text = _drop_run_on(text, asked)
+    whole = text
+    text = _drop_run_on(whole, asked)
+    # What a next question follows is complete.
+    finished = finished or len(text) < len(whole)
 
     spans = _find_answer_boxes(text)
     if spans:

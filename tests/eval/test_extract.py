@@ -259,6 +259,8 @@ def test_a_truncated_text_counts_only_what_was_complete():
     assert extract("<answer>12</answer>", "number", finished=False).answer == "12"
     assert extract("The answer is 7.\nThe answer is 12", "number", finished=False).answer == "7"
     assert extract("It is 12. Next", "number", finished=False).answer is None
+    # The next question says that it was complete.
+    assert extract("The answer is 12\n\nQuestion: 5 + 3?", "number", finished=False).answer == "12"
     assert extract(r"\boxed{12} and on", "number", finished=False) == Extraction("12", boxed=True)
 
 

@@ -474,10 +474,20 @@ def test_equal_values_in_several_boxes_are_one_answer(rng):
 def test_a_question_that_follows_the_answer_is_not_read(rng):
     for _ in range(ROUNDS):
         one, two = rng.sample(range(2, 99), 2)
-        for answer in (f"#### {one}", f"The answer is {one}.", f"\\boxed{{{one}}}"):
-            text = f"It makes {one}.\n{answer}\n\nQuestion: a robe takes {two}.\nAnswer: {two}\n#### {two}"
+        for answer in (
+            f"{one}",
+            f"**{one}**",
+            f"It makes {one}.\n#### {one}",
+            f"Hm.\nThe answer is {one}.",
+            f"So \\boxed{{{one}}}",
+        ):
+            text = f"{answer}\n\nQuestion: a robe takes {two}.\nAnswer: {two}\n#### {two}"
             assert is_correct(str(one), text), text
             assert not is_correct(str(two), text), text
+
+
+def test_a_problem_that_is_told_again_before_its_answer_is_read():
+    assert is_correct("8", "There are 12 apples.\n\nProblem: how many are left?\nAnswer: 8")
 
 
 @pytest.mark.parametrize(
