@@ -113,7 +113,7 @@ def _tokenize(text: str) -> list[_Token]:
 
 
 def _read_text(text: str) -> list[_Token]:
-    words = " ".join(text.split())
+    words = " ".join(text.replace("~", " ").split())
     if words in ("", ","):
         return []
     if words in ("and", "or"):

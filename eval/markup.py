@@ -123,6 +123,7 @@ def _clean_latex(text: str) -> str:
     text = drop_thousands_marks(text)
     text = re.sub(r"\\(?:left|right|displaystyle|!)(?![a-z])", "", text)
     text = re.sub("\\\\(?:[,;: ]|q?quad\\b)|[\u00a0\u2009\u202f]", " ", text)
+    text = re.sub(r"(\\(?:text|mathrm)\s?\{)~", r"\1 ", text)  # "\mathrm{~cm}"
     text = re.sub(r"(?<=[\w}.)])~(?=[\w\\{$(])", " ", text)  # a tie; any other "~" is a negation
     text = text.replace("~", "¬")
     text = re.sub(r"\\[()\[\]]", " ", text)

@@ -47,13 +47,15 @@ _ABBREVIATIONS = read_pairs("""
     mm millimeter  cm centimeter  dm decimeter  m meter  km kilometer  in inch  ft foot  yd yard  mi mile
     mg milligram  g gram  kg kilogram  lb pound  lbs pound  oz ounce  ml milliliter  cl centiliter  l liter
     s second  sec second  min minute  h hour  hr hour  hrs hour  am am  pm pm  usd dollar  eur euro
-    % percent  ° degree  percent percent  feet foot  inches inch  cents cent
+    % percent  ° degree  celsius celsius  percent percent  feet foot  inches inch  cents cent
     metre meter  metres meter  kilometre kilometer  kilometres kilometer  litre liter  litres liter
 """) | {
     "mph": "mile per hour",
     "kmh": "kilometer per hour",
     "km/h": "kilometer per hour",
     "m/s": "meter per second",
+    "°c": "degree celsius",
+    "°f": "degree fahrenheit",
 }
 _OTHER_UNITS = read_words("pound euro day week month year cent")
 _KNOWN_UNITS = {*_ABBREVIATIONS.values(), *_CURRENCIES.values(), *_OTHER_UNITS}
@@ -118,7 +120,10 @@ _QUANTITY = re.compile(
     """,
     re.VERBOSE,
 )
-_UNIT_PART = re.compile(rf"\s*(?:(?P<word>{_WORD})|[%°{''.join(_CURRENCIES)}]|(?P<link>\^\s*[23]|[/.](?=[^\W\d_])))")
+_POWER = r"\^\s*(?:[23]|\{\s*[23]\s*\})"
+_UNIT_PART = re.compile(
+    rf"\s*(?:(?P<word>{_WORD})|°\s?[cf]{_WORD_END}|[%°{''.join(_CURRENCIES)}]|(?P<link>{_POWER}|[/.](?=[^\W\d_])))"
+)
 _END = re.compile(r"[\s.,;:]*")
 
 
@@ -208,7 +213,7 @@ def _read_unit(text: str, place: int) -> tuple[str | None, int]:
             break
         if part["word"] and not _is_unit_word(text, part, is_first=not words):
             return None, place
-        words.append("".join(part[0].split()))
+        words.append(re.sub(r"[\s{}]", "", part[0]))
         place = part.end()
 
     # So many words are a clause.
@@ -250,7 +255,7 @@ def name_unit(words: list[str]) -> str:
     for word in words:
         name = _ABBREVIATIONS.get(word) or _CURRENCIES.get(word, word)
         # A name that the tables know is singular.
-        is_unknown = name == word and len(word) > 3
+        is_unknown = name == word and word not in _ABBREVIATIONS and len(word) > 3
         # "classes", but not "class".
         is_plural = is_unknown and word.endswith("s") and not word.endswith("ss")
         names.append(word[:-1] if is_plural else name)
@@ -326,9 +331,9 @@ _NO_WORKING = re.compile(
 )
 # A letter that is no word, no unit and no "x" for times: "3x + 2 = 5" is an equation to solve.
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])(?<!\d )(?!x\s?[$\d])[A-Za-z](?![A-Za-z])")
-# What may stand before the first "=": one letter, or words, which may be added up.
+# What may stand before the first "=": one letter, "\theta", or words, which may be added up.
 _NAME = re.compile(
-    r"(?:[A-Za-z]'?(?:_\{?\w{1,9}\}?)?(?:\(-?\w{1,5}\))?|(?:[$€£]?\s?[^\W\d_]{2,}+[\s.'-]*+(?:[+*×/]\s)?)+|)"
+    r"(?:(?:(?!π)[^\W\d_]|\\[A-Za-z]{2,9}\s?)'?(?:_\{?\w{1,9}\}?)?(?:\(-?\w{1,5}\))?|(?:[$€£]?\s?[^\W\d_]{2,}+[\s.'-]*+(?:[+*×/]\s)?)+|)"
 )
 
 

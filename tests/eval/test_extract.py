@@ -5,8 +5,9 @@ from fractions import Fraction
 import pytest
 
 from eval.extract import Extraction, extract, has_reasoning, parse_value, split_thought
+from eval.grade import is_equal
 from eval.markup import find_boxes, normalize_answer
-from eval.numbers import parse_number
+from eval.numbers import parse_number, parse_quantity
 
 TRUTH = ("True", "False")
 ANIMALS = ("wolf", "cat", "grey wolf")
@@ -78,6 +79,15 @@ def test_boxes_need_balanced_braces(text, expected):
         (r"\text{18 dollars}", 18),
         (r"30^\circ", 30),
         ("5 m^2", 5),
+        (r"12 \mathrm{~cm}", 12),
+        (r"12\text{~cm}", 12),
+        (r"12 \text{ cm}^{2}", 12),
+        (r"12 \text{ m/s}^{2}", 12),
+        ("12°C", 12),
+        (r"12 ^{\circ}\text{C}", 12),
+        (r"\theta = 12", 12),
+        ("θ = 12", 12),
+        (r"\alpha_1 = 12", 12),
         ("x = 5", 5),
         ("3 + 4 = 7", 7),
         ("**5**", 5),
@@ -107,10 +117,21 @@ def test_numbers_are_read_exactly(text, expected):
         "5e",
         "1/0",
     ]
+    + ["12^{2}", "π = 12", r"\sqrt{x} = 12", r"2\theta = 12"]
     + ["not 5", "x >= 5", "5 and a half", "5k", "1/2/3", "1e999999999", "9" * 201, "nan", "inf", "12:30"],
 )
 def test_anything_else_is_no_number(text):
     assert parse_number(text) is None
+
+
+def test_units_are_the_same_in_each_way_of_writing_them():
+    for one, other in (
+        (r"12 \text{ cm}^{2}", "12 cm^2"),
+        ("12°C", "12 degrees Celsius"),
+        (r"12 \mathrm{~kg}", "12 kg"),
+    ):
+        assert parse_quantity(one).unit == parse_quantity(other).unit != ""
+    assert not is_equal("12°C", "12°F", "number")
 
 
 @pytest.mark.parametrize(
