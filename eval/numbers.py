@@ -68,15 +68,17 @@ _CLAUSE_WORDS = read_words("""
 """)
 _PARTS = read_words("""
     half quarter third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
-    sixteenth seventeenth eighteenth nineteenth twentieth hundredth thousandth millionth
+    sixteenth seventeenth eighteenth nineteenth hundredth thousandth millionth
 """)
+# "fiftieth", "twenty-fifth"
+_PART = re.compile(rf"(?:\w+-)?(?:\w+ieth|{'|'.join(_PARTS)})")
 _FACTOR_WORDS = read_words("""
-    halves tens hundreds thousands millions billions trillions dozen dozens pi factorial squared cubed
+    halves tens hundreds thousands dozen dozens pi factorial squared cubed doubled tripled halved
     plus minus times divided multiplied over by point mod modulo choose sin cos tan log ln sqrt exp
-""") | {*_PARTS, *(f"{part}s" for part in _PARTS)}
+""")
 _NO_UNIT = {*_WORDS, *_SCALES, *_CLAUSE_WORDS, *_FACTOR_WORDS}
 # These are part of a unit where another word follows: "51 third graders", "3 quarter notes".
-_ORDINALS = _PARTS | read_words("right second")
+_ORDINALS = read_words("right second")
 
 # Words before a number that deny it, leave it open, or are another one.
 _OPEN_WORDS = read_words("""
@@ -227,14 +229,22 @@ def _is_unit_word(text: str, part: re.Match[str], is_first: bool) -> bool:
     # "5km", but not "5apples" or "3x".
     if is_bare and text[part.start() - 1].isdigit():
         return len(word) > 1 and word in _ABBREVIATIONS
-    if word in _ORDINALS:
+    if word in _ORDINALS or _PART.fullmatch(word):
         following = _UNIT_PART.match(text, part.end())
-        return following is not None and following["word"] not in (None, *_NO_UNIT)
+        noun = following and following["word"]
+        # "1 fifth of the cake", "2 to the fifth power"
+        return noun not in (None, "of", "power") and not _changes_value(noun)
     # "7 doesn't work"
-    if word in _NO_UNIT or word.endswith("n't"):
+    if _changes_value(word) or word.endswith("n't"):
         return False
     # A single letter is a variable, unless it abbreviates a unit, or is the "a" of "dollars a day".
     return len(word) > 1 or word in _ABBREVIATIONS or (word == "a" and not is_first)
+
+
+def _changes_value(word: str) -> bool:
+    """Whether a word behind a number makes it another one, or begins a clause: "5 sixtieths", "5 quadrillion"."""
+    is_part = _PART.fullmatch(word.removesuffix("s")) is not None
+    return is_part or word in _NO_UNIT or word.endswith(("illion", "illions"))
 
 
 def _is_end(text: str, place: int) -> bool:
