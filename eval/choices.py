@@ -266,7 +266,10 @@ def find_mentions(text: str, offer: _Offer) -> set[int]:
 
 _NEGATION = re.compile(
     r"\b(?:not|never|no|nor|neither|cannot|without|except|either|or|if|unless|maybe|perhaps|possibly|doubt)\b|n't\b"
+    r"|\b(?:all|every\w*|any\w*|nothing) but\b|\bother than\b|\bnon $"
 )
+# Of the clause that ends the sentence: "nobody objects, so it is valid" denies nothing.
+_NOBODY = re.compile(r"\b(?:nobody|none|nothing)\b(?:(?!\b(?:and|but)\b)[^,;:])*$", re.IGNORECASE)
 # These are too often another part of speech to be looked for behind any words.
 _ONLY_ALONE = {"yes", "no", "t", "f", "y", "n"}
 
@@ -286,6 +289,9 @@ def find_choice(sentence: str, offer: _Offer) -> str | None:
             continue
         before = normalized[: -len(phrase)]
         if _NEGATION.search(before) or denies(before) or count_mentions(before, offer):
+            return None
+        # Not in the choice itself, "none of them"; a normalized text has no commas.
+        if _NOBODY.search(before) and _NOBODY.search(sentence):
             return None
         # Letters are capitals here, which a normalized text has not.
         if offer.has_letters and _MARKED_LETTER.search(clean_markup(sentence)[: -len(phrase)]):

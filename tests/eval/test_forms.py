@@ -248,6 +248,10 @@ def test_what_is_denied_does_not_count_and_what_is_said_instead_does(rng):
         "It is false that the argument is {}.",
         "The argument fails to be {}.",
         "This argument is far from {}.",
+        "non-{}",
+        "Nobody would call this {}.",
+        "Any argument other than the {}.",
+        "All but the {}.",
     ],
 )
 def test_a_denied_choice_at_the_end_of_a_sentence_does_not_count(text):
@@ -302,6 +306,10 @@ def test_a_choice_may_be_asked_to_be_wrong():
     assert not is_correct("cat", "\\boxed{B} is not the answer.", "label", ("wolf", "cat"))
 
 
+def test_a_choice_may_be_a_word_that_denies():
+    assert is_correct("none of them", "We are left with none of them.", "label", ("one", "none of them"))
+
+
 def test_a_number_in_what_is_denied_does_not_count():
     assert not is_correct("7", "It is false that there are 7 bees.")
     assert is_correct("3", "Ben failed 3 tests.")
@@ -313,6 +321,8 @@ def test_a_number_in_what_is_denied_does_not_count():
         "The premises can be true and the conclusion false, making the argument invalid.",
         "The reasoning is incorrect and invalid.",
         "It fails: invalid.",
+        "Nobody saw the cat, making the argument invalid.",
+        "There is nothing to add and the argument is invalid.",
         "The premises fail to support the conclusion, so the argument is invalid.",
     ],
 )
