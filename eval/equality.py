@@ -62,8 +62,15 @@ def _compare_texts(gold: str, answer: str) -> Verdict:
 
 
 def _compare_words(gold: str, answer: str) -> bool:
+    # 2:3 is not 2, 3, though words are compared without such marks.
+    if _count_ratios(gold) != _count_ratios(answer):
+        return False
     normalized = normalize_answer(gold)
     return bool(normalized) and normalized == normalize_answer(answer)
+
+
+def _count_ratios(text: str) -> int:
+    return len(re.findall(r"\d[\s{$]*:[\s}$]*(?=\d)", clean_markup(text)))
 
 
 def _tidy_sum(text: str) -> str:

@@ -357,6 +357,12 @@ def test_numbers_are_compared_exactly(gold, answer, same):
         ("(1,2)", "[1,2]", False),
         ("p - q", "p-q", True),
         ("COVID-19", "covid-19", True),
+        ("2:3", "2 : 3", True),
+        ("2:3", "2{:}3", True),
+        ("2:3", "(2,3)", False),
+        ("2:3", "2, 3", False),
+        ("10:30", "10,30", False),
+        ("10:30 am", "10:30 AM.", True),
     ],
 )
 def test_formulas_are_compared_in_any_thread(gold, answer, same):
