@@ -204,8 +204,9 @@ def print_examples(name: str, graded: Sequence[GradedCompletion], count: int) ->
             continue
 
         printed[kind] += 1
-        print(f"\n{name}, {kind}: {item.problem.question}")
-        print(f"{item.completion.text!r}\ncorrect: {item.problem.answer}")
+        text = f"\n{name}, {kind}: {item.problem.question}\n{item.completion.text!r}\ncorrect: {item.problem.answer}"
+        # Half a character, which JSON can hold, cannot be printed.
+        print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _column_name(path: Path) -> str:

@@ -122,7 +122,8 @@ def bounded_interval(values: Sequence[float]) -> tuple[float, float]:
     squares = math.fsum(value * value for value in values) + 1
     variance = squares / n - mean * mean
     half = Z_95 * math.sqrt(variance / n)
-    return mean - half, mean + half
+    # A mean of such values lies in the same range.
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

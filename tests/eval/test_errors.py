@@ -1,5 +1,6 @@
 """Kinds of error: each one on a text that has it, and none on a correct answer."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,14 @@ def test_the_command_counts_each_file(files, capsys):
         ["plan", "0.0", "100.0"],
     ]
     assert "rl, plan: What is 25 * 4 + 8?" in output
+
+
+def test_half_a_character_is_printed_escaped(files, capsys):
+    with open(files[0], "w") as file:
+        file.write(json.dumps({"id": "s", "question": "What is \ud800?", "answer": 108, "kind": "number"}))
+
+    assert run_main(files, "--examples", "1") == 0
+    assert "What is \\ud800?" in capsys.readouterr().out
 
 
 def test_the_same_stage_of_two_runs_is_named_by_its_path(files, tmp_path, capsys):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from eval.stats import (
+    bounded_interval,
     detectable_difference,
     holm,
     mcnemar_p,
@@ -74,6 +75,11 @@ def test_sign_flips_of_one_seed_are_mcnemar(pairs):
 def test_sign_flips_take_many_problems():
     assert sign_flip_p([3] * 1000) == pytest.approx(2 / 2**1000)
     assert sign_flip_p([2, -2] * 500) == 1.0
+
+
+def test_the_interval_of_a_mean_stays_where_the_mean_can_be():
+    assert bounded_interval([1.0] * 3) == (pytest.approx(0.019, abs=0.001), 1.0)
+    assert bounded_interval([-1.0] * 3) == (-1.0, pytest.approx(-0.019, abs=0.001))
 
 
 def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
