@@ -266,10 +266,10 @@ def find_mentions(text: str, offer: _Offer) -> set[int]:
 
 _NEGATION = re.compile(
     r"\b(?:not|never|no|nor|neither|cannot|without|except|either|or|if|unless|maybe|perhaps|possibly|doubt)\b|n't\b"
-    r"|\b(?:all|every\w*|any\w*|nothing) but\b|\bother than\b|\bnon $"
+    r"|\b(?:all|every\w*|any\w*) but\b|(?<!none )(?<!nothing )\bother than\b|\bnon $"
 )
-# Of the clause that ends the sentence: "nobody objects, so it is valid" denies nothing.
-_NOBODY = re.compile(r"\b(?:nobody|none|nothing)\b(?:(?!\b(?:and|but)\b)[^,;:])*$", re.IGNORECASE)
+# Of the clause that ends the sentence: "nobody objects, so it is valid" denies nothing, nor does "nothing but the cat".
+_NOBODY = re.compile(r"\b(?:nobody|none|nothing)\b(?! other than)(?:(?!\b(?:and|but)\b)[^,;:])*$", re.IGNORECASE)
 # These are too often another part of speech to be looked for behind any words.
 _ONLY_ALONE = {"yes", "no", "t", "f", "y", "n"}
 

@@ -24,7 +24,7 @@ DIGITS = 250
 MAX_MAGNITUDE = 100  # powers of ten, for "equal"
 HUGE_MAGNITUDE = 100_000  # powers of ten, for any verdict
 AGREEMENT = 200  # digits that must agree
-WIDE_MAGNITUDE = 40  # powers of ten at a wide point, where more is lost to cancelling
+WIDE_MAGNITUDE = 20  # powers of ten at a wide point, where more is lost to cancelling
 
 # The size and the signs of all variables at each point: positive for roots and logarithms, drawn by name, negative.
 POINTS = (

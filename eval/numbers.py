@@ -73,12 +73,12 @@ _PARTS = read_words("""
 # "fiftieth", "twenty-fifth"
 _PART = re.compile(rf"(?:\w+-)?(?:\w+ieth|{'|'.join(_PARTS)})")
 _FACTOR_WORDS = read_words("""
-    halves tens hundreds thousands dozen dozens pi factorial squared cubed doubled tripled halved
+    halves tens hundreds thousands dozen dozens pi factorial squared cubed
     plus minus times divided multiplied over by point mod modulo choose sin cos tan log ln sqrt exp
 """)
 _NO_UNIT = {*_WORDS, *_SCALES, *_CLAUSE_WORDS, *_FACTOR_WORDS}
 # These are part of a unit where another word follows: "51 third graders", "3 quarter notes".
-_ORDINALS = read_words("right second")
+_ORDINALS = read_words("right second doubled tripled halved")
 
 # Words before a number that deny it, leave it open, or are another one.
 _OPEN_WORDS = read_words("""

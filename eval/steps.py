@@ -43,7 +43,7 @@ _SIGN = r"\s*[-+*/×÷]\s*"
 # Nothing before or after it that would belong to it: more digits, a name, a root, a power, an operation, a bracket.
 _CHAIN = re.compile(
     rf"(?<![\w.(^√])(?<![-+*/×÷]\s)(?<![-+*/×÷]){_NUMBER}(?:{_SIGN}{_NUMBER})+"
-    rf"(?:\s*=\s*-?{_NUMBER}(?:{_SIGN}{_NUMBER})*)+(?![\d.]*\d|{_SIGN}\d|\s*\^|\s\d+/\d)"
+    rf"(?:\s*=\s*-?{_NUMBER}(?:{_SIGN}{_NUMBER}(?![\w(]))*)+(?![\d.]*\d|{_SIGN}\d|\s*\^|\s\d+/\d)"
 )
 _TRUTH = re.compile(r"(?:(not)\s+)?(True|False)(?:\s+(and|or)\s+(True|False))?\s*=\s*(True|False)")
 _INEQUALITY = re.compile(rf"\(?({_NUMBER})\s*([<>])\s*({_NUMBER})\)?\s*=\s*(True|False)")

@@ -81,6 +81,7 @@ def test_boxes_need_balanced_braces(text, expected):
         ("5 m^2", 5),
         ("51 third graders", 51),
         ("12 horse power", 12),
+        ("3 doubled letters", 3),
         ("3 sixtieth birthdays", 3),
         (r"12 \mathrm{~cm}", 12),
         (r"12\text{~cm}", 12),

@@ -306,6 +306,11 @@ def test_a_choice_may_be_asked_to_be_wrong():
     assert not is_correct("cat", "\\boxed{B} is not the answer.", "label", ("wolf", "cat"))
 
 
+def test_nothing_but_a_choice_names_it():
+    for text in ("She fears nothing but the cat.", "It is none other than the cat."):
+        assert is_correct("cat", text, "label", ("wolf", "cat"))
+
+
 def test_a_choice_may_be_a_word_that_denies():
     assert is_correct("none of them", "We are left with none of them.", "label", ("one", "none of them"))
 

@@ -55,6 +55,7 @@ ORDER = Problem(
         ("True and False = True", [False]),
         ("False or True = True", [True]),
         ("x + 3 = 4 and 5 = 5", []),
+        ("5 + 1 = 8 - 3x, 2 + 3 = 10 - 5(2)", []),
         ("a * 3 + 4 = 10", []),
         ("(2 + 3) * 4 = 20", []),
         ("9" * 400 + " * 9 = 1", []),
