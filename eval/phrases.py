@@ -67,7 +67,7 @@ _DENYING = (
     # As a verb: "no doubt" denies nothing.
     rf"|{_FALSE}|\b(?:den(?:y|ies|ied)|(?:i|we|you|they|to|would) (?:(?!no\b)\w+ )?doubt|doubts)"
     # "7 is wrong the answer is 8" denies the seven.
-    r"|\b(?:not|(?<!is )(?<!was )(?:wrong|incorrect)|twice|thrice|(?<!in )half|double|triple|times|plus|minus"
+    r"|\b(?:not|(?<!is )(?<!was )(?:wrong|incorrect)|twice|thrice|(?<!in )half|double|triple|times|plus|minus|than"
     r"|(?:negative|inverse|reciprocal|opposite|square|cube|root|half|third|quarter) of))"
 )
 _THE = r"(?: that| if)?\s+(?:(?:the|an?|our|my|your)\s+)?(?:(?:final|correct|right|best)\s+)?"

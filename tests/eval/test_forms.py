@@ -273,6 +273,7 @@ def test_a_denied_choice_at_the_end_of_a_sentence_does_not_count(text):
         "The answer is 12? No.",
         "The negative of the answer is 12.",
         "Twice the answer is 12.",
+        "One less than the answer is 12.",
         "\\boxed{12} is not the answer.",
         "\\boxed{12} is wrong.",
         "It is false that it is \\boxed{12}.",
