@@ -9,7 +9,7 @@ problems with a level A may be the mean over their family and level, since one o
 gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). With a
 content weight the model is also trained on its own right answers, of thoughts on those without a wrong step, to keep
 them as they are. nano needs that. On the default base the last layer alone is trained, which leaves most thoughts as
-they are (docs/results.md).
+they are (docs/trials.md).
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
 """

@@ -133,7 +133,7 @@ def try_probe(
     fitted = states[:count]
     others = states[count:]
 
-    # Ten classes: as numbers, answers were missed even where they come next (docs/results.md).
+    # Ten classes: as numbers, answers were missed even where they come next (docs/studies.md).
     digits = np.eye(10)[known]
     predicted = probe(fitted, digits, others, settings.penalty)
     return predicted.argmax(-1) == answers
