@@ -90,7 +90,7 @@ tradeoff: $(READY)  ## accuracy against tokens, of all ways to decide how long t
 	@$(LADDER) tradeoff $(OPTIONS)
 
 studies: $(READY)   ## claims about language models, measured: all of them, on the bases that their recipes name
-	@$(LADDER) studies $(STUDY)
+	@$(LADDER) studies $(STUDY) $(foreach item,$(NAME),"$(item)")
 
 study: $(READY)     ## one of them: NAME=analogy
 	@$(LADDER) studies $(STUDY) "$(NAME)"
@@ -143,7 +143,7 @@ help:               ## this list
 	@echo 'BENCHMARK=           what is scored: files, names or hub sets in place of ours: "gsm8k mine.jsonl?split=test"'
 	@echo 'ALLOW_OVERLAP=1      score problems that are trained on, and say so in the table'
 	@echo 'SAMPLES=N            with a training: pass@1 to pass@N of the trained stages, after the table'
-	@echo 'NAME=                one of the studies, or some of the controls'
+	@echo 'NAME=                some of the controls, or of the studies'
 	@echo 'SET=                 values of the recipes: "sft.trainer.learning_rate=1e-4 sft.lora.r=16" (recipes/README.md)'
 	@echo 'TORCH=               what pip is given for torch where there is no GPU (README)'
 	@echo 'PYTHON=              an interpreter to use as it is, nothing installed'

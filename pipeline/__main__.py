@@ -382,14 +382,16 @@ def silence_libraries() -> None:
     datasets.disable_progress_bars()
 
 
-def check_gpus() -> None:
-    """Refuse one process where there are several GPUs, before anything is run: TRL would refuse it later."""
+def check_gpus(can_share: bool) -> None:
+    """Refuse one process where there are several GPUs, before anything is run: TRL would refuse it later.
+
+    Args:
+        can_share: Whether the command can run in several processes.
+    """
     count = processes.count_gpus()
     if count > 1 and not processes.is_shared():
-        raise UserError(
-            f"there are {count} GPUs and one process; start one for each (make PROCESSES={count}), or show it one "
-            "GPU: CUDA_VISIBLE_DEVICES=0"
-        )
+        several = f"start one for each (make PROCESSES={count}), or " if can_share else ""
+        raise UserError(f"there are {count} GPUs and one process; {several}show it one GPU: CUDA_VISIBLE_DEVICES=0")
 
 
 @exit_on_user_error
@@ -417,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # These use a GPU as the stages do.
     if options.to_run or command in ("compare", "plan", "tradeoff"):
-        check_gpus()
+        check_gpus(can_share=bool(options.to_run))
     if command not in READERS:
         silence_libraries()
     options.handler(options)

@@ -18,6 +18,7 @@ import openai
 from data.files import UserError
 from pipeline.generate import OnProgress, OnSequence, TokenSequence, find_stop_ids
 from pipeline.models.load import load_config, load_tokenizer
+from pipeline.progress import printable
 from pipeline.prompts import END_THINK, THINK, encode_text, find_forced_opening
 
 # Times that the package repeats a request that was refused for now, or lost, or whose answer cannot be read.
@@ -81,6 +82,8 @@ class Client:
             base_url=self.url,
             api_key=key or "none",
             max_retries=RETRIES,
+            # Twice, since openai takes httpx's default of 5 s for none that was asked for.
+            timeout=timeout,
             http_client=openai.DefaultHttpxClient(event_hooks=hooks, timeout=timeout),
         )
         self.model = model or self._find_only_model()
@@ -160,7 +163,8 @@ def _check_answer(response) -> None:
 
 
 def _shorten(text: str) -> str:
-    return " ".join(text.split())[:SHOWN_CHARACTERS]
+    # A server may write what clears a screen.
+    return printable(" ".join(text.split())[:SHOWN_CHARACTERS])
 
 
 def _read_models(answer: Any) -> list[str]:

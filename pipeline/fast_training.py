@@ -49,8 +49,11 @@ def speed_up_training(model, temperature: float = 1.0) -> None:
         item_count = kwargs.pop("num_items_in_batch", None)
         # Nothing is decoded, so a cache would only take memory.
         kwargs["use_cache"] = False
-        # Decoding is as fast with the fused one.
-        with use_attention(model, "eager"):
+        # Decoding is as fast with the fused one. What is computed again in the backward pass, after this, must attend
+        # as it did here.
+        is_computed_again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        attention = config._attn_implementation if is_computed_again else "eager"
+        with use_attention(model, attention):
             output = model.base_model(*args, **kwargs)
 
         # A place says what the next token is.

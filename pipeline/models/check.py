@@ -18,6 +18,7 @@ from pipeline.config import count_context_tokens
 from pipeline.models.download import KNOWN_BASES, TOKENIZER_FILES, HubError, download_from_hub, get_cache_folder
 from pipeline.models.load import (
     SAMPLE_PROBLEM,
+    check_layers,
     check_tokenizer,
     check_vocabulary,
     get_context_tokens,
@@ -66,11 +67,12 @@ def check_base(base: str, recipe: Recipe) -> list[Finding]:
     is_here = cached.is_dir() or Path(base).exists()
     if hub and is_hub_id(hub) and not is_here:
         with contextlib.suppress(HubError), tempfile.TemporaryDirectory() as aside:
-            folder = Path(aside)
+            # Messages name the folder.
+            folder = Path(aside) / base.replace("/", "--")
             info = download_from_hub(hub, base, folder, TOKENIZER_FILES)
             stated = getattr(info.card_data, "license", None)
             return [
-                Finding("licence", str(stated or "not stated")),
+                Finding("licence", printable(str(stated or "not stated"))),
                 # Its files are here, so its terms were accepted.
                 Finding("gated", str(info.gated or "no")),
                 *find_all(folder, recipe),
@@ -97,6 +99,7 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
         tokenizer = load_tokenizer(folder)
         check_tokenizer(tokenizer, needed, needed, folder.name)
         check_vocabulary(config, tokenizer, folder.name)
+        check_layers(config, folder.name)
     except UserError as error:
         yield Finding("tokenizer", str(error), good=False)
         return

@@ -7,6 +7,7 @@ import fcntl
 import glob
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.command_line import is_disk_full
 from data.files import UserError, make_folder, sha256_file
-from pipeline.progress import say
+from pipeline.progress import printable, say
 
 # Free space that a base may need, in GiB.
 NEEDED_GIB = 2.0
@@ -101,6 +103,11 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
             folder = Path(aside) / "model"
             folder.mkdir()
             make(folder)
+            # Or a power cut might leave a folder with its name and not its weights.
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
             folder.rename(target)
     return target
 
@@ -177,6 +184,9 @@ def download_from_hub(repository: str, name: str, folder: Path, patterns: list[s
         # The first line says what; the others are links.
         raise HubError(str(error).splitlines()[0][:120]) from None
     except (httpx.TransportError, OSError) as error:
+        # Another source would not fit either.
+        if is_disk_full(error):
+            raise
         raise HubError(type(error).__name__) from None
     return info
 
@@ -225,9 +235,9 @@ def convert_gguf(path: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except ValueError as error:
-        # It is damaged, or of an architecture that transformers does not know.
-        reason = " ".join(str(error).split())[:120]
+    except (ValueError, LookupError, NotImplementedError, struct.error) as error:
+        # It is damaged or cut, or of an architecture or a quantization that the libraries do not know.
+        reason = printable(" ".join(str(error).split())[:120])
         raise UserError(f"{path}: cannot be read as a GGUF file ({reason}); take another") from None
 
     # The quantizer stays attached and would refuse both saving and training.

@@ -21,6 +21,7 @@ from pipeline.models.download import (
     get_cache_folder,
     make_once,
 )
+from pipeline.progress import printable
 from pipeline.prompts import PLAIN_TEMPLATE, build_messages, encode_text, format_thinking_answer, render_prompt
 from pipeline.provenance import read_cpuinfo
 
@@ -194,7 +195,8 @@ def load_part(loader: Any, folder: Path, what: str, **options: Any) -> Any:
             raise UserError(
                 f"base {name}: its {what} needs code of its own, which is not run; take another base"
             ) from None
-        reason = " ".join(str(error).split())[:120]
+        # A file of the base may be quoted in it.
+        reason = printable(" ".join(str(error).split())[:120])
         raise UserError(f"base {name}: it has no {what} that can be loaded ({reason}); take another base") from None
 
 
@@ -312,6 +314,18 @@ def check_base(name: str, folder: Path, needed_tokens: int) -> None:
     tokenizer = load_tokenizer(folder)
     check_tokenizer(tokenizer, context, needed_tokens, name)
     check_vocabulary(config, tokenizer, name)
+    check_layers(config, name)
+
+
+def check_layers(config, name: str) -> None:
+    """Refuse a base with layers that our decoding has no cache for."""
+    text_config = config.get_text_config()
+    kinds = getattr(text_config, "layer_types", None) or []
+    others = sorted({*kinds} - {"full_attention", "sliding_attention", "chunked_attention"})
+    if others:
+        raise UserError(
+            f"base {name}: it has layers of another kind than attention ({', '.join(others)}); take another"
+        )
 
 
 def get_context_tokens(config) -> int | None:

@@ -65,8 +65,12 @@ class StageModels:
         return contextlib.nullcontext()
 
     def answer(self, stage: Stage, problem: Problem, budget: int | None) -> Completion:
-        """Return a stage's completion, after the most worked examples that it was scored with."""
-        row = max(list_rows(self.run, stage), key=lambda row: row.shots)
+        """Return a stage's completion, after the most worked examples that it was scored with.
+
+        They are those of the problem's benchmark; of the first one where it is of none.
+        """
+        rows = list_rows(self.run, stage)
+        row = max(rows, key=lambda row: (row.shots, problem in row.benchmark.problems))
         with self.use_adapter(stage):
             evaluation = evaluate(
                 self.model,

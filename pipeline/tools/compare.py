@@ -40,10 +40,14 @@ def run_bases(options: argparse.Namespace) -> list[RunView]:
     if len(set(folders)) < len(folders):
         raise UserError(f"--bases: two would share a folder ({', '.join(folders)}); rename a file or a folder")
 
-    views = []
+    # All are checked before the first is trained.
+    runs = {}
     for base in options.bases:
         base_options = argparse.Namespace(**vars(options) | {"base": base})
-        run = open_run(base_options)
+        runs[base] = open_run(base_options)
+
+    views = []
+    for base, run in runs.items():
         with run.dir.lock():
             for stage in STAGES:
                 run_stage(run, stage)

@@ -44,6 +44,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.lock = threading.Lock()
         self.faults = []
+        self.refusal = b'{"error": "slow down"}'
         self.bodies = []
         self.keys = []
         self.models = {"data": [{"id": "m"}]}
@@ -72,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "timeout":
             time.sleep(1.0)
         if fault.isdigit():
-            self.send(int(fault), b'{"error": "slow down"}', {"Retry-After": "0.01"})
+            self.send(int(fault), self.server.refusal, {"Retry-After": "0.01"})
             return
 
         text = json.dumps(self.server.answer(body)).encode()
@@ -229,6 +230,15 @@ def test_a_refusal_is_not_repeated_and_says_what_to_fix(server):
     with pytest.raises(UserError, match=r"it refuses \(status 401: .*slow down.*OPENAI_API_KEY"):
         ask(connect(server))
     assert len(server.bodies) == 1
+
+
+def test_what_a_server_says_does_not_move_the_terminal(server, monkeypatch):
+    monkeypatch.setattr(server, "refusal", b"\x1b[2J")
+    server.faults = ["401"] * 20
+    with pytest.raises(UserError) as caught:
+        ask(connect(server))
+    assert "\\x1b[2J" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_server_that_stays_away_is_named(server):

@@ -224,7 +224,9 @@ def test_a_command_for_one_process_is_not_run_by_several(refuse, monkeypatch):
 
 def test_several_gpus_want_several_processes(refuse, monkeypatch):
     monkeypatch.setattr(command_line.processes, "count_gpus", lambda: 4)
-    assert "there are 4 GPUs and one process" in refuse("plain")
+    assert "there are 4 GPUs and one process; start one for each (make PROCESSES=4), or show" in refuse("plain")
+    # It has no second process to be started.
+    assert "there are 4 GPUs and one process; show it one GPU" in refuse("plan")
 
 
 def test_a_disk_that_fills_up_meanwhile_is_one_line_with_status_2(refuse, monkeypatch):

