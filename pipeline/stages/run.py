@@ -166,6 +166,20 @@ def stage_status(run: Run) -> dict[str, str]:
     return states
 
 
+def list_due_trainings(run: Run) -> set[str]:
+    """Return the stages whose adapter is to be trained: anew, for the first time, or after that of its parent."""
+    due: set[str] = set()
+    for stage in stages.STAGES:
+        if stage.train is None:
+            continue
+
+        folder = run.dir.stage(stage.name)
+        is_stale = folder.find_changes("training", training_inputs(run, stage)) or folder.find_damaged("training")
+        if is_stale or stage.parent in due:
+            due.add(stage.name)
+    return due
+
+
 def list_rows(run: Run, stage: Stage) -> list[TableRow]:
     """Return the rows that a stage gets in the table."""
     settings = get_settings(run, stage)

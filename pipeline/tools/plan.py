@@ -25,7 +25,7 @@ from pipeline.run import Run
 from pipeline.stages import STAGES
 from pipeline.stages.adaptive import LOOKS
 from pipeline.stages.problems import select_problems
-from pipeline.stages.run import UP_TO_DATE, list_rows, stage_status
+from pipeline.stages.run import UP_TO_DATE, list_due_trainings, list_rows, stage_status
 from pipeline.stages.sft import build_training_rows
 from pipeline.stages.stage import Stage
 from pipeline.traces.sources import choose_solutions
@@ -95,11 +95,13 @@ class Plan:
         rows_of_sample = len(self.rows)
         self.sft_rows = count * rows_of_sample / len(problems)
 
-    def count_stage(self, stage: Stage) -> Work:
-        """Return the work of a stage: training, and scoring on every benchmark."""
-        # A prompted stage has no training, and of a stage of the user's own nothing is known.
-        list_parts = getattr(self, f"list_{stage.name}", list)
-        parts: list[Work] = list_parts()
+    def count_stage(self, stage: Stage, is_trained: bool = True) -> Work:
+        """Return the work of a stage: training, where it is to be trained, and scoring on every benchmark."""
+        parts: list[Work] = []
+        if is_trained:
+            # A prompted stage has no training, and of a stage of the user's own nothing is known.
+            list_parts = getattr(self, f"list_{stage.name}", list)
+            parts += list_parts()
 
         for row in list_rows(self.run, stage):
             tokens = self.get_tokens(f"{stage.name} {row.variant}")
@@ -369,17 +371,19 @@ def make_plan(run: Run) -> list[str]:
 
     plan = Plan(run)
     rates = find_rates(run, plan.rows)
+    trainings = list_due_trainings(run)
     total = 0.0
     lines = []
     unknown = []
     for stage in due:
-        decoded, trained = plan.count_stage(stage)
+        is_trained = stage.name in trainings
+        decoded, trained = plan.count_stage(stage, is_trained)
         seconds = decoded / rates["decoded"] + trained / rates["trained"]
         total += seconds
         duration = format_duration(seconds)
         lines.append(f"{stage.name:8}  {duration:>7}: {decoded:,.0f} tokens decoded, {trained:,.0f} trained on")
         # Its training was not counted.
-        if stage.train and not hasattr(plan, f"list_{stage.name}"):
+        if is_trained and not hasattr(plan, f"list_{stage.name}"):
             unknown.append(stage.name)
 
     speed = f"{rates['decoded']:,.0f} tokens/s decoded, {rates['trained']:,.0f} trained on; {rates['source']}"

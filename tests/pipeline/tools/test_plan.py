@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from data.datasets import load
 from pipeline.config import load_recipe
 from pipeline.run_dir import RunDir
 from pipeline.stages import STAGES, get_stage
@@ -81,11 +82,23 @@ def test_what_is_done_is_left_out(finished_run, monkeypatch):
     assert make_plan(finished_run) == ["plan: all stages are up to date"]
 
 
+def test_where_only_scoring_is_left_no_training_is_counted(finished_run, monkeypatch):
+    monkeypatch.setattr(plan, "find_rates", lambda run, rows: RATES)
+    benchmarks = [load("arithmetic_v1", "test", 9)]
+    overlaps = {"arithmetic_v1": []}
+    run = dataclasses.replace(finished_run, benchmarks=benchmarks, overlaps=overlaps, pretraining_overlaps=overlaps)
+
+    lines = make_plan(run)[1:]
+    assert [line.split()[0] for line in lines] == [stage.name for stage in STAGES]
+    assert all(line.endswith(" tokens decoded, 0 trained on") for line in lines)
+
+
 def test_the_sum_says_where_it_lacks_the_training_of_a_stage_of_ones_own(finished_run, monkeypatch):
     monkeypatch.setattr(plan, "find_rates", lambda run, rows: RATES)
     own = dataclasses.replace(get_stage("rl"), name="own")
     monkeypatch.setattr(plan, "STAGES", (own,))
     monkeypatch.setattr(plan, "stage_status", lambda run: {"own": "no training yet"})
+    monkeypatch.setattr(plan, "list_due_trainings", lambda run: {"own"})
     monkeypatch.setattr(plan, "list_rows", lambda run, stage: [])
 
     sum_line, own_line = make_plan(finished_run)
