@@ -17,7 +17,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data.datasets import load
 from data.problem import Problem
@@ -38,11 +38,20 @@ LIMITS = (
 NEEDS = ""
 
 
+def _check_sizes(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Each of four heads has an even width, and the first size is compared with the last."""
+    if any(hidden % 8 for hidden, _ in sizes):
+        raise ValueError("a hidden size must be a multiple of 8")
+    if sizes != sorted(set(sizes)):
+        raise ValueError("the sizes must rise")
+    return sizes
+
+
 class Settings(StudySettings):
     """The study's recipe."""
 
     texts: Count
-    sizes: Annotated[list[tuple[Count, Count]], Field(min_length=3)]
+    sizes: Annotated[list[tuple[Count, Count]], Field(min_length=3), AfterValidator(_check_sizes)]
     problems: Count
     levels: Annotated[list[Level], Field(min_length=1)]
     resamples: Count

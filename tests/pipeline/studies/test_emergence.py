@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from data.datasets import load
+from data.files import UserError
 from eval.studies import FAILS, HOLDS, UNSURE, judge
+from pipeline.config import load_studies
 from pipeline.prompts import encode_prompt, encode_text
 from pipeline.studies import emergence
 from pipeline.studies.emergence import find_largest_jump, score_solution, shift_answers, summarize
@@ -80,3 +82,12 @@ def test_the_verdict_compares_the_two_metrics(settings, exact, verdict):
     findings_of_guesses = summarize([1, 2, 3, 4, 5], right, right, settings("emergence", resamples=100))
     assert judge(findings_of_guesses.effects, findings_of_guesses.controls, 0.1)[0] == UNSURE
     assert findings.lines[1].points[1].value == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [("[[24,2],[50,2],[96,4]]", "must be a multiple of 8"), ("[[24,2],[96,4],[48,2]]", "the sizes must rise")],
+)
+def test_sizes_that_no_curve_comes_of_are_refused(sizes, words):
+    with pytest.raises(UserError, match=words):
+        load_studies({"emergence": emergence.Settings}, [f"emergence.sizes={sizes}"])
