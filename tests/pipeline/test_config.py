@@ -2,6 +2,7 @@
 
 import shutil
 import types
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,19 @@ def list_own_lines(text: str) -> list[str]:
 def test_every_key_of_ours_has_a_comment(path):
     for line in list_own_lines(path.read_text(encoding="utf-8")):
         assert "#" in line
+
+
+def test_a_bases_values_go_before_those_of_a_profile():
+    assert load_recipe("quick", base="nano").stages == load_recipe("cpu", base="nano").stages
+
+
+def test_quick_has_a_quarter_of_each_data_set():
+    whole, quick = load_recipe("cpu"), load_recipe("quick")
+    assert quick.eval.limit == pytest.approx(whole.eval.limit / 4, abs=3)
+    for name in ("sft", "rl", "adaptive"):
+        for each, part in zip(whole.stages[name].problems, quick.stages[name].problems, strict=True):
+            assert replace(part, take=None) == replace(each, take=None)
+            assert part.take == pytest.approx(each.take / 4, abs=1)
 
 
 def test_a_bases_values_go_before_overrides():

@@ -14,7 +14,6 @@ from data.problem import record_to_json, write_records
 from pipeline import run as run_module
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run import (
-    check_rewards,
     check_tracker,
     find_contamination,
     find_pretraining_overlaps,
@@ -201,12 +200,6 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
     check_tracker("none")
     with pytest.raises(UserError, match="report_to=wandb: the package is not installed; run: pip install wandb"):
         check_tracker("wandb")
-
-
-def test_a_reward_that_cannot_be_loaded_is_refused():
-    recipe = read_recipe(make_options(overrides=["rl.rewards=[correctnes]"]))
-    with pytest.raises(UserError, match="correctnes"):
-        check_rewards(recipe)
 
 
 @pytest.mark.parametrize(

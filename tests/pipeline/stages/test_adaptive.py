@@ -153,6 +153,19 @@ def test_the_way_is_halved_towards_the_furthest_share_that_is_accurate_enough(ma
             assert torch.equal(trained[name], parent[name])
 
 
+def test_where_always_thinking_is_more_accurate_the_parent_is_kept(make_context, monkeypatch, tmp_path):
+    answer = adaptive_training.AdaptiveTraining.answer
+
+    def answer_right_where_it_must_think(self, adapter, problems, name, beginning=""):
+        answers = answer(self, adapter, problems, name, beginning)
+        is_bar = beginning == choice.THINKING and list(problems) == PROBLEMS[:4]
+        return [replace(each, verdict="correct") for each in answers] if is_bar else answers
+
+    monkeypatch.setattr(adaptive_training.AdaptiveTraining, "answer", answer_right_where_it_must_think)
+    assert adaptive.train(make_context()) == tmp_path / "parent"
+    assert json.loads((tmp_path / "work" / "choice.json").read_text())["min_accuracy"] == pytest.approx(0.99)
+
+
 def test_where_the_training_costs_accuracy_the_parent_is_kept(make_context, monkeypatch, tmp_path):
     def measure_point(share, answers):
         return Point(share, 0.5 if share == 0 else 0.4, 10.0 - share, share)

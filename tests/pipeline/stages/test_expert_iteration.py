@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from data.dataset_spec import parse_spec
-from data.datasets import load
+from data.datasets import load, load_train
 from data.problem import Completion, read_problems
 from data.solutions import render_solution
 from pipeline.prompts import format_thinking_answer
@@ -26,6 +26,7 @@ from pipeline.stages.expert_iteration import (
     repeat_solutions,
     train_expert_iteration,
 )
+from pipeline.stages.sft import build_training_rows
 from pipeline.traces.verify import Candidate
 
 PROBLEMS = load("arithmetic_v1", "train", 16).problems
@@ -155,13 +156,13 @@ def make_context(tiny, tmp_path):
         stages={"sft": sft},
     )
 
-    def make(problems=PROBLEMS, rewards=("correctness",), **changes):
+    def make(problems=PROBLEMS, rewards=("correctness",), weights=(1.0,), **changes):
         settings = ExpertIterationSettings(**SETTINGS | changes)
         return types.SimpleNamespace(
             run=types.SimpleNamespace(base="tiny", base_folder=base, recipe=recipe, dir=RunDir(tmp_path)),
             stage=types.SimpleNamespace(name="rl", parent="sft"),
             settings=types.SimpleNamespace(
-                expert_iteration=settings, rewards=list(rewards), reward_weights=[1.0] * len(rewards)
+                expert_iteration=settings, rewards=list(rewards), reward_weights=list(weights)
             ),
             seed=1,
             work=tmp_path / "work",
@@ -203,7 +204,9 @@ def test_the_same_steps_again_are_no_second_solution(make_context, sampler, trai
     assert [asked for _, asked in sampler.calls] == [ids, ids, ids]
 
 
-def test_an_adapter_is_trained_on_sfts_solutions_and_the_kept_ones(make_context, sampler, trained_rows, dev_accuracy):
+def test_an_adapter_is_trained_on_sfts_solutions_and_the_kept_ones(
+    make_context, sampler, trained_rows, dev_accuracy, tiny
+):
     dev_accuracy(1, 2)
     context = make_context()
     best = train_expert_iteration(context)
@@ -212,6 +215,11 @@ def test_an_adapter_is_trained_on_sfts_solutions_and_the_kept_ones(make_context,
     [rows] = trained_rows
     assert best == context.work / "adapter-1"
     assert len(rows) == 4 + row["kept"]
+    sft = context.run.recipe.stages["sft"]
+    learnt = [*load_train(sft.problems[0], 4), *read_problems(context.work / "kept.jsonl")]
+    expected = build_training_rows(tiny[1], learnt, sft, 1)
+    assert sorted(row["input_ids"] for row in rows) == sorted(row["input_ids"] for row in expected)
+
     assert len(read_kept(context)) == row["kept"] == sum(row["kept_by_level"].values())
     assert row["kept"] == sum(row["kept_by_family"].values())
     assert (row["problems"], row["samples"], row["tokens"]) == (16, 24, 24 * 25)
@@ -409,6 +417,13 @@ def test_samples_that_earn_enough_are_kept_by_a_reward_of_the_recipe(make_contex
     train_expert_iteration(context)
 
     assert any(line["answer"] == "987654" for line in read_kept(context))
+
+
+def test_a_reward_counts_by_its_weight(make_context, sampler, trained_rows, dev_accuracy):
+    dev_accuracy(1)
+    context = make_context(rewards=("format",), weights=(0.5,), keep_at=1.0)
+    assert train_expert_iteration(context) == context.parent_adapter
+    assert not trained_rows
 
 
 def test_a_finished_round_is_not_done_again(make_context, monkeypatch):

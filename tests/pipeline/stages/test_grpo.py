@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,10 +82,10 @@ def train(tiny, parent_adapter, tmp_path):
     def load_model(adapter=None, trainable=False):
         return PeftModel.from_pretrained(copy.deepcopy(tiny[0]), adapter, is_trainable=trainable), tiny[1]
 
-    def run(work="work", reward="parity", probe=0, max_resample=1, accuracy=None, **trainer):
+    def run(work="work", reward="parity", probe=0, max_resample=1, accuracy=None, weight=1.0, **trainer):
         settings = types.SimpleNamespace(
             rewards=[f"{tmp_path}/mine.py:{reward}" if reward != "correctness" else reward],
-            reward_weights=[1.0],
+            reward_weights=[weight],
             learnability=LearnabilitySettings(samples=probe, problems_per_level=4),
             grpo=GrpoSettings(max_resample=max_resample, trainer=TRAINER | trainer),
         )
@@ -101,7 +103,7 @@ def train(tiny, parent_adapter, tmp_path):
             parent_adapter=parent_adapter,
             load_model=load_model,
             train_problems=lambda: PROBLEMS,
-            dev_problems=lambda: PROBLEMS[:4],
+            dev_problems=lambda: [*PROBLEMS[:4], replace(PROBLEMS[0], id="other", level=2)],
         )
         return grpo.train_grpo(context)
 
@@ -296,6 +298,15 @@ def test_a_model_that_solves_nothing_is_refused_before_training(train, tmp_path)
 
     found = json.loads((tmp_path / "work" / "learnability.json").read_text())
     assert (found["problems"], found["samples"], found["mixed"]) == (4, 2, 0)
+
+
+def test_a_reward_counts_by_its_weight(train, tmp_path):
+    train(weight=0.5)
+    log = read_log(tmp_path / "work")
+    assert any(step["reward"] for step in log)
+    for step in log:
+        [part] = [value for key, value in step.items() if re.fullmatch("rewards/.*/mean", key)]
+        assert step["reward"] == pytest.approx(0.5 * part)
 
 
 def test_few_samples_are_said_before_training(train, capsys):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.dataset_spec import DatasetSpec
-from data.datasets import load_dev, load_train
+from data.datasets import load_dev, load_spec, load_train
 from data.files import UserError, write_jsonl
 from data.problem import record_to_json
 from pipeline.stages.problems import (
@@ -84,9 +84,13 @@ def test_what_a_file_of_solutions_has_counts_as_seen(file, tmp_path):
     assert not set(list_ids(selected)) & set(list_ids(solved))
 
 
-def test_only_the_same_data_set_counts_as_seen(file):
+def test_only_the_same_data_set_counts_as_seen(file, tmp_path):
+    rows = [record_to_json(problem) for problem in load_spec(file).problems]
+    write_jsonl(tmp_path / "copy.jsonl", rows)
+    copy = DatasetSpec(set=str(tmp_path / "copy.jsonl"), split="all")
+
     alone = select_problems([take(file, 10)])
-    assert list_ids(select_problems([take(file, 10)], [take(ARITHMETIC, 5)])) == list_ids(alone)
+    assert list_ids(select_problems([take(file, 10)], [take(copy, 10)])) == list_ids(alone)
 
 
 def test_sft_takes_its_problems_from_the_start():

@@ -1,12 +1,12 @@
 """Stage 4 chooses its algorithm by the recipe."""
 
 import types
-from pathlib import Path
 
 import pytest
 
 from data.files import UserError
 from pipeline.learnability import NoSignal
+from pipeline.run_dir import RunDir
 from pipeline.stages import expert_iteration, grpo, rl
 from pipeline.stages.rl import RL
 from pipeline.stages.stage import TrainingContext
@@ -23,12 +23,12 @@ def train(monkeypatch, tmp_path):
     def train_grpo(context):
         (context.work / "curve.json").write_text("[2]")
         (context.work / "alarm.txt").write_text("a collapse")
-        return Path(context.start or "sft") / "further"
+        return context.parent_adapter / "further"
 
     monkeypatch.setattr(expert_iteration, "train_expert_iteration", train_expert_iteration)
     monkeypatch.setattr(grpo, "train_grpo", train_grpo)
     monkeypatch.setattr(rl, "check_guessable", lambda recipe, settings: None)
-    run = types.SimpleNamespace(recipe=None)
+    run = types.SimpleNamespace(recipe=None, dir=RunDir(tmp_path))
 
     def train(algorithm):
         return RL.train(TrainingContext(run, RL, types.SimpleNamespace(algorithm=algorithm), 1, tmp_path))
@@ -37,7 +37,7 @@ def train(monkeypatch, tmp_path):
 
 
 def test_the_recipe_chooses_the_algorithm(train, tmp_path):
-    assert train("grpo") == Path("sft/further")
+    assert train("grpo") == tmp_path / "sft" / "adapter" / "further"
     assert train("expert_iteration") == tmp_path / "adapter-1"
 
 

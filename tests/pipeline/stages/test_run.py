@@ -9,8 +9,8 @@ import yaml
 
 from data.contamination import Overlap
 from data.dataset_spec import DatasetSpec, parse_spec
-from data.datasets import load, load_train
-from data.files import UserError
+from data.datasets import load, load_spec, load_train
+from data.files import UserError, write_jsonl
 from data.problem import read_completions, read_grades
 from pipeline import stages
 from pipeline.learnability import NoSignal
@@ -51,7 +51,7 @@ class Ladder:
         recipe = types.SimpleNamespace(
             seed=1,
             report_to="none",
-            base=types.SimpleNamespace(load="fp32"),
+            base=types.SimpleNamespace(load="fp32", fast_training=True),
             eval=evaluation,
             stages=sections,
         )
@@ -180,6 +180,17 @@ def test_another_setting_makes_a_stage_and_those_after_it_stale(ladder):
 
     assert ladder.run_stage(ladder.top) == ["toy", "top"]
     assert stage_status(ladder.run)["top"] == UP_TO_DATE
+
+
+def test_what_changes_the_speed_alone_trains_nothing_again(ladder):
+    ladder.run_stage(ladder.top)
+    ladder.run.recipe.base.fast_training = False
+    assert stage_status(ladder.run)["top"] == stages_run.UP_TO_DATE
+
+    # In other batches the answers may be others.
+    ladder.run.recipe.eval.batch_size = 2
+    assert stage_status(ladder.run)["top"].startswith("scoring: batch_size was 4, is 2")
+    assert ladder.run_stage(ladder.top) == []
 
 
 def test_a_parent_whose_adapter_comes_out_the_same_makes_nothing_stale(ladder):
@@ -390,6 +401,17 @@ def test_few_shot_examples_come_from_each_set_that_the_recipe_names_in_turn():
     assert examples == [first, *load_train(parse_spec("logic_v1"), 1), second, third]
 
 
+@pytest.mark.parametrize(("answer", "ours"), [("4", "arithmetic_v1"), ("yes", "logic_v1")])
+@pytest.mark.parametrize("split", ["", "?split=test"])
+def test_where_a_benchmark_has_no_worked_examples_ours_of_its_kind_are_shown(tmp_path, answer, ours, split):
+    rows = [{"id": f"p{i}", "question": f"Why {i}?", "answer": answer} for i in range(40)]
+    write_jsonl(tmp_path / "own.jsonl", rows)
+    benchmark = load_spec(parse_spec(f"{tmp_path / 'own.jsonl'}{split}"))
+
+    shown = load_examples(benchmark, PromptedSettings(shots=[2], examples=None), "cot")
+    assert shown == load_train(parse_spec(ours), 2)
+
+
 def test_each_variant_of_a_prompted_stage_has_its_files(ladder):
     ladder.run_stage(PLAIN)
     folder = ladder.folder(PLAIN)
@@ -492,7 +514,17 @@ def test_an_interrupted_scoring_goes_on_with_what_has_no_answer(ladder, monkeypa
     partial = ladder.folder(ladder.toy) / "partial" / "zero-shot"
     assert (partial / "arithmetic_v1").is_dir()
 
+    counts = []
+    generate = evaluate.generate
+
+    def count_prompts(model, tokenizer, prompts, **options):
+        counts.append(len(prompts))
+        return generate(model, tokenizer, prompts, **options)
+
+    monkeypatch.setattr(evaluate, "generate", count_prompts)
     assert ladder.run_stage(ladder.toy) == []
+    # All four of arithmetic were there.
+    assert counts == [0, 3]
     assert (ladder.folder(ladder.toy) / "completions" / "logic_v1.jsonl").read_bytes() == whole
     assert not partial.exists()
 
