@@ -3,7 +3,9 @@
 import copy
 import json
 
+import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from data.problem import Problem
 from pipeline import prompts, training
@@ -48,6 +50,29 @@ def test_what_is_computed_again_in_the_backward_pass_is_the_same(tiny):
 
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_an_adapter_in_fp32_on_a_base_in_bf16_learns_the_same(tiny, autocast):
+    ids = torch.arange(7, 37).view(3, 10)
+
+    gradients = []
+    for fast in (False, True):
+        torch.manual_seed(0)
+        base = copy.deepcopy(tiny[0]).bfloat16()
+        model = get_peft_model(base, LoraConfig(**LORA, init_lora_weights=False)).train()
+        if fast:
+            speed_up_training(model)
+
+        # As the stock one attends there.
+        model.set_attn_implementation("eager")
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            model(ids, labels=ids, **({"fused_lm_head": True} if fast else {})).loss.backward()
+        gradients.append([weights.grad for weights in model.parameters() if weights.requires_grad])
+
+    for stock, ours in zip(*gradients, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, stock, atol=1e-3, rtol=0.05)
 
 
 def test_other_calls_are_left_alone(tiny):
