@@ -50,7 +50,7 @@ TRAINING_NOTES = ("train.jsonl", "alarm.txt")
 
 @dataclass(frozen=True)
 class Sample:
-    """A text of the model, and at which attempt at its problem it was written, from 0 in each round."""
+    """A text of the model, and at which attempt at its problem it was written, from 0 over all rounds."""
 
     candidate: Candidate
     attempt: int
@@ -79,6 +79,7 @@ class ExpertIteration:
         self.dev = context.dev_problems()
 
         self.samples: list[Sample] = []
+        self.asked: Counter[str] = Counter()
         self.solved: Counter[str] = Counter()
         self.paths: set[tuple] = set()
         self.rounds: list[dict[str, Any]] = []
@@ -144,9 +145,12 @@ class ExpertIteration:
     def find_unsolved(self, number: int) -> list[Problem]:
         """Return what a round asks: its share of new problems, and the earlier ones with too few solutions."""
         unsolved = []
-        for i, problem in enumerate(self.problems):
-            # Each data set is spread over all rounds.
-            is_due = i % self.settings.rounds < number
+        places: Counter[Any] = Counter()
+        for problem in self.problems:
+            # Families and levels take turns in a data set, so every second problem would leave out some of them.
+            group = get_group(problem)
+            is_due = places[group] % self.settings.rounds < number
+            places[group] += 1
             if is_due and self.needs_solutions(problem):
                 unsolved.append(problem)
         return unsolved
@@ -164,7 +168,9 @@ class ExpertIteration:
             pending = list(filter(self.needs_solutions, problems))
             candidates = self.ask(model, pending, number, attempt)
             for candidate in candidates:
-                self.samples.append(Sample(candidate, attempt))
+                problem = candidate.problem
+                self.samples.append(Sample(candidate, self.asked[problem.id]))
+                self.asked[problem.id] += 1
 
             if attempt == 0:
                 shown = candidates[:SHOWN_SAMPLES]

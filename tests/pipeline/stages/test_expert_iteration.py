@@ -20,6 +20,7 @@ from pipeline.run_dir import RunDir
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages import expert_iteration
 from pipeline.stages.expert_iteration import (
+    ExpertIteration,
     Sample,
     get_group,
     keep_at_random,
@@ -30,6 +31,9 @@ from pipeline.stages.sft import build_training_rows
 from pipeline.traces.verify import Candidate
 
 PROBLEMS = load("arithmetic_v1", "train", 16).problems
+IDS = [problem.id for problem in PROBLEMS]
+# Of one family and level, so that they fall into the rounds in turn.
+ALIKE = [dataclasses.replace(problem, family="word", level=1) for problem in PROBLEMS]
 DEV = load("arithmetic_v1", "dev", 4).problems
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 TRAINER = {
@@ -75,7 +79,7 @@ class FakeSampler:
 
         candidates = []
         for problem in problems:
-            is_even = PROBLEMS.index(problem) % 2 == 0
+            is_even = IDS.index(problem.id) % 2 == 0
             candidates.append(make_candidate(problem, is_even or not is_first))
         return candidates
 
@@ -271,12 +275,11 @@ def test_each_round_asks_new_problems_and_trains_on_all_that_was_kept(
     make_context, sampler, trained_rows, dev_accuracy
 ):
     dev_accuracy(1, 3, 2)
-    context = make_context(rounds=2, samples=1)
+    context = make_context(problems=ALIKE, rounds=2, samples=1)
     best = train_expert_iteration(context)
 
     # The odd problems are of round 2, and none is solved at a first attempt.
-    ids = [problem.id for problem in PROBLEMS]
-    assert sampler.calls == [("round 1 attempt 0", ids[::2]), ("round 2 attempt 0", ids[1::2])]
+    assert sampler.calls == [("round 1 attempt 0", IDS[::2]), ("round 2 attempt 0", IDS[1::2])]
     assert [row["samples"] for row in read_rounds(context)] == [8, 16]
     assert len(trained_rows[0]) == len(trained_rows[1])
     assert best == context.work / "adapter-1"
@@ -301,13 +304,27 @@ def test_each_round_begins_anew_or_goes_on_from_the_adapter_before(make_context,
 
 def test_a_round_asks_again_what_the_one_before_did_not_solve(make_context, sampler, trained_rows, dev_accuracy):
     dev_accuracy(1, 2, 3)
-    first, second, third, fourth = PROBLEMS[:4]
-    train_expert_iteration(make_context(problems=[first, third, second, fourth], rounds=2, samples=1))
+    first, second, third, fourth = ALIKE[:4]
+    training = ExpertIteration(make_context(problems=[first, third, second, fourth], rounds=2, samples=1))
+    training.run()
 
     assert sampler.calls == [
         ("round 1 attempt 0", [first.id, second.id]),
         ("round 2 attempt 0", [third.id, second.id, fourth.id]),
     ]
+    attempts = [(sample.candidate.problem.id, sample.attempt) for sample in training.samples]
+    assert attempts == [(first.id, 0), (second.id, 0), (third.id, 0), (second.id, 1), (fourth.id, 0)]
+
+
+@pytest.mark.parametrize("name", ["arithmetic_v1", "logic_v1"])
+def test_each_round_asks_its_share_of_every_family_and_level(make_context, name):
+    problems = load(name, "train", 300).problems
+    training = ExpertIteration(make_context(problems=problems, rounds=2))
+
+    all_of_them = Counter(map(get_group, problems))
+    for group, count in Counter(map(get_group, training.find_unsolved(1))).items():
+        assert abs(count - all_of_them.pop(group) / 2) <= 0.5
+    assert not all_of_them
 
 
 def test_the_control_keeps_as_many_at_random(make_context, sampler, trained_rows, dev_accuracy, tmp_path):
