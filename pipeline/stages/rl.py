@@ -19,7 +19,7 @@ from pipeline.stages.stage import Stage, TrainingContext
 
 
 def check_guessable(recipe: Recipe, settings: RlSettings) -> None:
-    """Raise UserError where answers can be guessed and expert iteration can check the steps to none of them.
+    """Raise UserError where all answers can be guessed and expert iteration can check the steps to none of them.
 
     Args:
         recipe: Of the run.
@@ -30,12 +30,13 @@ def check_guessable(recipe: Recipe, settings: RlSettings) -> None:
     if settings.algorithm == "grpo" or not settings.expert_iteration.require_checked_steps:
         return
 
-    guessable = list(filter(is_guessable, select_stage_problems(recipe, "rl", settings)))
-    can_check_some = any(map(has_procedure, guessable))
-    if guessable and not can_check_some:
+    problems = select_stage_problems(recipe, "rl", settings)
+    can_check_some = any(has_procedure(problem) or not is_guessable(problem) for problem in problems)
+    if not can_check_some:
         raise UserError(
-            f"rl.problems: the answers of {len(guessable)} problems, such as {guessable[0].id}, can be guessed, and no "
-            "step to them can be checked; take other problems, or set rl.expert_iteration.require_checked_steps=false"
+            f"rl.problems: the answers of all {len(problems)} problems, such as {problems[0].id}, can be guessed, and "
+            "no step to them can be checked; add problems of another kind, or set "
+            "rl.expert_iteration.require_checked_steps=false"
         )
 
 

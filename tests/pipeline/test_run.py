@@ -214,7 +214,7 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
         ({"base": "nano-tinu"}, "did you mean nano-tiny?"),
         (
             {"overrides": ["rl.problems=[{set: facts.jsonl}]", "rl.expert_iteration.require_checked_steps=true"]},
-            "rl.problems: the answers of 9 problems, such as fact-0, can be guessed, and no step to them",
+            "rl.problems: the answers of all 9 problems, such as fact-0, can be guessed, and no step to them",
         ),
     ],
 )
@@ -227,7 +227,14 @@ def test_a_run_that_will_not_do_is_refused_before_its_base_is_made(tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("change", ["rl.algorithm=grpo", "rl.problems=['facts.jsonl','logic_v1?split=train&take=9']"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "rl.algorithm=grpo",
+        "rl.problems=['facts.jsonl','logic_v1?split=train&take=9']",
+        "rl.problems=['facts.jsonl','arithmetic_v1?split=train&take=1']",
+    ],
+)
 def test_answers_that_can_be_guessed_are_taken_by_grpo_and_beside_others(monkeypatch, facts, change):
     monkeypatch.chdir(facts)
     overrides = ["rl.problems=[{set: facts.jsonl}]", "rl.expert_iteration.require_checked_steps=true", change]
