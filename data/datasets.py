@@ -166,8 +166,10 @@ def _draw_train(spec: DatasetSpec, n: int | None) -> list[Problem]:
     count = n or generated.TRAIN_SIZE
     problems = _select_wanted(generated.load_train_problems(spec.set, count), spec)
 
-    # Others are made until there are enough.
-    while n is not None and problems and len(problems) < n and count < MAX_TAKE:
+    # Others are made until there are enough, or until there are no more.
+    found = 0
+    while n is not None and found < len(problems) < n and count < MAX_TAKE:
+        found = len(problems)
         count += generated.TRAIN_SIZE
         problems = _select_wanted(generated.load_train_problems(spec.set, count), spec)
     return problems[:n]

@@ -37,8 +37,12 @@ def select_problems(
     seen_specs: Sequence[DatasetSpec] = (),
     solved: Sequence[Problem] = (),
 ) -> list[Problem]:
-    """Return ``take`` training problems of each data set, those of ``seen_specs`` and ``solved`` after all others."""
-    selected = []
+    """Return ``take`` training problems of each data set, those of ``seen_specs`` and ``solved`` after all others.
+
+    Raises:
+        UserError: A data set has fewer, or two of ``specs`` take the same problem.
+    """
+    selected: list[Problem] = []
     for spec in specs:
         seen = [*_find_seen(spec, seen_specs), *solved]
         # A file of solutions may have ids of its own.
@@ -49,9 +53,19 @@ def select_problems(
         unseen = [problem for problem in drawn if problem.question not in seen_questions]
         chosen = take_stratified(unseen, spec.take)
         again = [problem for problem in drawn if problem.question in seen_questions]
-        selected += [*chosen, *again][: spec.take]
+        taken = [*chosen, *again][: spec.take]
+        if spec.take and len(taken) < spec.take:
+            raise UserError(f"data set {spec.set}: has only {len(taken)} such problems, not {spec.take}; lower take")
+        selected += taken
 
     check_ids(selected)
+    # Each would be asked, and count, twice.
+    for problem_id, count in Counter(problem.id for problem in selected).most_common(1):
+        if count > 1:
+            raise UserError(
+                f"problems: {count} entries take the same problem {problem_id!r}; give them other levels or families, "
+                "or make them one"
+            )
     return selected
 
 

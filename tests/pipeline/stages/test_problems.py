@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.dataset_spec import DatasetSpec
+from data.dataset_spec import DatasetSpec, parse_spec
 from data.datasets import load_dev, load_spec, load_train
 from data.files import UserError, write_jsonl
 from data.problem import record_to_json
@@ -60,6 +60,17 @@ def test_what_sft_left_is_evened_out_over_the_levels():
 
     assert not set(list_ids(selected)) & set(list_ids(select_problems(sft)))
     assert Counter(problem.level for problem in selected) == {1: 13, 2: 13, 3: 13, 4: 13, 5: 13}
+
+
+@pytest.mark.parametrize("spec", ["sums_v1?split=train&levels=1&take=500", "arithmetic_v1?levels=3&take=5"])
+def test_fewer_than_were_asked_for_and_the_same_ones_twice_are_refused(spec):
+    specs = [parse_spec("arithmetic_v1?take=50"), parse_spec(spec)]
+    words = "sums_v1: has only [0-9]+ such problems, not 500; lower take"
+    if spec.startswith("arithmetic"):
+        words = "problems: 2 entries take the same problem 'arithmetic.+'; give them other levels"
+
+    with pytest.raises(UserError, match=words):
+        select_problems(specs)
 
 
 def test_what_sft_has_seen_comes_last_where_there_is_nothing_else(file):
