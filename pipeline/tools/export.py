@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import GenerationConfig
 
 from data.files import UserError, make_folder, write_text
 from data.problem import Problem
@@ -30,9 +31,6 @@ UNQUANTIZED = ("fp32", "bf16")
 
 # Dev problems of each data set whose solutions both models are compared on.
 COMPARED = 8
-
-# A base's own settings that have no place in greedy decoding.
-SAMPLING = ("temperature", "top_p", "top_k")
 
 CARD = """\
 ---
@@ -83,7 +81,8 @@ def export(run: Run, name: str, folder: Path) -> str:
         UserError: where the stage has no adapter or is not up to date, or the folder is not empty.
     """
     stage_dir = check_stage(run, name)
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    is_link_or_file = folder.is_symlink() or (folder.exists() and not folder.is_dir())
+    if is_link_or_file or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"--to {folder}: it exists and is no empty folder; name another or remove it")
     make_folder(folder.parent)
 
@@ -146,15 +145,14 @@ def merge_into_base(run: Run, adapter: Path) -> Any:
 
 def set_greedy(model: Any, tokenizer: Any, stops: list[int], max_new_tokens: int) -> None:
     """Make a model decode as it was scored, wherever it is loaded."""
-    model.generation_config.update(
+    # Nothing of the base's own: a penalty on repeated tokens, such as Qwen2.5 has, would change greedy answers, too.
+    model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
+        bos_token_id=model.generation_config.bos_token_id,
         eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id,
     )
-    # transformers warns of each that is set without sampling.
-    for name in SAMPLING:
-        setattr(model.generation_config, name, None)
 
 
 def compare_logprobs(scored: Any, exported: Any, tokenizer: Any, problem: Problem) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """An exported stage: it answers as it was scored, comes whole or not at all, and stale stages are refused."""
 
+import copy
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from data.files import UserError
 from pipeline.config import load_recipe
@@ -42,6 +44,18 @@ def test_the_exported_model_answers_as_the_stage(finished_run, tmp_path):
     assert answer == expected[0].text
 
 
+def test_the_bases_own_way_of_generating_is_left_behind(tiny):
+    model = copy.deepcopy(tiny[0])
+    model.generation_config = GenerationConfig(bos_token_id=1, temperature=0.7, repetition_penalty=1.3)
+    module.set_greedy(model, tiny[1], stops=[2, 3], max_new_tokens=9)
+
+    settings = model.generation_config
+    assert (settings.do_sample, settings.max_new_tokens, settings.eos_token_id) == (False, 9, [2, 3])
+    assert settings.bos_token_id == 1
+    # Qwen2.5 has one, and it counts in greedy decoding, too.
+    assert settings.repetition_penalty in (None, 1.0)
+
+
 def test_the_model_card_has_scores_and_settings(finished_run, tmp_path):
     export(finished_run, "adaptive", tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
@@ -69,8 +83,10 @@ def test_other_settings_a_damaged_adapter_and_a_folder_in_use_are_refused(copy_r
     with pytest.raises(UserError, match="give the SET= that it was trained with"):
         export(changed, "rl", tmp_path / "model")
 
-    with pytest.raises(UserError, match="exists and is no empty folder"):
-        export(copy_run, "rl", tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for taken in (tmp_path, tmp_path / "link", Path("/dev/null")):
+        with pytest.raises(UserError, match="exists and is no empty folder"):
+            export(copy_run, "rl", taken)
 
     weights = copy_run.dir.stage("rl").adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
