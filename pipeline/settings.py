@@ -38,7 +38,7 @@ def _refuse_held_out(spec: DatasetSpec) -> DatasetSpec:
     return spec
 
 
-def _refuse_twice(items: list) -> list:
+def refuse_twice(items: list) -> list:
     """Two of the same would share one file, or one weight."""
     if len(set(items)) < len(items):
         raise ValueError("names one twice")
@@ -101,7 +101,7 @@ class EvalSettings(Settings):
 class PromptedSettings(Settings):
     """Stages 1 and 2: one row for each number of worked examples."""
 
-    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_refuse_twice)]
+    shots: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(refuse_twice)]
     examples: Problems | None
 
 
@@ -153,7 +153,7 @@ class RlSettings(Settings):
     algorithm: Literal["expert_iteration", "grpo", "both"]
     problems: Problems
     dev: Count
-    rewards: Annotated[list[str], Field(min_length=1), AfterValidator(_refuse_twice)]
+    rewards: Annotated[list[str], Field(min_length=1), AfterValidator(refuse_twice)]
     reward_weights: list[float]
     learnability: LearnabilitySettings
     expert_iteration: ExpertIterationSettings

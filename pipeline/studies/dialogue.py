@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from data.dataset_spec import Take
 from data.datasets import load
 from data.files import UserError
 from data.problem import Completion, Problem
@@ -26,7 +27,7 @@ from pipeline.evaluate import evaluate
 from pipeline.generate import find_stop_ids, generate, to_completion
 from pipeline.progress import progress_bar
 from pipeline.prompts import build_messages, encode_text, format_example_answer, render_prompt
-from pipeline.settings import Count, Greedy
+from pipeline.settings import Count, Greedy, refuse_twice
 from pipeline.studies.study import Base, Level, StudySettings
 
 CLAIM = "Stupid errors vanish with a hint, intelligent ones do not."
@@ -43,8 +44,8 @@ class Settings(StudySettings):
     """The study's recipe."""
 
     problems: Count
-    levels: Annotated[list[Level], Field(min_length=1)]
-    examples: Count
+    levels: Annotated[list[Level], Field(min_length=1), AfterValidator(refuse_twice)]
+    examples: Take
     batch_size: Count
     generation: Greedy
 

@@ -26,7 +26,7 @@ from pipeline.models.download import make_once
 from pipeline.models.load import load_model
 from pipeline.models.nano import PRESETS, TRAINER, Preset, hash_preset, pretrain
 from pipeline.prompts import format_example_answer
-from pipeline.settings import Count
+from pipeline.settings import Count, refuse_twice
 from pipeline.studies.study import Base, Level, StudySettings
 from pipeline.training import build_row
 
@@ -53,7 +53,7 @@ class Settings(StudySettings):
     texts: Count
     sizes: Annotated[list[tuple[Count, Count]], Field(min_length=3), AfterValidator(_check_sizes)]
     problems: Count
-    levels: Annotated[list[Level], Field(min_length=1)]
+    levels: Annotated[list[Level], Field(min_length=1), AfterValidator(refuse_twice)]
     resamples: Count
 
 

@@ -19,14 +19,15 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from data.dataset_spec import Take
 from data.datasets import load
 from data.problem import Problem
 from eval.studies import Findings, describe, estimate_mean, estimate_share, make_line
 from pipeline.generate import decode_text, find_stop_ids, generate
 from pipeline.prompts import encode_prompt, encode_text
-from pipeline.settings import Count, Positive
+from pipeline.settings import Count, Positive, refuse_twice
 from pipeline.studies.states import compute_states, probe
 from pipeline.studies.study import Base, Level, StudySettings
 
@@ -41,9 +42,9 @@ NEEDS = ""
 class Settings(StudySettings):
     """The study's recipe."""
 
-    drawn: Count
+    drawn: Take
     tested: Count
-    levels: Annotated[list[Annotated[Level, Field(ge=2)]], Field(min_length=1)]
+    levels: Annotated[list[Annotated[Level, Field(ge=2)]], Field(min_length=1), AfterValidator(refuse_twice)]
     penalty: Positive
     max_new_tokens: Count
 

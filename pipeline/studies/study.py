@@ -15,7 +15,7 @@ from data.splits import LEVELS
 from eval.extract import EXTRACTION_VERSION
 from eval.studies import Findings, make_result
 from pipeline.config import load_studies
-from pipeline.models.load import base_folder_name, fingerprint, load_model, load_tokenizer, resolve
+from pipeline.models.load import base_folder_name, fingerprint, load_model, load_tokenizer, resolve, resolve_precision
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.progress import format_duration, log_to, say
 from pipeline.prompts import PLAIN_TEMPLATE
@@ -129,6 +129,8 @@ def run_study(name: str, module: ModuleType, settings: StudySettings, base: Base
     inputs = {
         "settings": settings.model_dump(),
         "fingerprint": fingerprint(base.folder),
+        # By the machine.
+        "load": resolve_precision("auto"),
         "data": hash_data(name),
         # Some studies grade.
         "extraction_version": EXTRACTION_VERSION,

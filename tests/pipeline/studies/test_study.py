@@ -78,6 +78,8 @@ def test_without_a_name_all_are_made(base, measured, tmp_path):
         (["analogy"], ["anology.seed=2"], "anology"),
         (["prompt_program"], ['prompt_program.prompts=["It is"]'], "prompt_program.prompts"),
         (["in_context"], ["in_context.pairs_of_examples=[16]"], "in_context.pairs_of_examples"),
+        (["planning"], ["planning.drawn=200000"], "planning.drawn: must be less than or equal to 100000"),
+        (["planning"], ["planning.levels=[2,2]"], "planning.levels: names one twice"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_made(base, measured, tmp_path, names, overrides, words):
