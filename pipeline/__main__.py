@@ -15,7 +15,7 @@ from data.command_line import ArgumentParser, at_least, exit_on_user_error
 from data.files import UserError, suggest, write_text
 from eval.report import render_report
 from eval.seeds import summarize_seeds
-from eval.table import make_rows, print_table
+from eval.table import print_table
 from pipeline import processes
 from pipeline.config import check_trainers
 from pipeline.models.check import check_base, print_findings
@@ -96,9 +96,7 @@ Results are in {root}. Next, with the same BASE: make (the stages that are left)
 
 def show_table(run_dir, controls: bool) -> None:
     """Write table.json and table.md of what has been run, and print them."""
-    rows = make_rows(run_dir.read_stage_scores(controls))
-    run_dir.write_table(rows)
-    print_table(rows)
+    print_table(run_dir.update_table(controls))
 
 
 def print_results(options: argparse.Namespace) -> None:

@@ -120,10 +120,12 @@ class RunDir:
         for benchmark in benchmarks:
             write_records(self.problems_file(benchmark.name), benchmark.problems)
 
-    def write_table(self, rows: list[Record]) -> None:
-        """Write table.json and table.md."""
+    def update_table(self, controls: bool = False) -> list[Record]:
+        """Write table.json and table.md of what has been run, and return the rows."""
+        rows = make_rows(self.read_stage_scores(controls))
         write_json(self.root / "table.json", rows)
         write_text(self.root / "table.md", to_markdown(rows))
+        return rows
 
     def write_pass_at_k(self, content: Record) -> None:
         """Write pass_at_k.json."""

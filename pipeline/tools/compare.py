@@ -51,6 +51,7 @@ def run_bases(options: argparse.Namespace) -> list[RunView]:
         with run.dir.lock():
             for stage in STAGES:
                 run_stage(run, stage)
+            run.dir.update_table()
 
         view = run.dir.read_view()
         views.append(replace(view, name=base))
@@ -63,6 +64,8 @@ def read_folders(folders: Sequence[Path]) -> list[RunView]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--folders {folder}: no such folder; name a run, such as runs/nano")
+        if not RunDir(folder).read_stage_scores():
+            raise UserError(f"--folders {folder}: no stage has scores there; name a run, such as runs/nano")
 
     views = []
     for folder in folders:

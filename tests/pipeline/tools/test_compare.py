@@ -60,9 +60,13 @@ def test_names_that_cannot_be_compared_are_refused(tmp_path, options, words):
         run_compare(tmp_path, **options)
 
 
-def test_a_folder_that_is_not_there_is_named(copy_run, tmp_path):
+def test_a_folder_that_is_not_there_or_no_run_is_named(copy_run, tmp_path):
     with pytest.raises(UserError, match="absent: no such folder"):
         run_compare(tmp_path, folders=[copy_run.dir.root, tmp_path / "absent"])
+
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="other: no stage has scores there"):
+        run_compare(tmp_path, folders=[copy_run.dir.root, tmp_path / "other"])
 
 
 def test_all_bases_are_checked_before_the_first_is_trained(tmp_path, monkeypatch):
