@@ -25,7 +25,8 @@ from pipeline.run import Run, load_benchmarks, open_results, open_run, read_reci
 from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, list_controls
-from pipeline.stages.run import UP_TO_DATE, run_stage, stage_status
+from pipeline.stages.rl import check_guessable
+from pipeline.stages.run import UP_TO_DATE, get_settings, run_stage, stage_status
 from pipeline.stages.stage import Stage
 from pipeline.studies import STUDIES
 from pipeline.tools.compare import compare
@@ -47,6 +48,7 @@ def run_stages(options: argparse.Namespace) -> None:
     # The others wait while the main process fetches the base.
     run = processes.on_main_process(lambda: open_run(options))
     with run.dir.lock():
+        check_controls(run, options.to_run)
         # One process of several cannot measure alone what they do together.
         if options.command == "all" and not processes.is_shared():
             say(make_plan(run)[0])
@@ -60,6 +62,13 @@ def run_stages(options: argparse.Namespace) -> None:
             closing = CLOSING_LINES.get(options.command, STAGE_LINES)
             print(closing.format(root=run.dir.root))
     processes.disconnect()
+
+
+def check_controls(run: Run, stages: Sequence[Stage]) -> None:
+    """Raise UserError where a control of stage 4 cannot be trained: it has settings of its own."""
+    for stage in stages:
+        if stage.section == "rl":
+            check_guessable(run.recipe, get_settings(run, stage))
 
 
 def print_samples(run: Run, stages: Sequence[Stage], count: int) -> None:

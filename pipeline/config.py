@@ -9,6 +9,7 @@ import operator
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +40,7 @@ RESERVED = {
     "GRPOConfig": (
         f"{SET_BY_PIPELINE} load_best_model_at_end metric_for_best_model greater_is_better reward_weights "
         "per_device_eval_batch_size disable_dropout router_aux_loss_coef top_p top_k min_p repetition_penalty "
-        "generation_kwargs"
+        "generation_kwargs steps_per_generation generation_batch_size"
     ),
     "LoraConfig": "task_type base_model_name_or_path inference_mode",
 }
@@ -299,6 +300,16 @@ def check_trainers(recipe: Recipe) -> None:
             "rl.grpo.trainer: the best checkpoint on dev is kept, so save_strategy and eval_strategy must be steps, "
             "and save_steps the same as eval_steps"
         )
+
+    # A training that goes on from a checkpoint samples at its first step.
+    if grpo["save_steps"] % grpo.get("num_iterations", 1):
+        raise UserError(
+            "rl.grpo.trainer: a resumed training would sample at other steps; make save_steps and eval_steps a "
+            "multiple of num_iterations"
+        )
+
+    if grpo.get("use_vllm") and not find_spec("vllm"):
+        raise UserError("rl.grpo.trainer.use_vllm: vLLM is not installed; see docs/machines.md, or leave it out")
 
 
 def _check_block(key: str, block: Mapping[str, Any], library: Any) -> None:

@@ -12,7 +12,6 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +76,6 @@ class GrpoTraining:
         self.work = context.work
         self.recipe = context.run.recipe
         self.trainer_settings = self.settings.grpo.trainer
-        if self.trainer_settings.get("use_vllm") and not find_spec("vllm"):
-            raise UserError("rl.grpo.trainer.use_vllm: vLLM is not installed; see docs/machines.md, or leave it out")
 
         # Before the model is loaded, which takes longer than to find that there is nothing to do.
         self.pools = group_by_level(context.train_problems())
@@ -133,20 +130,7 @@ class GrpoTraining:
             "per_device_eval_batch_size": trainer["num_generations"],
         }
 
-        config = build_config(GRPOConfig, {**common, **trainer, **forced, **batch}, "rl.grpo.trainer")
-        if config.steps_per_generation < config.gradient_accumulation_steps:
-            # Problems are drawn by the number of the optimizer step, so each step samples once.
-            raise UserError(
-                "rl.grpo.trainer: steps_per_generation is below gradient_accumulation_steps; leave it out, or raise it"
-            )
-        # A training that goes on from a checkpoint samples at its first step.
-        batches = trainer["save_steps"] * config.gradient_accumulation_steps
-        if batches % (config.steps_per_generation * config.num_iterations):
-            raise UserError(
-                "rl.grpo.trainer: a resumed training would sample at other steps; make save_steps and eval_steps a "
-                "multiple of num_iterations"
-            )
-        return config
+        return build_config(GRPOConfig, {**common, **trainer, **forced, **batch}, "rl.grpo.trainer")
 
     def warn_of_few_samples(self, config: Config) -> None:
         """Say where the recipe takes fewer samples than are known to help."""

@@ -49,8 +49,6 @@ def train(context: TrainingContext) -> Path:
 
     from pipeline.stages.expert_iteration import train_expert_iteration
 
-    # A control has settings of its own, which opening the run did not check.
-    check_guessable(context.run.recipe, context.settings)
     adapter = train_expert_iteration(context)
     if context.settings.algorithm == "both":
         return train_further(context, adapter)

@@ -6,11 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from data.files import write_jsonl
 from pipeline import __main__ as command_line
+from pipeline.run import read_recipe
+from pipeline.run_dir import RunDir
 from pipeline.stages import CONTROLS, STAGES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -76,6 +80,23 @@ def test_a_control_runs_after_the_stage_that_it_imitates(monkeypatch, tmp_path):
     names = [stage.name for stage in ran]
     assert sorted(names) == sorted(["sft", "rl", *(control.name for control in CONTROLS)])
     assert all(names.index(control.control_of) < names.index(control.name) for control in CONTROLS)
+
+
+def test_a_control_that_cannot_be_trained_is_refused_before_any_is(refuse, monkeypatch, tmp_path):
+    rows = [{"id": f"p{i}", "question": f"Is {i} prime?", "answer": "yes", "choices": ["yes", "no"]} for i in range(20)]
+    write_jsonl(tmp_path / "facts.jsonl", rows)
+
+    def run_stage(run, stage):
+        raise AssertionError(f"{stage.name} was run")
+
+    def open_run(options):
+        return types.SimpleNamespace(recipe=read_recipe(options), dir=RunDir(tmp_path / "run"))
+
+    monkeypatch.setattr(command_line, "open_run", open_run)
+    monkeypatch.setattr(command_line, "run_stage", run_stage)
+    # GRPO takes such answers; one of its controls keeps samples of expert iteration.
+    options = ["--set", f"rl.problems=[{tmp_path / 'facts.jsonl'}]", "--set", "rl.algorithm=grpo"]
+    assert "can be guessed" in refuse("controls", "--profile", "cpu", *options)
 
 
 @pytest.mark.parametrize("module", ["pipeline", "data.datasets", "eval.grade", "eval.errors"])
