@@ -48,7 +48,7 @@ RESERVED = {
 # Keys of the libraries that would fail late, or train nothing, below 1.
 AT_LEAST_ONE = (
     "per_device_train_batch_size gradient_accumulation_steps num_generations max_completion_length eval_steps "
-    "save_steps logging_steps r"
+    "save_steps logging_steps num_iterations r"
 )
 
 
@@ -147,7 +147,8 @@ for _letter in "yYnNoO":
 def _parse_yaml(text: str, where: object) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    # A date that does not exist is a ValueError.
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{where}: not YAML: {reason}") from None
 
@@ -263,7 +264,7 @@ def check_trainers(recipe: Recipe) -> None:
     import peft
     import trl
 
-    from pipeline.training import split_batch
+    from pipeline.training import build_config, split_batch
 
     sections = {name: settings.model_dump() for name, settings in recipe.stages.items()}
     for key, value in _flatten(sections):
@@ -273,6 +274,8 @@ def check_trainers(recipe: Recipe) -> None:
             _check_block(key, value, trl.GRPOConfig)
         elif key.endswith(".trainer"):
             _check_block(key, value, trl.SFTConfig)
+            # What does not go together it says itself, but only when the stage is trained.
+            build_config(trl.SFTConfig, {"use_cpu": True, "bf16": False, **value}, key)
 
     # The processes must be able to share each batch that will be trained on.
     is_grpo_used = recipe.stages["rl"].algorithm != "expert_iteration"

@@ -164,6 +164,7 @@ def test_data_sets_are_written_as_blocks_or_as_text():
         ("sft.direct_share=[9, 0, 0, 0, 0]", "must be less than or equal to 1"),
         ("report_to=trakio", "'trackio', 'wandb' or 'tensorboard'"),
         ("traces.teacher.url=7", "traces.teacher.url: must be a valid string"),
+        ("seed=2026-13-01", "not YAML"),
         ("seed=-1", "seed: must be greater than or equal to 0"),
     ],
 )
@@ -196,6 +197,9 @@ def test_a_bad_override_is_refused_in_one_line(item, words):
         ("rl.grpo.trainer.epsilo=3", "did you mean epsilon?"),
         ("rl.grpo.trainer.num_generations=7", "a batch of 64 rows is not whole groups"),
         ("rl.grpo.trainer.save_steps=6", "save_steps the same as eval_steps"),
+        ("rl.grpo.trainer.num_iterations=0", "must be greater than or equal to 1"),
+        ("adaptive.trainer.warmup_steps=-1", "adaptive.trainer: "),
+        ("sft.trainer.load_best_model_at_end=true", "sft.trainer: "),
         ("rl.grpo.trainer.num_iterations=2", "make save_steps and eval_steps a multiple of num_iterations"),
         ("rl.grpo.trainer.steps_per_generation=16", "the pipeline sets it itself"),
         ("rl.grpo.trainer.use_vllm=true", "use_vllm: vLLM is not installed; see docs/machines.md"),
