@@ -241,7 +241,8 @@ def read_rationales(source: str) -> Source:
     A set without a named split gives its train split, a file all its lines.
     """
     spec = parse_spec(source)
-    if not (spec.split or spec.file or spec.set.endswith(".jsonl")):
+    is_file = spec.set.endswith((".jsonl", ".json")) or os.path.isfile(spec.set)
+    if not (spec.split or spec.file or is_file):
         spec = replace(spec, split="train")
 
     dataset = load_spec(spec)
@@ -258,13 +259,17 @@ def read_rationales(source: str) -> Source:
 
 
 def _sample_own(run: Run, stage: str, partial_file: Path) -> list[Candidate]:
-    from pipeline.models.load import load_model
+    from pipeline.models.load import load_model, resolve_precision
+
+    # The stages need this module.
+    from pipeline.stages import get_stage
     from pipeline.traces.sample import sample_candidates
 
-    trained = run.dir.stage(stage)
+    trained = run.dir.stage(get_stage(stage).name)
     if not trained.adapter.is_dir():
         raise UserError(
-            f"{trained.folder}: no adapter to sample from; run `make {stage}` first, or name a stage with --stage"
+            f"{trained.folder}: no adapter to sample from; run `make {stage}` first if that is a stage that trains, or "
+            "name one with --stage"
         )
     # A damaged adapter would write texts all the same.
     trained.check_adapter(run.fingerprint)
@@ -283,7 +288,7 @@ def _sample_own(run: Run, stage: str, partial_file: Path) -> list[Candidate]:
             run.recipe.seed,
             partial_file,
             on_progress,
-            origin=str(trained.adapter_sha256()),
+            origin=f"{trained.adapter_sha256()} {resolve_precision(run.recipe.base.load)}",
         )
 
 

@@ -1,5 +1,6 @@
 """Every source gives candidates that are verified alike, and sft mixes sources by their weights."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,6 +168,17 @@ def test_a_data_set_without_rationales_is_refused(tmp_path):
     path.write_text('{"id": "a", "question": "Half of 48?", "answer": "24"}\n')
     with pytest.raises(UserError, match="no problem of it has a rationale; name its field with rationale="):
         read_rationales(str(path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "txt"])
+def test_a_file_gives_all_its_lines(tmp_path, ending):
+    path = tmp_path / f"set.{ending}"
+    rows = [{"id": f"p{i}", "question": f"{i} + 1?", "answer": str(i + 1), "rationale": "x"} for i in range(20)]
+    if ending == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        write_jsonl(path, rows)
+    assert len(read_rationales(str(path)).candidates) == 20
 
 
 def test_our_own_set_gives_its_train_split():
