@@ -5,6 +5,7 @@ number of requests, and that an answer which arrives whole with an error in it c
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,8 +74,7 @@ class Client:
         self.requests = 0
         self.lock = Lock()
 
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"server {url!r}: no address; write http://HOST:PORT/v1")
+        check_url(url)
 
         # They are called for each request, repeated ones too.
         hooks: dict[str, Any] = {"request": [self._count_request], "response": [_check_answer]}
@@ -212,6 +212,13 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "/completions": _read_sequence,
     "/models": _read_models,
 }
+
+
+def check_url(url: str) -> None:
+    """Raise UserError where a text is no address of a server."""
+    # With an address in brackets, as of IPv6, or a name; the port is a number.
+    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?(/\S*)?", url):
+        raise UserError(f"server {url!r}: no address; write http://HOST:PORT/v1, such as http://localhost:8000/v1")
 
 
 class ServedModel:

@@ -73,6 +73,10 @@ def check_score_options(options: argparse.Namespace) -> None:
         raise UserError(f"--seed is {options.seed}; it must be 0 to {2**32 - 1}")
     if options.budget is not None and options.budget < options.min_thinking:
         raise UserError(f"--budget {options.budget}: it is below --min-thinking {options.min_thinking}; raise it")
+    if options.url:
+        from pipeline.client import check_url
+
+        check_url(options.url)
     if options.url and (options.budget is not None or options.min_thinking):
         raise UserError("--url: a server knows no --budget and no --min-thinking; leave them out, or the server")
 
@@ -90,13 +94,12 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
         benchmark = replace(benchmark, problems=take_stratified(benchmark.problems, options.limit))
     problems = benchmark.problems
 
-    # After all checks, since loading may take minutes.
+    # After all checks, since loading may take minutes, and decoding hours.
+    make_folder(options.out)
     scored = load_scored_model(options)
     prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
     examples = load_examples(benchmark, prompted, "cot")
 
-    # Before hours of decoding.
-    make_folder(options.out)
     # An earlier command may have left more samples here, which its scores name.
     (options.out / "scores.json").unlink(missing_ok=True)
     for name in ("completions", "grades"):
@@ -207,9 +210,10 @@ def read_prompt(text: str) -> Prompt:
     path = Path(text)
     content = read_yaml(path)
     # Without a format the worked examples could not be written.
-    if set(content) != {"instruction", "format"}:
-        raise UserError(f"{path}: a prompt has the keys instruction and format; write these two")
+    are_texts = all(isinstance(value, str) and value for value in content.values())
+    if set(content) != {"instruction", "format"} or not are_texts:
+        raise UserError(f"{path}: a prompt has the keys instruction and format, each with a text; write these two")
     if content["format"] not in INSTRUCTIONS:
-        raise UserError(f"{path}: format is {content['format']!r}; {suggest(str(content['format']), INSTRUCTIONS)}")
+        raise UserError(f"{path}: format is {content['format']!r}; {suggest(content['format'], INSTRUCTIONS)}")
 
-    return CustomPrompt(str(content["instruction"]), content["format"])
+    return CustomPrompt(content["instruction"], content["format"])

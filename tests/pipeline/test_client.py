@@ -272,7 +272,7 @@ def test_the_key_is_sent(server):
     assert server.keys == ["Bearer secret"]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", ""])
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "", "http://HOST:PORT/v1", "http://:8000/v1", "http://a b/v1"])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(UserError, match="no address"):
         Client(url, "m", "", 1.0)

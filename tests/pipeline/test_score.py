@@ -24,6 +24,15 @@ def test_a_prompt_may_be_a_file(tmp_path):
     with pytest.raises(UserError, match="the keys instruction and format"):
         read_prompt(str(path))
 
+    for text in (
+        "instruction:\nformat: cot\n",
+        "instruction: [a, b]\nformat: cot\n",
+        "instruction: a\nformat: [cot]\n",
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match="each with a text"):
+            read_prompt(str(path))
+
     path.write_text("instruction: Solve it.\nformat: cott\n")
     with pytest.raises(UserError, match="did you mean cot"):
         read_prompt(str(path))
