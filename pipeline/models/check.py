@@ -160,8 +160,13 @@ def _build_on_meta(folder: Path, config) -> Any:
     if list(folder.glob("*.safetensors")):
         return load_weights(folder, device_map="meta")
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        # Such as an encoder, which writes no text.
+        reason = " ".join(str(error).split())
+        raise UserError(f"no causal language model: {reason[:200]}") from None
 
 
 def _find_linear_layers(model) -> dict[str, Any]:

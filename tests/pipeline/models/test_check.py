@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from transformers import T5Config
 
 from pipeline.config import load_recipe
 from pipeline.models import check
@@ -79,6 +80,16 @@ def test_a_short_context_stops_a_run(tiny, save, recipe):
 def test_a_model_that_does_not_fit_the_memory_stops_a_run(tiny, save, recipe, monkeypatch):
     monkeypatch.setattr(check, "_measure_memory", lambda: 0.5)
     assert list_bad(find_all(save(*tiny), recipe)) == ["memory"]
+
+
+def test_a_model_that_writes_no_texts_stops_a_run(tiny, tmp_path, recipe):
+    # As the hub shows it before its weights are fetched.
+    T5Config().save_pretrained(tmp_path)
+    tiny[1].save_pretrained(tmp_path)
+    findings = find_all(tmp_path, recipe)
+
+    assert "weights" in list_bad(findings)
+    assert "no causal language model" in next(finding.text for finding in findings if finding.name == "weights")
 
 
 def test_a_tokenizer_without_an_end_of_turn_stops_a_run(tiny, save, recipe):
