@@ -132,9 +132,9 @@ def has_train_split(spec: DatasetSpec) -> bool:
         return True
 
     source = _open_source(spec)
-    # A file has a train split where only a share of it was named.
+    # A file has a train split where only a share of it was named, and something falls into the other one.
     if "all" in source.rows:
-        return spec.split is not None
+        return spec.split is not None and bool(source.read_train())
     return source.train_split in source.rows and source.train_split != spec.split
 
 

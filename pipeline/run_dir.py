@@ -147,6 +147,9 @@ class RunDir:
                 continue
 
             scores = self.stage(name).read_scores()
+            # A copy of a stage's folder is none of the run.
+            if scores["stage"] != name:
+                continue
             if controls or not scores["control"]:
                 grades = self._read_rows(name, scores, "grades", read_grades)
                 profile = self.stage(name).read_part("scoring").get("profile", "")

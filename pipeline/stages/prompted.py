@@ -34,8 +34,8 @@ COT = Stage(
 def load_examples(benchmark: Dataset, settings: PromptedSettings, stage: str) -> list[Problem]:
     """Return as many worked problems as any variant shows before a benchmark's questions.
 
-    They come from ``examples`` where the recipe names data sets, else from the benchmark's own train split, else from
-    arithmetic_v1 where most answers are numbers, and from logic_v1 where they are not.
+    They come from ``examples`` where the recipe names data sets, else from the benchmark's own train split, or where
+    that has too few, from arithmetic_v1 if most answers are numbers, and from logic_v1 if they are not.
 
     Args:
         benchmark: What is asked.
@@ -43,7 +43,7 @@ def load_examples(benchmark: Dataset, settings: PromptedSettings, stage: str) ->
         stage: Its name; ``plain`` shows answers alone.
 
     Raises:
-        UserError: a data set that the recipe names lacks the steps that are to be shown.
+        UserError: the data sets that the recipe names have too few problems, or lack the steps that are to be shown.
     """
     count = max(settings.shots)
     if count == 0:
@@ -57,12 +57,17 @@ def load_examples(benchmark: Dataset, settings: PromptedSettings, stage: str) ->
         for problem in chosen:
             if stage != PLAIN.name and not problem.rationale:
                 raise UserError(f"{stage}.examples: {problem.id} has no worked solution (rationale); name another set")
+        if len(chosen) < count:
+            raise UserError(
+                f"{stage}.examples: they have {len(chosen)} problems for the {count} of {stage}.shots; name more, or "
+                "lower it"
+            )
         return chosen
 
     # A set without worked answers has nothing to show for the step-by-step prompt.
     if has_train_split(benchmark.spec):
         problems = load_train(benchmark.spec, count)
-        if all(problem.rationale for problem in problems):
+        if len(problems) == count and all(problem.rationale for problem in problems):
             return problems
 
     # The examples show the form of an answer more than how to come to it.

@@ -301,6 +301,12 @@ def is_up_to_date(folder: StageDir, part: str, inputs: Record) -> bool:
         say(f"{folder.name}: {path} is not what was written; {part} again")
         return False
 
+    # They may be missing, but not say what is not true.
+    if part == "training":
+        for path in folder.find_damaged_notes():
+            say(f"{folder.name}: {path} is not what was written; it is removed")
+            path.unlink()
+
     folder.remove_leftovers(part, inputs)
     return True
 

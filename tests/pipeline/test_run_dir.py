@@ -255,6 +255,10 @@ def test_rows_come_in_the_order_of_the_ladder_and_controls_last(tmp_path):
     assert list_rows(run) == ["cot", "sft", "rl"]
     assert list_rows(run, controls=True) == ["cot", "sft", "rl", "sft_answers"]
 
+    # A copy that someone put aside is no stage.
+    shutil.copytree(tmp_path / "sft", tmp_path / "sft_old")
+    assert list_rows(run) == ["cot", "sft", "rl"]
+
 
 def test_a_stage_that_starts_from_an_adapter_that_is_gone_has_no_row(tmp_path):
     run = RunDir(tmp_path)

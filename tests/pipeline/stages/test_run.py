@@ -12,6 +12,7 @@ from data.dataset_spec import DatasetSpec, parse_spec
 from data.datasets import load, load_spec, load_train
 from data.files import UserError, write_jsonl
 from data.problem import read_completions, read_grades
+from data.splits import normalize_text, split_of
 from pipeline import stages
 from pipeline.learnability import NoSignal
 from pipeline.models.load import fingerprint
@@ -243,6 +244,10 @@ def test_damaged_files_are_named_and_made_again(ladder, capsys):
         if i not in (seconds, alarm):
             assert file.read_bytes() == intact[i]
 
+    # What lies beside an adapter may be missing.
+    assert not files[alarm].exists()
+    assert "not what was written" not in stage_status(ladder.run)["top"]
+
 
 def test_a_damaged_recipe_alone_is_only_written_again(ladder):
     ladder.run_stage(ladder.toy)
@@ -401,10 +406,21 @@ def test_few_shot_examples_come_from_each_set_that_the_recipe_names_in_turn():
     assert examples == [first, *load_train(parse_spec("logic_v1"), 1), second, third]
 
 
+def test_fewer_examples_than_are_to_be_shown_are_refused():
+    settings = PromptedSettings(shots=[0, 4], examples=[parse_spec("logic_v1?take=3")])
+    with pytest.raises(UserError, match="cot.examples: they have 3 problems for the 4 of cot.shots"):
+        load_examples(load("logic_v1", "test", 3), settings, "cot")
+
+
 @pytest.mark.parametrize(("answer", "ours"), [("4", "arithmetic_v1"), ("yes", "logic_v1")])
 @pytest.mark.parametrize("split", ["", "?split=test"])
-def test_where_a_benchmark_has_no_worked_examples_ours_of_its_kind_are_shown(tmp_path, answer, ours, split):
+@pytest.mark.parametrize("train", ["without steps", "one line", "none"])
+def test_where_a_benchmark_has_too_few_worked_examples_ours_of_its_kind_are_shown(tmp_path, answer, ours, split, train):
     rows = [{"id": f"p{i}", "question": f"Why {i}?", "answer": answer} for i in range(40)]
+    if train != "without steps":
+        of_train = [row for row in rows if split_of(normalize_text(row["question"])) == "train"]
+        of_test = [row for row in rows if split_of(normalize_text(row["question"])) == "test"]
+        rows = [row | {"rationale": "Because."} for row in of_test + of_train[: train == "one line"]]
     write_jsonl(tmp_path / "own.jsonl", rows)
     benchmark = load_spec(parse_spec(f"{tmp_path / 'own.jsonl'}{split}"))
 
