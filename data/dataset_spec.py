@@ -67,6 +67,11 @@ BUILT_IN = {
 }
 
 
+def split_list(text: str) -> list[str]:
+    """The parts of a text such as "ordering, rules"."""
+    return [part.strip() for part in text.split(",")]
+
+
 def parse_spec(text: str) -> DatasetSpec:
     """The data set that a text such as "gsm8k?split=train&take=10" names."""
     name, _, query = text.partition("?")

@@ -26,11 +26,11 @@ from typing import Any
 
 from data import generated
 from data.command_line import ArgumentParser, exit_on_user_error
-from data.dataset_spec import BUILT_IN, DEV_NAMES, MAX_TAKE, DatasetSpec, list_given, parse_spec
+from data.dataset_spec import BUILT_IN, DEV_NAMES, MAX_TAKE, DatasetSpec, list_given, parse_spec, split_list
 from data.fields import map_fields
 from data.files import UserError, read_rows, sha256_file, sha256_json, suggest
 from data.problem import Problem, parse_problem, record_to_json, write_records
-from data.splits import SPLITS, normalize_text, split_of, take_stratified
+from data.splits import LEVELS, SPLITS, normalize_text, split_of, take_stratified
 
 BENCHMARKS = tuple(generated.GENERATORS)
 
@@ -179,12 +179,24 @@ def _select_wanted(problems: Iterable[Problem], spec: DatasetSpec) -> list[Probl
     """The problems of the families and levels that a spec leaves."""
     wanted = list(problems)
     if spec.families:
-        families = spec.families.split(",")
+        families = split_list(spec.families)
+        _check_names("families", families, {problem.family for problem in wanted}, spec)
         wanted = [problem for problem in wanted if problem.family in families]
     if spec.levels:
-        levels = spec.levels.split(",")
+        levels = split_list(spec.levels)
+        _check_names("levels", levels, {str(level) for level in LEVELS}, spec)
         wanted = [problem for problem in wanted if str(problem.level) in levels]
     return wanted
+
+
+def _check_names(key: str, names: Iterable[str], known: Iterable[str], spec: DatasetSpec) -> None:
+    # A small file may have none of a family in one of its splits.
+    if spec.set not in BENCHMARKS:
+        return
+
+    for name in names:
+        if name not in known:
+            raise UserError(f"data set {spec.set}: {key} has {name!r}; {suggest(name, sorted(known))}")
 
 
 def _check_count(problems: Sequence[Problem], spec: DatasetSpec) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data.dataset_spec import LEFT_OUT, DatasetSpec
+from data.dataset_spec import LEFT_OUT, DatasetSpec, split_list
 from data.files import UserError, suggest
 
 MAPPED_FIELDS = ("id", "question", "answer", "choices", "rationale", "family", "level")
@@ -35,9 +35,9 @@ def map_fields(row: Mapping[str, Any], spec: DatasetSpec, place: str) -> dict[st
     _split_answer(record, spec, place)
 
     if spec.options:
-        record["choices"] = spec.options.split(",")
+        record["choices"] = split_list(spec.options)
     if spec.labels:
-        labels = spec.labels.split(",")
+        labels = split_list(spec.labels)
         record["choices"] = {"text": record.get("choices"), "label": labels}
     if spec.kind:
         record["kind"] = spec.kind

@@ -108,6 +108,9 @@ def parse_problem(row: Mapping[str, Any], where: str) -> Problem:
     rationale = row.get("rationale")
     if not isinstance(rationale, str | None):
         raise UserError(f"{where}: 'rationale' must be a text, or be left out")
+    # An empty one would teach empty thoughts.
+    if rationale is not None and not rationale.strip():
+        rationale = None
 
     answer = _write_number(gold) if isinstance(gold, float) else str(gold).strip()
 

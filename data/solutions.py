@@ -17,6 +17,7 @@ STYLES = ("procedure", "short", "long", "prose")
 MAX_LINES = 100
 
 Operation = tuple[str, int, int, int]
+OPERATIONS = ("+", "-", "*", "/")
 
 # A calculator mark of GSM8K, as in "48/2 = <<48/2=24>>24 clips".
 # Source: Cobbe et al. 2021, arXiv 2110.14168, section 4.1.
@@ -41,11 +42,27 @@ def render_solution(problem: Problem, style: str) -> str:
     if style == "procedure" and has_procedure(problem):
         return write_procedure(problem)
 
-    if style in ("procedure", "long") and "program" in problem.extra:
+    program = read_program(problem)
+    if style in ("procedure", "long") and program:
         # "Apples left: 7 - 3 = 4": the stored solution holds the labels.
         labels = [line.rpartition(": ")[0] for line in lines if ": " in line]
-        return write_long(problem.extra["program"], labels)
+        # A user's copy of our problems may have other steps.
+        is_ours = len(labels) in (0, len(program)) and write_short(program, labels) == rationale
+        return write_long(program, labels) if is_ours else rationale
     return rationale
+
+
+def read_program(problem: Problem) -> list[Operation]:
+    """The operations of a generated sum; none of a problem whose field of that name is something else."""
+    program = problem.extra.get("program")
+    if not isinstance(program, list):
+        return []
+
+    for operation in program:
+        is_one = isinstance(operation, list | tuple) and len(operation) == 4 and operation[0] in OPERATIONS
+        if not is_one or not all(type(number) is int for number in operation[1:]):
+            return []
+    return program
 
 
 def has_procedure(problem: Problem) -> bool:

@@ -29,6 +29,7 @@ from pathlib import Path
 from data.command_line import ArgumentParser, at_least, exit_on_user_error
 from data.files import UserError
 from data.problem import Completion, Grade, Problem, read_completions
+from data.solutions import read_program
 from eval.extract import split_thought
 from eval.grade import grade_all, is_equal, load_benchmark
 from eval.steps import Step, find_steps, find_wrong_step, get_solution, is_checked
@@ -121,7 +122,7 @@ def _judge_steps(problem: Problem, steps: Sequence[Step], grade: Grade) -> str:
         return "unknown"
 
     # Only with a known program, or one expression to follow, do correct steps prove a wrong plan.
-    if problem.extra.get("program") or problem.family == "boolean":
+    if read_program(problem) or problem.family == "boolean":
         return "plan"
     return "unknown"
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from data.logic import PROCEDURES
 from data.problem import Problem
-from data.solutions import has_procedure, list_places
+from data.solutions import has_procedure, list_places, read_program
 from eval.extract import split_thought
 from eval.grade import is_equal
 
@@ -179,7 +179,7 @@ def find_wrong_step(problem: Problem, text: str) -> WrongStep | None:
             return wrong
 
     # What numbers a question gives is known where its operations are.
-    known = _read_numbers(problem.question) if "program" in problem.extra else None
+    known = _read_numbers(problem.question) if read_program(problem) else None
     for before, line in itertools.pairwise(["", *lines]):
         # No solution needs the same line twice in a row.
         is_repeated = known is not None and line == before

@@ -417,7 +417,7 @@ def test_help_is_there_without_loading_what_is_heavy(root):
 
 
 def test_a_spec_leaves_only_its_families_and_levels():
-    spec = DatasetSpec("logic_v1", split="train", take=450, families="ordering,rules", levels="1,2")
+    spec = DatasetSpec("logic_v1", split="train", take=450, families="ordering, rules", levels="1, 2")
     problems = load_train(spec)
 
     # More than are committed.
@@ -428,4 +428,7 @@ def test_a_spec_leaves_only_its_families_and_levels():
 
 
 def test_a_family_that_a_set_has_not_is_an_error():
-    assert "check families=" in fail(load_train, DatasetSpec("logic_v1", take=5, families="rulers"))
+    assert "families has 'rulers'; did you mean rules?" in fail(
+        load_train, DatasetSpec("logic_v1", take=5, families="ordering, rulers")
+    )
+    assert "levels has '6'" in fail(load_train, DatasetSpec("logic_v1", take=5, levels="5,6"))

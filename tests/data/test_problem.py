@@ -72,6 +72,11 @@ def test_a_number_of_json_is_the_number_that_it_says(answer, gold):
     assert (problem.answer, problem.kind) == (gold, "number")
 
 
+@pytest.mark.parametrize("rationale", ["", " \n", None])
+def test_an_empty_rationale_is_none(rationale):
+    assert parse_problem(GOOD | {"rationale": rationale}, "here").rationale is None
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -13,7 +13,7 @@ from data import logic
 from data.datasets import load
 from data.generated import draw_problem
 from data.problem import Problem
-from data.solutions import render_solution, write_procedure
+from data.solutions import render_solution, write_procedure, write_short
 
 RULES = "Tom is a cat. No dogs are red. Every cat is red. Is it true that Tom is red?"
 ORDER = "Ann is older than Bob. Ann is younger than Eve. Bob is older than Dan. "
@@ -121,9 +121,10 @@ def test_two_problems_agree_up_to_the_line_that_makes_the_difference(family, que
 
 
 def test_two_sums_agree_up_to_the_line_that_makes_the_difference():
+    programs = [[("*", 12, 3, 36), ("-", 36, b, 36 - b)] for b in (17, 18)]
     problem, other = (
-        Problem("p", "", "", "number", rationale="", extra={"program": [["*", 12, 3, 36], ["-", 36, b, 36 - b]]})
-        for b in (17, 18)
+        Problem("p", "", "", "number", rationale=write_short(program), extra={"program": program})
+        for program in programs
     )
     lines = render_solution(problem, "procedure").split("\n")
     others = render_solution(other, "procedure").split("\n")

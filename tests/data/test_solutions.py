@@ -13,6 +13,7 @@ from data.solutions import (
     solution_from_marks,
     split_difference,
     split_product,
+    write_short,
 )
 
 PROGRAM = [["*", 7, 17, 119], ["-", 166, 119, 47], ["+", 47, 3, 50]]
@@ -42,9 +43,24 @@ def test_the_long_style_names_an_operation_then_works_it_place_by_place():
     ]
 
 
+@pytest.mark.parametrize(
+    ("rationale", "program"),
+    [
+        ("7 * 17 is 119.", PROGRAM),
+        ("Dollars: 7 * 17 = 119", PROGRAM),
+        ("9 - 4 = 5", "subtract(9, 4)"),
+        ("9 - 4 = 5", [["-", 9, 4]]),
+        ("9 - 4 = 5", [["-", "9", "4", "5"]]),
+    ],
+)
+def test_a_users_solution_stays_whatever_the_field_program_has(rationale, program):
+    assert render_solution(make(rationale, program), "procedure") == rationale
+
+
 def test_an_operation_is_worked_out_in_the_same_way_whether_or_not_it_borrows():
     def work_out(op, left, right, result):
-        return render_solution(make("…", [[op, left, right, result]]), "procedure").split("\n")
+        operation = (op, left, right, result)
+        return render_solution(make(write_short([operation]), [list(operation)]), "procedure").split("\n")
 
     assert work_out("-", 53, 37, 16) == ["53 - 37", "53 - 30 = 23", "23 - 7 = 16"]
     assert work_out("-", 57, 33, 24) == ["57 - 33", "57 - 30 = 27", "27 - 3 = 24"]

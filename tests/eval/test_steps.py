@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from data.solutions import has_procedure, render_solution
 from eval.steps import find_steps, find_wrong_step, is_checked
 
 PROGRAM = [["*", 25, 4, 100], ["+", 100, 8, 108]]
+HOURS = Problem("g", "How many minutes are 2 hours?", "120", "number")
 SUM = Problem("s", "What is 25 * 4 + 8?", "108", "number", extra={"program": PROGRAM})
 RULES = Problem(
     "r",
@@ -104,7 +106,9 @@ def test_a_step_is_reported_as_it_was_written():
         (SUM, "25 * 4 + 8 = 100 + 9 = 109", "25 * 4 + 8 = 100 + 9", "* +"),
         (BOOLEAN, "(3 > 5) = True\nTrue and True = True", "(3 > 5) = True", "comparison"),
         (SUM, "Tom is a dog.", None, None),
-        (Problem("g", "How many minutes are 2 hours?", "120", "number"), "2 * 60 = 120", None, None),
+        (HOURS, "2 * 60 = 120", None, None),
+        # A user's field of this name is no program of ours.
+        (replace(HOURS, extra={"program": "multiply(2, 60)"}), "2 * 60 = 120", None, None),
     ],
 )
 def test_a_step_must_follow_from_the_question_and_the_steps_before(problem, thought, wrong, operation):

@@ -65,9 +65,13 @@ def test_a_problem_of_no_level_counts_as_one_of_the_hardest(settings):
 
 
 def test_a_solution_with_a_wrong_answer_is_refused(problems, settings):
-    broken = replace(problems[0], rationale="25 * 4 = 100\n</think>\n\\boxed{1}")
-    with pytest.raises(UserError, match="is graded wrong"):
+    broken = replace(problems[0], answer="3 or 4")
+    with pytest.raises(UserError, match="is graded"):
         sft.build_answers([broken], settings(), 0)
+
+    tagged = replace(problems[0], rationale="<think>\n25 * 4 = 100\n</think>")
+    with pytest.raises(UserError, match="has think tags of its own; take them out"):
+        sft.build_answers([tagged], settings(), 0)
 
 
 def test_the_answers_of_a_control_keep_the_answer_and_lose_the_reasoning(problems, settings):
