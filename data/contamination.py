@@ -16,6 +16,9 @@ Gram = tuple[str, ...]
 Numbers = tuple[str, ...]
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
+# 1,000 is 1000.
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+WORD = re.compile(r"\b[^\W\d_]\w*")
 GRAM_WORDS = 3
 
 # Shares of common n-grams (Jaccard) from which two questions count as one. Between our own train and test, sums with
@@ -103,7 +106,7 @@ class _Index:
 
 
 def _list_numbers(text: str) -> Numbers:
-    return tuple(NUMBER.findall(text))
+    return tuple(NUMBER.findall(THOUSANDS.sub("", text)))
 
 
 def _sort_numbers(text: str) -> Numbers:
@@ -112,8 +115,8 @@ def _sort_numbers(text: str) -> Numbers:
 
 def _make_template(text: str) -> tuple[str, Numbers]:
     """A question without its numbers and its capitalized words; and its numbers."""
-    nameless = re.sub(r"\b[A-Z]\w*", "name", text)
-    bare = NUMBER.sub("0", nameless)
+    nameless = WORD.sub(lambda word: "name" if word[0][0].isupper() else word[0], text)
+    bare = NUMBER.sub("0", THOUSANDS.sub("", nameless))
     return normalize_text(bare), _list_numbers(text)
 
 

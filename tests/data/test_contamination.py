@@ -1,5 +1,7 @@
 """Contamination: every kind of planted duplicate is found; our own splits are free of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from data.contamination import EXACT, NEAR, TEMPLATE, find_overlaps
@@ -23,11 +25,19 @@ def find(question):
     [
         (WORD.upper().replace(".", " ."), EXACT),
         (WORD.replace("Ann", "Mia").replace("Bob", "Leo"), TEMPLATE),
+        (WORD.replace("Ann", "Émile").replace("Bob", "Leo"), TEMPLATE),
         (WORD.replace("red apples", "green apples"), NEAR),
     ],
 )
 def test_a_word_problem_in_other_words(question, reason):
     assert find(question) == [("word", "b1", reason)]
+
+
+def test_numbers_with_a_comma_between_thousands():
+    train = [replace(TRAIN[0], question=WORD.replace("30", "30,000"))]
+    other = WORD.replace("30", "30000").replace("Ann", "Mia")
+    [overlap] = find_overlaps(train, [replace(TRAIN[0], question=other)])
+    assert overlap.reason == TEMPLATE
 
 
 @pytest.mark.parametrize(
