@@ -24,6 +24,9 @@ NUMBER_HEADINGS = (
 )
 HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS)
 
+# The inputs of a stage that must be the same under all seeds.
+SETTINGS = ("settings", "problems", "files", "prompt", "prompts")
+
 NOTE = """\
 Accuracy is in percent, tokens are means over all problems; both are means over the seeds, each with its sample standard
 deviation beside it (sd). Gain: points above the best variant of the stages named below, over the seeds that both have,
@@ -76,13 +79,18 @@ def _check_settings(first: RunView, other: RunView) -> None:
         # A stage that the first run has not is compared with none.
         if settings != expected.get(stage.name, settings):
             raise UserError(
-                f"seeds: {stage.name} has other settings in {other.name} than in {first.name}; run both with the same "
-                "PROFILE and SET"
+                f"seeds: {stage.name} has other settings or problems in {other.name} than in {first.name}; run both "
+                "with the same PROFILE, SET and files"
             )
 
 
 def _get_settings(stage: StageView) -> Any:
-    return stage.manifest["scoring"]["inputs"]["settings"]
+    """What the recipe and the files that it names say, by part and input."""
+    settings = {}
+    for part in stage.manifest:
+        inputs = stage.manifest[part]["inputs"]
+        settings[part] = {name: inputs.get(name) for name in SETTINGS}
+    return settings
 
 
 def _collect_entries(runs: Sequence[RunView]) -> list[_Entry]:
@@ -103,8 +111,15 @@ def _collect_entries(runs: Sequence[RunView]) -> list[_Entry]:
                         f"seeds: {row['stage']} has other benchmarks in {run.name} than in {runs[0].name}; run both "
                         "with the same BENCHMARK"
                     )
+            correct = collect_correct(run, row)
+            for others in entry.correct.values():
+                if correct.keys() != others.keys():
+                    raise UserError(
+                        f"seeds: {row['stage']} has other problems in {run.name} than under another seed; run both "
+                        "with the same LIMIT"
+                    )
             entry.rows[place] = row
-            entry.correct[place] = collect_correct(run, row)
+            entry.correct[place] = correct
     return list(entries.values())
 
 
@@ -114,6 +129,10 @@ def _make_row(entry: _Entry, entries: Sequence[_Entry]) -> table.Row:
     shared = ("benchmark", "stage", "variant", "n", "compared_to")
     row = {key: rows[0][key] for key in shared}
     row["seeds"] = len(rows)
+    # What is to be known of one of them is to be known of their mean.
+    row["overlaps"] = max(each["overlaps"] for each in rows)
+    row["alarm"] = "; ".join(dict.fromkeys(each["alarm"] for each in rows if each["alarm"]))
+    row["profile"] = "quick" if any(each["profile"] == "quick" for each in rows) else rows[0]["profile"]
 
     for name, key in (("accuracy", "accuracy"), ("tokens", "tokens_mean")):
         values = [each[key] for each in rows]
@@ -166,7 +185,7 @@ def format_row(row: table.Row) -> list[str]:
     has_spread = row["seeds"] > 1
     return [
         row["benchmark"],
-        row["stage"],
+        table.mark_stage(row),
         row["variant"],
         str(row["n"]),
         str(row["seeds"]),
@@ -183,4 +202,5 @@ def format_row(row: table.Row) -> list[str]:
 def to_markdown(rows: Sequence[table.Row]) -> str:
     """Return the rows as a GitHub Markdown table, with the notes under it."""
     text = table.format_markdown(HEADINGS, [format_row(row) for row in rows])
-    return f"{text}\n{NOTE}\n{table.describe_comparisons(rows)}\n"
+    caveats = "".join(f"\n- {line}" for line in table.describe_faults(rows))
+    return f"{text}\n{NOTE}\n{table.describe_comparisons(rows)}\n{caveats}"

@@ -288,8 +288,7 @@ def format_row(row: Row) -> list[str]:
     rates = [row[key] for key in MEANS if key.endswith("_rate")]
     return [
         row["benchmark"],
-        # The caveats say what the star means.
-        row["stage"] + (" *" if row["overlaps"] else ""),
+        mark_stage(row),
         row["variant"],
         str(row["n"]),
         f"{accuracy} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]",
@@ -300,6 +299,11 @@ def format_row(row: Row) -> list[str]:
         format_p(row["p_vs_previous"]),
         format_p(row["p_holm"]),
     ]
+
+
+def mark_stage(row: Row) -> str:
+    """Return a row's stage, with the star that the caveats explain."""
+    return row["stage"] + (" *" if row["overlaps"] else "")
 
 
 def format_p(p_value: float | None) -> str:
@@ -315,25 +319,36 @@ def describe_caveats(rows: Sequence[Row]) -> list[str]:
     What each benchmark's number of problems can tell apart, which problems overlap with training, which trainings were
     stopped.
     """
-    quick = []
     detectable = []
-    overlaps = []
-    alarms = []
     for row in rows:
         benchmark = f"{row['benchmark']}, n = {row['n']}"
         detectable.append(f"{benchmark}: {_describe_detectable(row['n'])}")
-        if row["overlaps"]:
-            overlaps.append(
-                f"{row['stage']} *: {row['overlaps']} problems of {row['benchmark']} overlap with what it learnt from "
-                "or was shown (--allow-overlap)."
-            )
-        if row["profile"] == "quick":
-            quick.append("PROFILE=quick: a first look, by less training and fewer problems than the default's.")
-        if row["alarm"]:
-            alarms.append(f"{row['stage']}: {row['alarm']}; the adapter that was best on dev until then is scored.")
 
     # Each line once, in order.
-    return list(dict.fromkeys([*quick, *detectable, *overlaps, *alarms]))
+    return list(dict.fromkeys([*describe_faults(rows), *detectable]))
+
+
+def describe_faults(rows: Sequence[Row]) -> list[str]:
+    """Return a line on each fault of how the rows were made; of several runs it begins with the run's name."""
+    quick = []
+    overlaps = []
+    alarms = []
+    for row in rows:
+        run = f"{row['run']}: " if "run" in row else ""
+        if row["overlaps"]:
+            overlaps.append(
+                f"{run}{row['stage']} *: {row['overlaps']} problems of {row['benchmark']} overlap with what it learnt "
+                "from or was shown (--allow-overlap)."
+            )
+        if row["profile"] == "quick":
+            quick.append(f"{run}PROFILE=quick: a first look, by less training and fewer problems than the default's.")
+        if row["alarm"]:
+            alarms.append(
+                f"{run}{row['stage']}: {row['alarm']}; the adapter that was best on dev until then is scored."
+            )
+
+    # Each line once, in order.
+    return list(dict.fromkeys([*quick, *overlaps, *alarms]))
 
 
 def _describe_detectable(n: int) -> str:

@@ -94,6 +94,27 @@ def test_the_markdown_has_a_line_for_each_row(make_seed):
     assert "Compared: sft with plain." in text
 
 
+def test_what_is_wrong_with_one_seed_is_said_of_all(make_seed):
+    runs = [make_seed("a", {"plain": 4}), make_seed("a/seed-2", {"plain": 4})]
+    assert "*" not in to_markdown(summarize_seeds(runs))
+
+    pick(runs[1].rows, "all", "plain").update(overlaps=3, alarm="stopped at step 4", profile="quick")
+    text = to_markdown(summarize_seeds(runs))
+    assert "| plain * |" in text
+    assert "- plain *: 3 problems of all overlap with what it learnt from or was shown (--allow-overlap)." in text
+    assert "- plain: stopped at step 4; the adapter that was best on dev until then is scored." in text
+    assert "- PROFILE=quick: a first look" in text
+
+
+def test_seeds_on_other_problems_are_refused(make_seed):
+    runs = [make_seed(name, {"plain": 4}) for name in ("a", "a/seed-2")]
+    stage = runs[1].stages[0]
+    grades = {key: each[:-1] for key, each in stage.grades.items()}
+    runs[1] = dataclasses.replace(runs[1], stages=[dataclasses.replace(stage, grades=grades)])
+    with pytest.raises(UserError, match="plain has other problems in a/seed-2 than under another seed"):
+        summarize_seeds(runs)
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_refused(make_seed):
     run = make_seed("a", {"plain": 4})
     with pytest.raises(UserError, match="make SEED=2"):
@@ -110,5 +131,13 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(make_seed):
     stage = run.stages[0]
     manifest = {"scoring": {**stage.manifest["scoring"], "inputs": {"settings": {"shots": [0]}}}}
     other = dataclasses.replace(run, name="a/seed-2", stages=[dataclasses.replace(stage, manifest=manifest)])
-    with pytest.raises(UserError, match="plain has other settings in a/seed-2 than in a"):
+    with pytest.raises(UserError, match="plain has other settings or problems in a/seed-2 than in a"):
         summarize_seeds([run, other])
+
+    # A file that was edited in between.
+    manifest = {"scoring": stage.manifest["scoring"], "training": {"inputs": {"problems": {"mine.jsonl": ["b"]}}}}
+    other = dataclasses.replace(run, name="a/seed-2", stages=[dataclasses.replace(stage, manifest=manifest)])
+    manifest = {"scoring": stage.manifest["scoring"], "training": {"inputs": {"problems": {"mine.jsonl": ["a"]}}}}
+    first = dataclasses.replace(run, stages=[dataclasses.replace(stage, manifest=manifest)])
+    with pytest.raises(UserError, match="plain has other settings or problems in a/seed-2 than in a"):
+        summarize_seeds([first, other])
