@@ -40,7 +40,7 @@ from eval.phrases import (
     takes_back,
 )
 
-EXTRACTION_VERSION = 6
+EXTRACTION_VERSION = 7
 
 # Bounds on the work, in characters.
 MAX_SENTENCE = 300
@@ -374,7 +374,11 @@ def _extract_from_markers(text: str, finished: bool, asked: _Asked) -> Extractio
 def _get_following(text: str, place: int, phrase: str) -> str:
     """Return what follows a phrase that stands behind a marker's place."""
     window = text[place : place + 4 * MAX_SENTENCE]
-    return window.partition(phrase)[2][:MAX_SENTENCE]
+    _, found, following = window.partition(phrase)
+    # "B. cat" may be read from "**B.** cat".
+    if not found:
+        following = window.partition(phrase.rpartition(". ")[2])[2]
+    return following[:MAX_SENTENCE]
 
 
 # A letter whose full stop may stand before its text: "B. cat".

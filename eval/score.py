@@ -184,7 +184,10 @@ def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
         if grade.extracted is None or not is_decided:
             continue
 
+        # Right ones are one answer, however they are written.
         answer = parse_value(grade.extracted, problem.kind, problem.choices)
+        if grade.correct:
+            answer = problem.answer
         if answer is not None:
             # An answer with a second guess beside it is none, and must not vote with the answer itself.
             votes[answer, grade.correct] += 1

@@ -321,6 +321,9 @@ def test_a_choice_whose_text_ends_in_a_letter_is_named_by_both():
 
 def test_several_letters_in_a_box_are_several_guesses():
     assert extract(r"\boxed{(A) or (B)}", "text", ("wolf", "cat")).ambiguous
+    assert extract("The answer is B. cat. Or maybe A. wolf.", "text", ("wolf", "cat")).ambiguous
+    assert extract("The answer is **B.** cat. Or maybe A. wolf.", "text", ("wolf", "cat")).ambiguous
+    assert not extract("The answer is **B.** cat. It meows.", "text", ("wolf", "cat")).ambiguous
     assert not extract(r"\boxed{(A)}", "text", ("wolf", "cat")).ambiguous
 
 

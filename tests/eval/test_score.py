@@ -99,6 +99,15 @@ def test_the_majority_counts_equal_answers_as_one_and_splits_ties():
     assert scores["pass_at"]["3"]["accuracy"] == 4 / 5
 
 
+def test_right_answers_vote_together_however_they_are_written():
+    problem = Problem("a", "q", "x+1", "text")
+    samples = []
+    for answer in ("x+1", "1+x", "x-1", "x-1", "x + 1 + 0"):
+        completion = Completion("a", rf"\boxed{{{answer}}}", 1, 0, 1, "stop")
+        samples.append(grade_each([problem], [completion]))
+    assert score_samples([problem], samples)["maj"]["accuracy"] == 1
+
+
 CHOICES = [("yes", "no"), ("Ann", "Bob", "Eve"), None]
 ANSWERS = ("12", "cat", "dog")
 
