@@ -22,6 +22,7 @@ is the reward ``mine.py:short``. The reward ``random`` is a control: accuracy th
 import importlib.util
 import math
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -43,7 +44,7 @@ def correctness(prompts, completions, completion_ids, problem, finish, **columns
 
 
 def format_reward(prompts, completions, completion_ids, problem, finish, **columns) -> list[float]:
-    """Return 1.0 for a boxed answer after a closed thought, right or wrong."""
+    """Return 1.0 for a boxed answer, right or wrong, that is not in a thought; there need be no thought."""
     grades = _grade_texts(problem, completions, finish)
     return [float(each.boxed) for each in grades]
 
@@ -113,11 +114,14 @@ def _load_function(name: str) -> Reward:
     if not Path(path).is_file():
         raise UserError(f"reward {name}: no file {path}; check the path")
 
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    # A name of its own, since no module of that name may be there already.
+    spec = importlib.util.spec_from_file_location(f"ladder_reward_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"reward {name}: {path} is no Python file; name one that ends in .py")
 
     module = importlib.util.module_from_spec(spec)
+    # Where dataclasses look for it.
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -90,6 +90,17 @@ def test_random_is_a_coin_that_falls_the_same_for_the_same_text():
     assert 70 <= sum(coins) <= 130
 
 
+def test_a_users_file_may_have_dataclasses(tmp_path):
+    path = tmp_path / "typed.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n\n"
+        "@dataclass\nclass Weight:\n    value: float\n\n"
+        "def weigh(completions, **columns):\n    return [Weight(0.5).value for _ in completions]\n"
+    )
+    assert score(f"{path}:weigh", write("12")) == [0.5]
+
+
 def test_a_reward_of_a_users_own(mine):
     assert score(f"{mine}:short", write("1234")) == [0.25]
     assert score(f"{mine}:by_columns", write(RIGHT)) == [1.1]
