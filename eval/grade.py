@@ -50,14 +50,19 @@ def load_benchmark(benchmark: str | DatasetSpec) -> Dataset:
     dataset = load_spec(spec)
 
     for problem in dataset.problems:
-        answer = problem.answer
-        # An answer may be a whole text.
-        gold = f"{dataset.places[problem.id]}: the answer {answer[:80]!r} of {problem.id!r}"
-        if problem.kind == "number" and parse_number(answer) is None:
-            raise UserError(f"{gold} is no number that can be read; write it out in digits, or set kind to text")
-        if problem.choices and parse_value(answer, problem.kind, problem.choices) is None:
-            raise UserError(f"{gold} is none of its choices; fix the answer or the choices")
+        check_gold(problem, dataset.places[problem.id])
     return dataset
+
+
+def check_gold(problem: Problem, place: str) -> None:
+    """Raise UserError, which begins with the place, where no answer could equal a problem's own."""
+    answer = problem.answer
+    # An answer may be a whole text.
+    gold = f"{place}: the answer {answer[:80]!r} of {problem.id!r}"
+    if problem.kind == "number" and parse_number(answer) is None:
+        raise UserError(f"{gold} is no number that can be read; write it out in digits, or set kind to text")
+    if problem.choices and parse_value(answer, problem.kind, problem.choices) is None:
+        raise UserError(f"{gold} is none of its choices; fix the answer or the choices")
 
 
 def grade(problem: Problem, completion: Completion) -> Grade:

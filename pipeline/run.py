@@ -8,11 +8,11 @@ from pathlib import Path
 
 from data.contamination import Overlap, find_overlaps
 from data.dataset_spec import DatasetSpec
-from data.datasets import Dataset, load_dev, load_train
+from data.datasets import BENCHMARKS, Dataset, load_dev, load_train
 from data.files import UserError
 from data.problem import Problem, read_problems
 from data.splits import take_stratified
-from eval.grade import load_benchmark
+from eval.grade import check_gold, load_benchmark
 from eval.table import POOLED
 from pipeline.config import check_trainers, count_context_tokens, default_profile, load_recipe
 from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
@@ -70,6 +70,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
         check_tracker(recipe.report_to)
         check_rewards(recipe)
         check_guessable(recipe, recipe.stages["rl"])
+        check_golds(recipe)
         check_examples(recipe, benchmarks)
         overlaps = find_contamination(recipe, benchmarks, options.allow_overlap)
 
@@ -139,6 +140,15 @@ def check_rewards(recipe: Recipe) -> None:
             problems = select_stage_problems(recipe, name, settings)[:2]
             for reward in settings.rewards:
                 try_reward(reward, problems)
+
+
+def check_golds(recipe: Recipe) -> None:
+    """Raise UserError where a training problem of a user's has an answer that nothing could equal."""
+    for name, settings in recipe.stages.items():
+        for spec in getattr(settings, "problems", []):
+            if spec.set not in BENCHMARKS:
+                for problem in load_train(spec):
+                    check_gold(problem, f"{name}.problems: {spec.set}")
 
 
 def check_examples(recipe: Recipe, benchmarks: Sequence[Dataset]) -> None:

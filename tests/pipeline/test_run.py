@@ -65,6 +65,7 @@ def facts(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("facts")
     write_jsonl(folder / "facts.jsonl", rows)
     write_jsonl(folder / "all.jsonl", rows)
+    write_jsonl(folder / "odd.jsonl", [{"id": f"o{i}", "question": f"{i} ?", "answer": "n/a"} for i in range(20)])
     (folder / "broken.py").write_text("def broken(problem, **columns):\n    return [p['absent'] for p in problem]\n")
     return folder
 
@@ -210,6 +211,10 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
         ({"benchmark": ["absent.jsonl"]}, "no such file"),
         ({"overrides": ["rl.rewards=[broken.py:broken]"]}, "it fails on a right answer (KeyError: 'absent'); fix it"),
         ({"overrides": ["cot.examples=[{set: facts.jsonl}]"]}, "cot.examples: fact-0 has no worked solution"),
+        (
+            {"overrides": ["rl.problems=[{set: odd.jsonl, kind: number}]"]},
+            "rl.problems: odd.jsonl: the answer 'n/a' of 'o",
+        ),
         ({"benchmark": ["all.jsonl"]}, "'all' is the table's name for all of them together"),
         ({"base": "nano-tinu"}, "did you mean nano-tiny?"),
         (
