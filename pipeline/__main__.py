@@ -17,7 +17,7 @@ from eval.report import render_report
 from eval.seeds import summarize_seeds
 from eval.table import print_table
 from pipeline import processes
-from pipeline.config import check_trainers
+from pipeline.config import check_grpo, check_trainers
 from pipeline.models.check import check_base, print_findings
 from pipeline.models.load import base_folder_name, check_name
 from pipeline.progress import say
@@ -67,8 +67,16 @@ def run_stages(options: argparse.Namespace) -> None:
 def check_controls(run: Run, stages: Sequence[Stage]) -> None:
     """Raise UserError where a control of stage 4 cannot be trained: it has settings of its own."""
     for stage in stages:
-        if stage.section == "rl":
-            check_guessable(run.recipe, get_settings(run, stage))
+        if not stage.control_of or stage.section != "rl":
+            continue
+
+        settings = get_settings(run, stage)
+        try:
+            check_guessable(run.recipe, settings)
+            if settings.algorithm != "expert_iteration":
+                check_grpo(settings.grpo.trainer)
+        except UserError as error:
+            raise UserError(f"{stage.name}: {error}; or name the other controls: make controls NAME=") from None
 
 
 def print_samples(run: Run, stages: Sequence[Stage], count: int) -> None:

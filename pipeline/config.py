@@ -264,7 +264,7 @@ def check_trainers(recipe: Recipe) -> None:
     import peft
     import trl
 
-    from pipeline.training import build_config, split_batch
+    from pipeline.training import split_batch
 
     sections = {name: settings.model_dump() for name, settings in recipe.stages.items()}
     for key, value in _flatten(sections):
@@ -274,8 +274,6 @@ def check_trainers(recipe: Recipe) -> None:
             _check_block(key, value, trl.GRPOConfig)
         elif key.endswith(".trainer"):
             _check_block(key, value, trl.SFTConfig)
-            # What does not go together it says itself, but only when the stage is trained.
-            build_config(trl.SFTConfig, {"use_cpu": True, "bf16": False, **value}, key)
 
     # The processes must be able to share each batch that will be trained on.
     is_grpo_used = recipe.stages["rl"].algorithm != "expert_iteration"
@@ -304,14 +302,20 @@ def check_trainers(recipe: Recipe) -> None:
             "and save_steps the same as eval_steps"
         )
 
+    if is_grpo_used:
+        check_grpo(grpo)
+
+
+def check_grpo(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError where GRPO, or a control that trains by it, would fail only once it is trained."""
     # A training that goes on from a checkpoint samples at its first step.
-    if grpo["save_steps"] % grpo.get("num_iterations", 1):
+    if trainer["save_steps"] % trainer.get("num_iterations", 1):
         raise UserError(
             "rl.grpo.trainer: a resumed training would sample at other steps; make save_steps and eval_steps a "
             "multiple of num_iterations"
         )
 
-    if grpo.get("use_vllm") and not find_spec("vllm"):
+    if trainer.get("use_vllm") and not find_spec("vllm"):
         raise UserError("rl.grpo.trainer.use_vllm: vLLM is not installed; see docs/machines.md, or leave it out")
 
 

@@ -408,9 +408,10 @@ def build_sft_trainer(
             data_collator=data_collator,
         )
     except ValueError as error:
-        # PEFT's words for layers that the model lacks; all others are TRL's, for what does not go together.
-        key = "sft.lora.target_modules" if str(error).startswith("Target modules") else f"{label}: trainer"
-        raise UserError(f"{key}: {error}; change the recipe") from None
+        # PEFT's words for layers that the model lacks.
+        if not str(error).startswith("Target modules"):
+            raise
+        raise UserError(f"sft.lora.target_modules: {error}") from None
     built.remove_callback(PrinterCallback)
     if fast:
         speed_up_training(built.model)

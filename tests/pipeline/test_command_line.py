@@ -96,7 +96,12 @@ def test_a_control_that_cannot_be_trained_is_refused_before_any_is(refuse, monke
     monkeypatch.setattr(command_line, "run_stage", run_stage)
     # GRPO takes such answers; one of its controls keeps samples of expert iteration.
     options = ["--set", f"rl.problems=[{tmp_path / 'facts.jsonl'}]", "--set", "rl.algorithm=grpo"]
-    assert "can be guessed" in refuse("controls", "--profile", "cpu", *options)
+    error = refuse("controls", "--profile", "cpu", *options)
+    assert error.startswith("error: rl_random_keep: rl.problems: ")
+    assert "can be guessed" in error
+
+    options = ["--set", "rl.grpo.trainer.num_iterations=2"]
+    assert "rl_random_reward: rl.grpo.trainer: " in refuse("controls", "--profile", "cpu", *options)
 
 
 @pytest.mark.parametrize("module", ["pipeline", "data.datasets", "eval.grade", "eval.errors"])

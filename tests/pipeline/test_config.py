@@ -198,11 +198,7 @@ def test_a_bad_override_is_refused_in_one_line(item, words):
         ("rl.grpo.trainer.num_generations=7", "a batch of 64 rows is not whole groups"),
         ("rl.grpo.trainer.save_steps=6", "save_steps the same as eval_steps"),
         ("rl.grpo.trainer.num_iterations=0", "must be greater than or equal to 1"),
-        ("adaptive.trainer.warmup_steps=-1", "adaptive.trainer: "),
-        ("sft.trainer.load_best_model_at_end=true", "sft.trainer: "),
-        ("rl.grpo.trainer.num_iterations=2", "make save_steps and eval_steps a multiple of num_iterations"),
         ("rl.grpo.trainer.steps_per_generation=16", "the pipeline sets it itself"),
-        ("rl.grpo.trainer.use_vllm=true", "use_vllm: vLLM is not installed; see docs/machines.md"),
         ("rl.grpo.trainer.eval_steps=null", "eval_steps: must be a valid number, not None"),
         ("rl.grpo.trainer.num_generations=null", "num_generations: must be a valid integer, not None"),
     ],
@@ -213,6 +209,19 @@ def test_the_libraries_keys_are_checked_by_name_and_type(item, words):
 
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("rl.grpo.trainer.num_iterations=2", "make save_steps and eval_steps a multiple of num_iterations"),
+        ("rl.grpo.trainer.use_vllm=true", "use_vllm: vLLM is not installed; see docs/machines.md"),
+    ],
+)
+def test_what_grpo_would_refuse_late_is_refused_where_it_is_used(item, words):
+    check_trainers(load_recipe("cpu", [item]))
+    with pytest.raises(UserError, match=words):
+        check_trainers(load_recipe("cpu", [item, "rl.algorithm=grpo"]))
 
 
 @pytest.mark.parametrize(
