@@ -21,6 +21,7 @@ from eval.grade import grade
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
+from pipeline.prompts import END_THINK, THINK
 from pipeline.rewards import combine_rewards
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages.problems import select_stage_problems
@@ -390,8 +391,12 @@ def read_solution(candidate: Candidate) -> Problem | None:
         return None
 
     solution = write_solution(candidate)
-    # There is nothing to learn from an answer alone.
-    return solution if solution and solution.rationale else None
+    if not solution or not solution.rationale:
+        # There is nothing to learn from an answer alone.
+        return None
+
+    # Tags in the steps are refused by the training.
+    return None if THINK in solution.rationale or END_THINK in solution.rationale else solution
 
 
 def describe_samples(

@@ -17,7 +17,7 @@ from data.splits import normalize_text
 from eval.extract import split_thought
 from eval.grade import grade, is_equal
 from eval.steps import find_steps, find_wrong_step, is_checked
-from pipeline.prompts import build_messages, encode_text, format_thinking_answer
+from pipeline.prompts import END_THINK, THINK, build_messages, encode_text, format_thinking_answer
 from pipeline.rewards import CombinedReward, RewardScore, combine_rewards
 
 HELD_OUT = "a problem that is held out"
@@ -116,6 +116,9 @@ def find_step_fault(solution: Problem) -> str | None:
     steps = solution.rationale
     if not steps:
         return "no steps"
+    # They would be learnt as a part of the thought.
+    if THINK in steps or END_THINK in steps:
+        return "think tags in its steps"
 
     if find_wrong_step(solution, format_thinking_answer(steps, solution.answer)) is not None:
         return "a wrong step"

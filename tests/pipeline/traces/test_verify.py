@@ -61,6 +61,7 @@ def think(problem, steps):
         ("<think>\n9 + 3 = 11\n11 + 1 = 12\n</think>\n\\boxed{12}", "stop", "a wrong step"),
         ("<think>\n9 - 3 = 6\n</think>\n\\boxed{12}", "stop", "steps that end elsewhere"),
         ("<think></think>\n\\boxed{12}", "stop", "no steps"),
+        ("<think>\n<think>\n9 + 3 = 12\n</think>\n\\boxed{12}", "stop", "think tags in its steps"),
         ("<think>\n9 + 3 = 12", "stop", "no answer (unclosed)"),
         ("<think>\n9 + 3 = 12", "length", "no answer (truncated)"),
     ],
