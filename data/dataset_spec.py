@@ -69,7 +69,8 @@ BUILT_IN = {
 
 def split_list(text: str) -> list[str]:
     """The parts of a text such as "ordering, rules"."""
-    return [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in text.split(",")]
+    return [part for part in parts if part]
 
 
 def parse_spec(text: str) -> DatasetSpec:

@@ -163,7 +163,7 @@ def _load_ours(spec: DatasetSpec) -> Dataset:
 
 def _draw_train(spec: DatasetSpec, n: int | None) -> list[Problem]:
     """``n`` train problems of a set of ours; those that are committed where ``n`` is None."""
-    count = n or generated.TRAIN_SIZE
+    count = max(n or 0, generated.TRAIN_SIZE)
     problems = _select_wanted(generated.load_train_problems(spec.set, count), spec)
 
     # Others are made until there are enough, or until there are no more.
@@ -180,23 +180,24 @@ def _select_wanted(problems: Iterable[Problem], spec: DatasetSpec) -> list[Probl
     wanted = list(problems)
     if spec.families:
         families = split_list(spec.families)
-        _check_names("families", families, {problem.family for problem in wanted}, spec)
+        _check_names("families", families, generated.GENERATORS.get(spec.set, ()), spec)
         wanted = [problem for problem in wanted if problem.family in families]
     if spec.levels:
         levels = split_list(spec.levels)
-        _check_names("levels", levels, {str(level) for level in LEVELS}, spec)
+        _check_names("levels", levels, map(str, LEVELS), spec)
         wanted = [problem for problem in wanted if str(problem.level) in levels]
     return wanted
 
 
 def _check_names(key: str, names: Iterable[str], known: Iterable[str], spec: DatasetSpec) -> None:
-    # A small file may have none of a family in one of its splits.
+    # A user's file may have any.
     if spec.set not in BENCHMARKS:
         return
 
+    valid = list(known)
     for name in names:
-        if name not in known:
-            raise UserError(f"data set {spec.set}: {key} has {name!r}; {suggest(name, sorted(known))}")
+        if name not in valid:
+            raise UserError(f"data set {spec.set}: {key} has {name!r}; {suggest(name, valid)}")
 
 
 def _check_count(problems: Sequence[Problem], spec: DatasetSpec) -> None:

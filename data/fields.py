@@ -58,7 +58,7 @@ def _split_answer(record: dict[str, Any], spec: DatasetSpec, place: str) -> None
 
 def _read_field(row: Mapping[str, Any], mapping: str, place: str) -> Any:
     """A field of a row; or several as one text, joined or in a template."""
-    names = _BRACED.findall(mapping) or mapping.split(",")
+    names = _BRACED.findall(mapping) or split_list(mapping)
     # A single field keeps its type: choices are a list.
     if mapping in names:
         return _find_field(row, mapping, place)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.contamination import Overlap, find_overlaps
 from data.dataset_spec import DatasetSpec
-from data.datasets import BENCHMARKS, Dataset, load_dev, load_train
+from data.datasets import Dataset, load_dev, load_train
 from data.files import UserError
 from data.problem import Problem, read_problems
 from data.splits import take_stratified
@@ -143,12 +143,11 @@ def check_rewards(recipe: Recipe) -> None:
 
 
 def check_golds(recipe: Recipe) -> None:
-    """Raise UserError where a training problem of a user's has an answer that nothing could equal."""
+    """Raise UserError where a problem that a stage trains on has an answer that nothing could equal."""
     for name, settings in recipe.stages.items():
-        for spec in getattr(settings, "problems", []):
-            if spec.set not in BENCHMARKS:
-                for problem in load_train(spec):
-                    check_gold(problem, f"{name}.problems: {spec.set}")
+        if hasattr(settings, "problems"):
+            for problem in select_stage_problems(recipe, name, settings):
+                check_gold(problem, f"{name}.problems")
 
 
 def check_examples(recipe: Recipe, benchmarks: Sequence[Dataset]) -> None:

@@ -427,6 +427,12 @@ def test_a_spec_leaves_only_its_families_and_levels():
     assert {problem.family for problem in load("logic_v1", "dev", families="rules").problems} == {"rules"}
 
 
+@pytest.mark.parametrize("wanted", [{"families": "ordering, syllogism"}, {"levels": "5"}])
+def test_a_few_problems_may_be_of_any_family_and_level(wanted):
+    # The first four problems of the set have neither.
+    assert len(load_train(DatasetSpec("logic_v1", **wanted), 4)) == 4
+
+
 def test_a_family_that_a_set_has_not_is_an_error():
     assert "families has 'rulers'; did you mean rules?" in fail(
         load_train, DatasetSpec("logic_v1", take=5, families="ordering, rulers")

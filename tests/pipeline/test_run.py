@@ -213,7 +213,7 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
         ({"overrides": ["cot.examples=[{set: facts.jsonl}]"]}, "cot.examples: fact-0 has no worked solution"),
         (
             {"overrides": ["rl.problems=[{set: odd.jsonl, kind: number}]"]},
-            "rl.problems: odd.jsonl: the answer 'n/a' of 'o",
+            "rl.problems: the answer 'n/a' of 'o",
         ),
         ({"benchmark": ["all.jsonl"]}, "'all' is the table's name for all of them together"),
         ({"base": "nano-tinu"}, "did you mean nano-tiny?"),
