@@ -7,6 +7,7 @@ from typing import Any
 
 from data.problem import VERDICTS, Completion, Grade, Problem
 from eval.extract import has_reasoning, parse_value
+from eval.grade import is_equal
 from eval.stats import pass_at_k, wilson_interval
 
 SCORES_VERSION = 4  # of what score_completions returns
@@ -176,7 +177,7 @@ def score_samples(
 
 def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
     """Return 1 where the most common answer is correct; a tie counts for the share of correct answers in it."""
-    votes: Counter[tuple[Any, bool]] = Counter()
+    votes: Counter[tuple[str, bool]] = Counter()
 
     for grade in grades:
         # An answer that cannot be read has no vote.
@@ -184,13 +185,17 @@ def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
         if grade.extracted is None or not is_decided:
             continue
 
-        # Right ones are one answer, however they are written.
-        answer = parse_value(grade.extracted, problem.kind, problem.choices)
-        if grade.correct:
-            answer = problem.answer
-        if answer is not None:
-            # An answer with a second guess beside it is none, and must not vote with the answer itself.
-            votes[answer, grade.correct] += 1
+        answer = grade.extracted
+        if parse_value(answer, problem.kind, problem.choices) is None:
+            continue
+
+        # "x+1" and "1+x" are one answer. One with a second guess beside it is none, and must not vote with the answer
+        # itself.
+        for other, is_correct in votes:
+            if is_correct == grade.correct and is_equal(other, answer, problem.kind, problem.choices):
+                answer = other
+                break
+        votes[answer, grade.correct] += 1
 
     if not votes:
         return 0.0

@@ -25,7 +25,7 @@ NUMBER_HEADINGS = (
 HEADINGS = ("benchmark", "stage", "variant", *NUMBER_HEADINGS)
 
 # The inputs of a stage that must be the same under all seeds.
-SETTINGS = ("settings", "problems", "files", "prompt", "prompts")
+SETTINGS = ("settings", "problems", "files", "prompt")
 
 NOTE = """\
 Accuracy is in percent, tokens are means over all problems; both are means over the seeds, each with its sample standard
@@ -53,8 +53,8 @@ def summarize_seeds(runs: Sequence[RunView]) -> list[table.Row]:
     """Return a row for each row that the runs' tables have, those of guessing aside.
 
     A row has ``seeds`` (how many have it), mean and sample standard deviation of accuracy and tokens (None with one
-    seed), and, where a stage that it is compared to has the benchmark: ``gain``, its interval, ``p_vs_previous``,
-    ``p_holm``.
+    seed), ``overlaps``, ``alarm`` and ``profile`` of any seed that has them, and, where a stage that it is compared to
+    has the benchmark: ``gain``, its interval, ``p_vs_previous``, ``p_holm``.
 
     Raises:
         UserError: where there is one run, or the runs differ in more than the seed.
@@ -202,5 +202,6 @@ def format_row(row: table.Row) -> list[str]:
 def to_markdown(rows: Sequence[table.Row]) -> str:
     """Return the rows as a GitHub Markdown table, with the notes under it."""
     text = table.format_markdown(HEADINGS, [format_row(row) for row in rows])
-    caveats = "".join(f"\n- {line}" for line in table.describe_faults(rows))
-    return f"{text}\n{NOTE}\n{table.describe_comparisons(rows)}\n{caveats}"
+    caveats = "".join(f"- {line}\n" for line in table.describe_faults(rows))
+    notes = f"{NOTE}\n{table.describe_comparisons(rows)}\n"
+    return f"{text}\n{notes}\n{caveats}" if caveats else f"{text}\n{notes}"

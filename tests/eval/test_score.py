@@ -99,13 +99,20 @@ def test_the_majority_counts_equal_answers_as_one_and_splits_ties():
     assert scores["pass_at"]["3"]["accuracy"] == 4 / 5
 
 
-def test_right_answers_vote_together_however_they_are_written():
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (("x+1", "1+x", "x-1", "x-1", "x + 1 + 0"), 1),
+        (("x+1", "1+x", "x-1", "-1+x", "x - 1 + 0"), 0),
+    ],
+)
+def test_equal_formulas_vote_together_however_they_are_written(answers, expected):
     problem = Problem("a", "q", "x+1", "text")
     samples = []
-    for answer in ("x+1", "1+x", "x-1", "x-1", "x + 1 + 0"):
+    for answer in answers:
         completion = Completion("a", rf"\boxed{{{answer}}}", 1, 0, 1, "stop")
         samples.append(grade_each([problem], [completion]))
-    assert score_samples([problem], samples)["maj"]["accuracy"] == 1
+    assert score_samples([problem], samples)["maj"]["accuracy"] == expected
 
 
 CHOICES = [("yes", "no"), ("Ann", "Bob", "Eve"), None]
