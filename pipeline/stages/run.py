@@ -304,8 +304,9 @@ def is_up_to_date(folder: StageDir, part: str, inputs: Record) -> bool:
     # They may be missing, but not say what is not true.
     if part == "training":
         for path in folder.find_damaged_notes():
-            say(f"{folder.name}: {path} is not what was written; it is removed")
-            path.unlink()
+            aside = path.with_name(f"{path.name}.changed")
+            say(f"{folder.name}: {path} is not what was written; it is {aside.name} now")
+            path.replace(aside)
 
     folder.remove_leftovers(part, inputs)
     return True

@@ -244,8 +244,9 @@ def test_damaged_files_are_named_and_made_again(ladder, capsys):
         if i not in (seconds, alarm):
             assert file.read_bytes() == intact[i]
 
-    # What lies beside an adapter may be missing.
+    # What lies beside an adapter may be missing. Someone may have edited it, so it is not lost.
     assert not files[alarm].exists()
+    assert files[alarm].with_name("alarm.txt.changed").is_file()
     assert "not what was written" not in stage_status(ladder.run)["top"]
 
 
