@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -216,8 +217,14 @@ READERS: dict[str, Callable[[Any], Any]] = {
 
 def check_url(url: str) -> None:
     """Raise UserError where a text is no address of a server."""
-    # With an address in brackets, as of IPv6, or a name; the port is a number.
-    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?(/\S*)?", url):
+    try:
+        parts = urlsplit(url)
+        # Reading the port fails where it is no number.
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+
+    if not is_address or re.search(r"\s", url):
         raise UserError(f"server {url!r}: no address; write http://HOST:PORT/v1, such as http://localhost:8000/v1")
 
 

@@ -114,7 +114,7 @@ def _load_function(name: str) -> Reward:
     if not Path(path).is_file():
         raise UserError(f"reward {name}: no file {path}; check the path")
 
-    # A name of its own, since no module of that name may be there already.
+    # A name that takes no other module's place.
     spec = importlib.util.spec_from_file_location(f"ladder_reward_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"reward {name}: {path} is no Python file; name one that ends in .py")

@@ -210,7 +210,7 @@ def read_prompt(text: str) -> Prompt:
     path = Path(text)
     content = read_yaml(path)
     # Without a format the worked examples could not be written.
-    are_texts = all(isinstance(value, str) and value for value in content.values())
+    are_texts = all(isinstance(value, str) for value in content.values())
     if set(content) != {"instruction", "format"} or not are_texts:
         raise UserError(f"{path}: a prompt has the keys instruction and format, each with a text; write these two")
     if content["format"] not in INSTRUCTIONS:

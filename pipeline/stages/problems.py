@@ -55,7 +55,7 @@ def select_problems(
         again = [problem for problem in drawn if problem.question in seen_questions]
         taken = [*chosen, *again][: spec.take]
         if spec.take and len(taken) < spec.take:
-            raise UserError(f"data set {spec.set}: has only {len(taken)} such problems, not {spec.take}; lower take")
+            raise UserError(f"data set {spec.set}: has only {len(taken)} problems to take, not {spec.take}; lower take")
         selected += taken
 
     check_ids(selected)

@@ -58,7 +58,6 @@ for _budget in BUDGETS:
 def measure_tradeoff(run: Run) -> str:
     """Bring the stages and the answers up to date, write the curves and the plot; return the points as a table."""
     run_stage(run, ADAPTIVE)
-    run.dir.update_table()
     folder = run.dir.root / "tradeoff"
     # One level below the stages' folders, or the table would take it for a stage.
     answers = StageDir(folder / "answers")

@@ -241,7 +241,9 @@ def read_rationales(source: str) -> Source:
     A set without a named split gives its train split, a file all its lines.
     """
     spec = parse_spec(source)
-    is_file = spec.set.endswith((".jsonl", ".json")) or os.path.isfile(spec.set)
+    # Not isfile, which says no of a pipe.
+    is_there = os.path.exists(spec.set) and not os.path.isdir(spec.set)
+    is_file = is_there or spec.set.endswith((".jsonl", ".json"))
     if not (spec.split or spec.file or is_file):
         spec = replace(spec, split="train")
 
@@ -265,8 +267,10 @@ def _sample_own(run: Run, stage: str, partial_file: Path) -> list[Candidate]:
     from pipeline.stages import get_stage
     from pipeline.traces.sample import sample_candidates
 
-    trained = run.dir.stage(get_stage(stage).name)
+    trained = run.dir.stage(stage)
     if not trained.adapter.is_dir():
+        # A misspelled name is told so.
+        get_stage(stage)
         raise UserError(
             f"{trained.folder}: no adapter to sample from; run `make {stage}` first if that is a stage that trains, or "
             "name one with --stage"
