@@ -21,7 +21,7 @@ from pipeline.config import check_grpo, check_trainers
 from pipeline.models.check import check_base, print_findings
 from pipeline.models.load import base_folder_name, check_name
 from pipeline.progress import say
-from pipeline.run import Run, load_benchmarks, open_results, open_run, read_recipe
+from pipeline.run import Run, check_vllm, load_benchmarks, open_results, open_run, read_recipe
 from pipeline.run_dir import FIRST_SEED, find_run_dir, find_seed_runs
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stages import CONTROLS, STAGES, list_controls
@@ -73,6 +73,7 @@ def check_controls(run: Run, stages: Sequence[Stage]) -> None:
         settings = get_settings(run, stage)
         try:
             check_guessable(run.recipe, settings)
+            check_vllm(settings)
             if settings.algorithm != "expert_iteration":
                 check_grpo(settings.grpo.trainer)
         except UserError as error:

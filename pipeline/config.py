@@ -9,7 +9,6 @@ import operator
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -307,16 +306,13 @@ def check_trainers(recipe: Recipe) -> None:
 
 
 def check_grpo(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError where GRPO, or a control that trains by it, would fail only once it is trained."""
+    """Raise UserError where a training by GRPO would go on otherwise than it was interrupted."""
     # A training that goes on from a checkpoint samples at its first step.
     if trainer["save_steps"] % trainer.get("num_iterations", 1):
         raise UserError(
             "rl.grpo.trainer: a resumed training would sample at other steps; make save_steps and eval_steps a "
             "multiple of num_iterations"
         )
-
-    if trainer.get("use_vllm") and not find_spec("vllm"):
-        raise UserError("rl.grpo.trainer.use_vllm: vLLM is not installed; see docs/machines.md, or leave it out")
 
 
 def _check_block(key: str, block: Mapping[str, Any], library: Any) -> None:

@@ -18,7 +18,7 @@ from pipeline.config import check_trainers, count_context_tokens, default_profil
 from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
-from pipeline.settings import PromptedSettings, Recipe
+from pipeline.settings import PromptedSettings, Recipe, RlSettings
 from pipeline.stages.problems import all_training_problems, list_sets, select_dev_problems, select_stage_problems
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.rl import check_guessable
@@ -68,6 +68,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
     if for_training:
         check_trainers(recipe)
         check_tracker(recipe.report_to)
+        check_vllm(recipe.stages["rl"])
         check_rewards(recipe)
         check_guessable(recipe, recipe.stages["rl"])
         check_golds(recipe)
@@ -128,6 +129,13 @@ def check_tracker(report_to: str) -> None:
     """Raise UserError where the tracker is not installed."""
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise UserError(f"report_to={report_to}: the package is not installed; run: pip install {report_to}")
+
+
+def check_vllm(settings: RlSettings) -> None:
+    """Raise UserError where stage 4, or a control of it, is to sample by vLLM and that is not installed."""
+    is_asked_for = settings.algorithm != "expert_iteration" and settings.grpo.trainer.get("use_vllm")
+    if is_asked_for and importlib.util.find_spec("vllm") is None:
+        raise UserError("rl.grpo.trainer.use_vllm: vLLM is not installed; see docs/machines.md, or leave it out")
 
 
 def check_rewards(recipe: Recipe) -> None:

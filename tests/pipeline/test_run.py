@@ -15,6 +15,7 @@ from pipeline import run as run_module
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run import (
     check_tracker,
+    check_vllm,
     find_contamination,
     find_pretraining_overlaps,
     list_dev_problems,
@@ -203,12 +204,22 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
         check_tracker("wandb")
 
 
+def test_vllm_that_is_not_installed_is_refused_where_it_is_used(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    overrides = ["rl.grpo.trainer.use_vllm=true"]
+
+    check_vllm(read_recipe(make_options(overrides=overrides)).stages["rl"])
+    with pytest.raises(UserError, match="use_vllm: vLLM is not installed; see docs/machines.md"):
+        check_vllm(read_recipe(make_options(overrides=[*overrides, "rl.algorithm=grpo"])).stages["rl"])
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"overrides": ["sft.trainer.learning_rat=1"]}, "did you mean learning_rate?"),
         ({"overrides": ["rl.rewards=[correctnes]"]}, "correctnes"),
         ({"benchmark": ["absent.jsonl"]}, "no such file"),
+        ({"overrides": ["rl.algorithm=grpo", "rl.grpo.trainer.use_vllm=true"]}, "vLLM is not installed"),
         ({"overrides": ["rl.rewards=[broken.py:broken]"]}, "it fails on a right answer (KeyError: 'absent'); fix it"),
         ({"overrides": ["cot.examples=[{set: facts.jsonl}]"]}, "cot.examples: fact-0 has no worked solution"),
         (
