@@ -177,7 +177,7 @@ def score_samples(
 
 def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
     """Return 1 where the most common answer is correct; a tie counts for the share of correct answers in it."""
-    votes: Counter[tuple[str, bool]] = Counter()
+    votes: Counter[tuple[Any, bool]] = Counter()
 
     for grade in grades:
         # An answer that cannot be read has no vote.
@@ -185,16 +185,17 @@ def _majority_vote(problem: Problem, grades: Sequence[Grade]) -> float:
         if grade.extracted is None or not is_decided:
             continue
 
-        answer = grade.extracted
-        if parse_value(answer, problem.kind, problem.choices) is None:
+        answer = parse_value(grade.extracted, problem.kind, problem.choices)
+        if answer is None:
             continue
 
-        # "x+1" and "1+x" are one answer. One with a second guess beside it is none, and must not vote with the answer
-        # itself.
-        for other, is_correct in votes:
-            if is_correct == grade.correct and is_equal(other, answer, problem.kind, problem.choices):
-                answer = other
-                break
+        if grade.correct:
+            answer = problem.answer
+        elif problem.kind == "text" and not problem.choices:
+            # "x+1" and "1+x" are one answer.
+            equal = [text for text, is_correct in votes if not is_correct and is_equal(text, grade.extracted, "text")]
+            answer = equal[0] if equal else grade.extracted
+        # An answer with a second guess beside it is none, and must not vote with the answer itself.
         votes[answer, grade.correct] += 1
 
     if not votes:

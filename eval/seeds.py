@@ -73,11 +73,11 @@ def summarize_seeds(runs: Sequence[RunView]) -> list[table.Row]:
 
 
 def _check_settings(first: RunView, other: RunView) -> None:
-    expected = {stage.name: _get_settings(stage) for stage in first.stages}
+    expected = {stage.name: stage for stage in first.stages}
     for stage in other.stages:
-        settings = _get_settings(stage)
         # A stage that the first run has not is compared with none.
-        if settings != expected.get(stage.name, settings):
+        same = expected.get(stage.name, stage)
+        if _get_settings(stage) != _get_settings(same) or not _agree(_get_prompts(stage), _get_prompts(same)):
             raise UserError(
                 f"seeds: {stage.name} has other settings or problems in {other.name} than in {first.name}; run both "
                 "with the same PROFILE, SET and files"
@@ -91,6 +91,17 @@ def _get_settings(stage: StageView) -> Any:
         inputs = stage.manifest[part]["inputs"]
         settings[part] = {name: inputs.get(name) for name in SETTINGS}
     return settings
+
+
+def _get_prompts(stage: StageView) -> dict[str, str]:
+    """The sha256 of what each row was asked with, its examples too."""
+    prompts: dict[str, str] = stage.manifest["scoring"]["inputs"].get("prompts", {})
+    return prompts
+
+
+def _agree(ours: dict[str, str], theirs: dict[str, str]) -> bool:
+    """Whether what both have is the same; a seed may have been scored on one benchmark more."""
+    return all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
 
 
 def _collect_entries(runs: Sequence[RunView]) -> list[_Entry]:

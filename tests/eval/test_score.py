@@ -106,13 +106,24 @@ def test_the_majority_counts_equal_answers_as_one_and_splits_ties():
         (("x+1", "1+x", "x-1", "-1+x", "x - 1 + 0"), 0),
     ],
 )
-def test_equal_formulas_vote_together_however_they_are_written(answers, expected):
+@pytest.mark.parametrize("order", [1, -1])
+def test_equal_formulas_vote_together_however_they_are_written(answers, expected, order):
     problem = Problem("a", "q", "x+1", "text")
     samples = []
-    for answer in answers:
+    for answer in answers[::order]:
         completion = Completion("a", rf"\boxed{{{answer}}}", 1, 0, 1, "stop")
         samples.append(grade_each([problem], [completion]))
     assert score_samples([problem], samples)["maj"]["accuracy"] == expected
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_right_answers_in_several_units_vote_together(order):
+    problem = Problem("a", "q", "12", "number")
+    samples = []
+    for answer in ("12 days", "12 weeks", "12", "13", "13")[::order]:
+        completion = Completion("a", rf"\boxed{{{answer}}}", 1, 0, 1, "stop")
+        samples.append(grade_each([problem], [completion]))
+    assert score_samples([problem], samples)["maj"]["accuracy"] == 1
 
 
 CHOICES = [("yes", "no"), ("Ann", "Bob", "Eve"), None]

@@ -104,6 +104,7 @@ def test_what_is_wrong_with_one_seed_is_said_of_all(make_seed):
     assert "- plain *: 3 problems of all overlap with what it learnt from or was shown (--allow-overlap)." in text
     assert "- plain: stopped at step 4; the adapter that was best on dev until then is scored." in text
     assert "- PROFILE=quick: a first look" in text
+    assert text.endswith(".\n")
 
 
 def test_seeds_on_other_problems_are_refused(make_seed):
@@ -133,6 +134,15 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(make_seed):
     other = dataclasses.replace(run, name="a/seed-2", stages=[dataclasses.replace(stage, manifest=manifest)])
     with pytest.raises(UserError, match="plain has other settings or problems in a/seed-2 than in a"):
         summarize_seeds([run, other])
+
+    # Other examples.
+    runs = []
+    for name, digest in (("a", "x"), ("a/seed-2", "y")):
+        inputs = {"settings": {}, "prompts": {"4-shot/logic_v1.jsonl": digest}}
+        manifest = {"scoring": {**stage.manifest["scoring"], "inputs": inputs}}
+        runs.append(dataclasses.replace(run, name=name, stages=[dataclasses.replace(stage, manifest=manifest)]))
+    with pytest.raises(UserError, match="plain has other settings or problems in a/seed-2 than in a"):
+        summarize_seeds(runs)
 
     # A file that was edited in between.
     manifest = {"scoring": stage.manifest["scoring"], "training": {"inputs": {"problems": {"mine.jsonl": ["b"]}}}}
