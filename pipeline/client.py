@@ -224,6 +224,9 @@ def check_url(url: str) -> None:
     except ValueError:
         is_address = False
 
+    # It would stand in messages and in scores.json.
+    if is_address and parts.password:
+        raise UserError("the server's address has a password; leave it out, and put the key into OPENAI_API_KEY")
     if not is_address or re.search(r"\s", url):
         raise UserError(f"server {url!r}: no address; write http://HOST:PORT/v1, such as http://localhost:8000/v1")
 

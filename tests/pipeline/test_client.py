@@ -278,6 +278,17 @@ def test_what_is_no_address_is_refused(url):
         Client(url, "m", "", 1.0)
 
 
+@pytest.mark.parametrize("url", ["https://example.org", "http://[::1]:8000/v1", "http://me@10.0.0.1:8000/v1"])
+def test_what_is_an_address_is_taken(url):
+    assert Client(url, "m", "", 1.0).url == url
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown():
+    with pytest.raises(UserError, match="has a password") as error:
+        Client("http://me:secret@host/v1", "m", "", 1.0)
+    assert "secret" not in str(error.value)
+
+
 # A served model
 
 
