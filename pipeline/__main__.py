@@ -66,6 +66,8 @@ def run_stages(options: argparse.Namespace) -> None:
 
 def check_controls(run: Run, stages: Sequence[Stage]) -> None:
     """Raise UserError where a control of stage 4 cannot be trained: it has settings of its own."""
+    from pipeline.training import split_batch
+
     for stage in stages:
         if not stage.control_of or stage.section != "rl":
             continue
@@ -76,8 +78,9 @@ def check_controls(run: Run, stages: Sequence[Stage]) -> None:
             check_vllm(settings)
             if settings.algorithm != "expert_iteration":
                 check_grpo(settings.grpo.trainer)
+                split_batch(settings.grpo.trainer, "rl.grpo.trainer")
         except UserError as error:
-            raise UserError(f"{stage.name}: {error}; or name the other controls: make controls NAME=") from None
+            raise UserError(f"{stage.name}: {error}; `make controls NAME=` runs only those that it names") from None
 
 
 def print_samples(run: Run, stages: Sequence[Stage], count: int) -> None:

@@ -306,7 +306,7 @@ def check_trainers(recipe: Recipe) -> None:
 
 
 def check_grpo(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError where a training by GRPO would go on otherwise than it was interrupted."""
+    """Raise UserError where GRPO would not go on from a checkpoint as it began."""
     # A training that goes on from a checkpoint samples at its first step.
     if trainer["save_steps"] % trainer.get("num_iterations", 1):
         raise UserError(

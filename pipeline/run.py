@@ -154,8 +154,9 @@ def check_golds(recipe: Recipe) -> None:
     """Raise UserError where a problem that a stage trains on has an answer that nothing could equal."""
     for name, settings in recipe.stages.items():
         if hasattr(settings, "problems"):
+            sets = ", ".join(spec.set for spec in settings.problems)
             for problem in select_stage_problems(recipe, name, settings):
-                check_gold(problem, f"{name}.problems")
+                check_gold(problem, f"{name}.problems ({sets})")
 
 
 def check_examples(recipe: Recipe, benchmarks: Sequence[Dataset]) -> None:

@@ -207,7 +207,7 @@ class RunDir:
     def _read_stage_view(self, stage: StageScores) -> StageView:
         folder = self.stage(stage.name)
         for path in folder.find_damaged_notes():
-            raise UserError(f"{path}: is not what was written; delete it to go without")
+            raise UserError(f"{path}: is not what was written; move it away to go without")
 
         return StageView(
             name=stage.name,

@@ -89,7 +89,7 @@ def build_common_settings(
 
 
 def build_sft_config(
-    trainer: Mapping[str, Any], model, work: Path, seed: int, report_to: str, run_name: str = ""
+    trainer: Mapping[str, Any], model, work: Path, seed: int, report_to: str, run_name: str = "", label: str = "sft"
 ) -> SFTConfig:
     """Return a recipe's ``trainer`` block as TRL's configuration, over what the pipeline sets itself."""
     settings = build_common_settings(model, work, seed, report_to, run_name)
@@ -100,7 +100,7 @@ def build_sft_config(
         # The rows come in the order in which they are trained on.
         "train_sampling_strategy": "sequential",
     }
-    return build_config(SFTConfig, settings | dict(trainer), "trainer")
+    return build_config(SFTConfig, settings | dict(trainer), f"{label}: trainer")
 
 
 def build_config(library: Any, settings: Mapping[str, Any], key: str) -> Any:
@@ -398,7 +398,7 @@ def build_sft_trainer(
     try:
         built = trainer_class(
             model=model,
-            args=build_sft_config(trainer, model, work, seed, report_to, run_name),
+            args=build_sft_config(trainer, model, work, seed, report_to, run_name, label),
             train_dataset=dataset,
             # transformers wants one where there are evaluations; ours reads no row of it.
             eval_dataset=dataset.select([0]),

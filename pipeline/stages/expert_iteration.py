@@ -21,7 +21,6 @@ from eval.grade import grade
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
-from pipeline.prompts import END_THINK, THINK
 from pipeline.rewards import combine_rewards
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages.problems import select_stage_problems
@@ -35,6 +34,7 @@ from pipeline.traces.verify import (
     Selection,
     describe_account,
     find_path,
+    has_think_tags,
     select_solutions,
     to_conversation,
     to_dropped_conversation,
@@ -391,12 +391,10 @@ def read_solution(candidate: Candidate) -> Problem | None:
         return None
 
     solution = write_solution(candidate)
-    if not solution or not solution.rationale:
-        # There is nothing to learn from an answer alone.
+    # There is nothing to learn from an answer alone, and the training refuses tags in the steps.
+    if not solution or not solution.rationale or has_think_tags(solution.rationale):
         return None
-
-    # Tags in the steps are refused by the training.
-    return None if THINK in solution.rationale or END_THINK in solution.rationale else solution
+    return solution
 
 
 def describe_samples(

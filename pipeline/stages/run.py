@@ -6,6 +6,7 @@ that has changed or where a file is damaged. A part that was interrupted goes on
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -304,12 +305,22 @@ def is_up_to_date(folder: StageDir, part: str, inputs: Record) -> bool:
     # They may be missing, but not say what is not true.
     if part == "training":
         for path in folder.find_damaged_notes():
-            aside = path.with_name(f"{path.name}.changed")
+            aside = find_free_name(path.with_name(f"{path.name}.changed"))
             say(f"{folder.name}: {path} is not what was written; it is {aside.name} now")
-            path.replace(aside)
+            path.rename(aside)
 
     folder.remove_leftovers(part, inputs)
     return True
+
+
+def find_free_name(path: Path) -> Path:
+    """Return a path that is free: this one, or with the first number behind it that makes it so."""
+    free = path
+    for number in itertools.count(2):
+        if not free.exists():
+            break
+        free = path.with_name(f"{path.name}{number}")
+    return free
 
 
 def _find_reasons(run: Run, stage: Stage) -> list[str]:

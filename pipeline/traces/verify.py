@@ -1,8 +1,9 @@
 """Which candidate solutions are kept, and why the others are not.
 
-Kept is what earns enough, has no wrong step, and ends where its steps end. It must fit the limit on tokens, differ from
-the other solutions of its problem, and stand on no problem that is held out. Both `make traces` and expert iteration
-keep by these rules (STaR, arXiv 2203.14465, section 3.1; RFT, arXiv 2308.01825, section 3.3).
+Kept is what earns enough, has no wrong step and no think tags in its steps, and ends where they end. It must fit the
+limit on tokens, differ from the other solutions of its problem, and stand on no problem that is held out. Both `make
+traces` and expert iteration keep by these rules (STaR, arXiv 2203.14465, section 3.1; RFT, arXiv 2308.01825, section
+3.3).
 """
 
 from collections import Counter
@@ -116,8 +117,7 @@ def find_step_fault(solution: Problem) -> str | None:
     steps = solution.rationale
     if not steps:
         return "no steps"
-    # They would be learnt as a part of the thought.
-    if THINK in steps or END_THINK in steps:
+    if has_think_tags(steps):
         return "think tags in its steps"
 
     if find_wrong_step(solution, format_thinking_answer(steps, solution.answer)) is not None:
@@ -130,6 +130,11 @@ def find_step_fault(solution: Problem) -> str | None:
         if not is_equal(solution.answer, result, "number"):
             return "steps that end elsewhere"
     return None
+
+
+def has_think_tags(steps: str) -> bool:
+    """Whether steps have tags of their own, which would be learnt as a part of the thought."""
+    return THINK in steps or END_THINK in steps
 
 
 def describe_grade(graded: Grade) -> str:

@@ -218,7 +218,7 @@ def test_levels_and_families_of_a_file_are_taken_evenly(tmp_path):
 def test_fields_go_by_other_names_and_are_joined(tmp_path):
     rows = [{"passage": "A cat. ", "q": "Who?", "a": "cat"}, {"passage": "A dog.", "q": "Who?", "a": "dog"}]
     path = write_file(tmp_path, rows)
-    dataset = load_spec(parse_spec(f"{path}?question=passage,q&answer=a&options=cat,dog&kind=label"))
+    dataset = load_spec(parse_spec(f"{path}?question=passage, q&answer=a&options=cat, dog&kind=label"))
     assert [(p.id, p.question, p.answer) for p in dataset.problems] == [
         ("mine-all-0", "A cat. Who?", "cat"),
         ("mine-all-1", "A dog. Who?", "dog"),
@@ -417,7 +417,7 @@ def test_help_is_there_without_loading_what_is_heavy(root):
 
 
 def test_a_spec_leaves_only_its_families_and_levels():
-    spec = DatasetSpec("logic_v1", split="train", take=450, families="ordering, rules", levels="1, 2")
+    spec = DatasetSpec("logic_v1", split="train", take=450, families="ordering, rules,", levels="1, 2")
     problems = load_train(spec)
 
     # More than are committed.
@@ -429,7 +429,7 @@ def test_a_spec_leaves_only_its_families_and_levels():
 
 @pytest.mark.parametrize("wanted", [{"families": "ordering, syllogism"}, {"levels": "5"}])
 def test_a_few_problems_may_be_of_any_family_and_level(wanted):
-    # The first four problems of the set have neither.
+    # None of the first four problems of the set is a syllogism, or of level 5.
     assert len(load_train(DatasetSpec("logic_v1", **wanted), 4)) == 4
 
 

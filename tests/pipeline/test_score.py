@@ -20,6 +20,9 @@ def test_a_prompt_may_be_a_file(tmp_path):
     assert read_prompt(str(path)) == CustomPrompt("Solve it.", "cot")
     assert read_prompt("plain") == "plain"
 
+    path.write_text("instruction: ''\nformat: cot\n")
+    assert read_prompt(str(path)) == CustomPrompt("", "cot")
+
     path.write_text("instruction: Solve it.\n")
     with pytest.raises(UserError, match="the keys instruction and format"):
         read_prompt(str(path))

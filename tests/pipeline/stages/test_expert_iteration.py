@@ -65,6 +65,11 @@ def make_candidate(problem, is_correct, finish="stop"):
     return Candidate(problem, Completion(problem.id, text, 10, 20, 5, finish))
 
 
+def replace_text(sample, text):
+    completion = dataclasses.replace(sample.candidate.completion, text=text)
+    return dataclasses.replace(sample, candidate=dataclasses.replace(sample.candidate, completion=completion))
+
+
 class FakeSampler:
     """Solves, at its first attempt, every second problem, and the others at the second; remembers what it was asked."""
 
@@ -400,6 +405,9 @@ def test_samples_at_random_are_finished_and_of_the_first_attempt_where_there_are
     first = [Sample(make_candidate(problem, False), 0) for problem in PROBLEMS]
     later = [Sample(make_candidate(problem, True), 1) for problem in PROBLEMS]
     assert all(s.answer == "987654" for s in keep_at_random(later + first, PROBLEMS, seed=1))
+
+    tagged = [replace_text(sample, "<think>\n<think>\nSo\n</think>\n\\boxed{1}") for sample in first]
+    assert keep_at_random(tagged, PROBLEMS, seed=1) == []
 
     truncated = [Sample(make_candidate(problem, False, "length"), 0) for problem in PROBLEMS]
     assert [s.answer for s in keep_at_random(truncated, PROBLEMS, seed=1)] == []
