@@ -64,6 +64,11 @@ class CustomPrompt:
 Prompt = str | CustomPrompt
 
 
+def has_think_tags(steps: str) -> bool:
+    """Whether steps have tags of their own, which would be learnt as a part of the thought."""
+    return THINK in steps or END_THINK in steps
+
+
 def format_thinking_answer(steps: str, answer: str) -> str:
     """Return a completion that thinks first; ``steps`` holds one step a line."""
     return f"{THINK}\n{steps}\n{END_THINK}\n\\boxed{{{answer}}}"

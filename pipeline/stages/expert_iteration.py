@@ -21,6 +21,7 @@ from eval.grade import grade
 from pipeline.models.load import load_tokenizer
 from pipeline.processes import on_main_process
 from pipeline.progress import printable, progress_bar, say
+from pipeline.prompts import has_think_tags
 from pipeline.rewards import combine_rewards
 from pipeline.settings import ExpertIterationSettings
 from pipeline.stages.problems import select_stage_problems
@@ -34,7 +35,6 @@ from pipeline.traces.verify import (
     Selection,
     describe_account,
     find_path,
-    has_think_tags,
     select_solutions,
     to_conversation,
     to_dropped_conversation,

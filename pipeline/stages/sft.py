@@ -17,7 +17,7 @@ from data.splits import LEVELS
 from eval.grade import grade
 from pipeline.learnability import NoSignal
 from pipeline.processes import on_main_process
-from pipeline.prompts import DIRECT, END_THINK, THINK, encode_text, format_direct_answer, format_thinking_answer
+from pipeline.prompts import DIRECT, encode_text, format_direct_answer, format_thinking_answer, has_think_tags
 from pipeline.settings import SftSettings
 from pipeline.stages.stage import Stage, TrainingContext
 
@@ -70,8 +70,7 @@ def build_answers(problems: Sequence[Problem], settings: SftSettings, seed: int)
 
 def check_answer(problem: Problem, text: str) -> None:
     """Raise UserError where the grader does not take an answer for right."""
-    # A second pair would be learnt as a part of the thought.
-    if text.count(THINK) > 1 or text.count(END_THINK) > 1:
+    if has_think_tags(problem.rationale or ""):
         raise UserError(f"sft.solutions: the solution of {problem.id} has think tags of its own; take them out")
 
     graded = grade(problem, Completion(problem.id, text, 0, 0, 0, "stop"))

@@ -18,7 +18,7 @@ from data.splits import normalize_text
 from eval.extract import split_thought
 from eval.grade import grade, is_equal
 from eval.steps import find_steps, find_wrong_step, is_checked
-from pipeline.prompts import END_THINK, THINK, build_messages, encode_text, format_thinking_answer
+from pipeline.prompts import build_messages, encode_text, format_thinking_answer, has_think_tags
 from pipeline.rewards import CombinedReward, RewardScore, combine_rewards
 
 HELD_OUT = "a problem that is held out"
@@ -130,11 +130,6 @@ def find_step_fault(solution: Problem) -> str | None:
         if not is_equal(solution.answer, result, "number"):
             return "steps that end elsewhere"
     return None
-
-
-def has_think_tags(steps: str) -> bool:
-    """Whether steps have tags of their own, which would be learnt as a part of the thought."""
-    return THINK in steps or END_THINK in steps
 
 
 def describe_grade(graded: Grade) -> str:
