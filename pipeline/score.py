@@ -12,12 +12,14 @@ import argparse
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.command_line import at_least
 from data.files import UserError, make_folder, suggest, write_json
+from data.problem import Problem
 from data.splits import take_stratified
 from eval.extract import EXTRACTION_VERSION
 from eval.grade import load_benchmark
@@ -99,6 +101,7 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     scored = load_scored_model(options)
     prompted = scored.recipe.stages["cot"].model_copy(update={"shots": [options.shots]})
     examples = load_examples(benchmark, prompted, "cot")
+    refuse_shown(problems, examples)
 
     # An earlier command may have left more samples here, which its scores name.
     (options.out / "scores.json").unlink(missing_ok=True)
@@ -147,6 +150,17 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
     print_scores(scores)
     print(f"{options.out}: scores.json, and each answer and its grade in completions/ and grades/")
     return scores
+
+
+def refuse_shown(problems: Sequence[Problem], examples: Sequence[Problem]) -> None:
+    """Raise UserError where a problem is asked that stands among the examples, with its answer."""
+    shown = {example.question for example in examples}
+    for problem in problems:
+        if problem.question in shown:
+            raise UserError(
+                f"--shots: {problem.id} is asked, and it is one of the examples that are shown with their answers; "
+                "score another split, or leave --shots out"
+            )
 
 
 def print_scores(scores: dict[str, Any]) -> None:

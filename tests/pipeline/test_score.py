@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from data.dataset_spec import DatasetSpec
+from data.datasets import load_train
 from data.files import UserError
 from data.problem import Problem, write_records
 from pipeline import score
@@ -86,6 +88,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_answer(options, t
     monkeypatch.setattr("pipeline.evaluate.evaluate", None)
     with pytest.raises(UserError, match="out: cannot be written to"):
         score_model(options())
+
+
+def test_a_problem_that_is_shown_as_an_example_is_not_asked(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.evaluate.evaluate", None)
+    shown = load_train(DatasetSpec(set="arithmetic_v1"), 2)
+    write_records(tmp_path / "squares.jsonl", [*PROBLEMS, shown[1]])
+
+    with pytest.raises(UserError, match=f"--shots: {shown[1].id} is asked"):
+        score_model(options("--shots", "2"))
 
 
 def test_samples_give_pass_at_k_and_the_majority(options, tmp_path, capsys):
