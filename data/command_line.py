@@ -42,8 +42,8 @@ Main = Callable[[Sequence[str] | None], int]
 def exit_on_user_error(main: Main) -> Callable[..., int]:
     """Make a command end with status 2 and one line where the input is bad or the disk is full.
 
-    A command takes its arguments, or None for those of the process, and returns its exit status. Anything else that
-    fails is a traceback and status 1.
+    A command takes its arguments, or None for those of the process, and returns its exit status. Ctrl-C gives one line
+    too, and the status that shells give. Anything else that fails is a traceback and status 1.
     """
 
     @functools.wraps(main)
@@ -51,21 +51,24 @@ def exit_on_user_error(main: Main) -> Callable[..., int]:
         try:
             return main(arguments)
         except UserError as error:
-            _print_error(str(error))
+            _print_once(f"error: {error}")
+        except KeyboardInterrupt:
+            _print_once("stopped; run the same command to go on")
+            return 130
         except Exception as error:
             if not is_disk_full(error):
                 raise
             place = getattr(error, "filename", None) or "the disk"
-            _print_error(f"{place}: no space left on the disk; free some and rerun")
+            _print_once(f"error: {place}: no space left on the disk; free some and rerun")
         return 2
 
     return run
 
 
-def _print_error(message: str) -> None:
+def _print_once(message: str) -> None:
     # Of several processes one says it.
     if os.environ.get("RANK", "0") == "0":
-        print(f"error: {message}", file=sys.stderr)
+        print(message, file=sys.stderr)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

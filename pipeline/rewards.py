@@ -151,28 +151,31 @@ def _check_values(name: str, values: Any, count: int) -> list[float]:
 
 
 def try_reward(name: str, problems: Sequence[Problem]) -> None:
-    """Call a reward on right answers to problems.
+    """Call a reward on right answers to problems, on thoughts that were cut off, and on empty texts.
 
     Raises:
         UserError: there is no such reward, it fails, or it gives no numbers.
     """
     reward = load_reward(name)
-    completions = []
+    right, cut, empty = [], [], []
     for problem in problems:
         text = format_thinking_answer(problem.rationale or problem.answer, problem.answer)
         # A reward may divide by the number of tokens.
-        completions.append(Completion(problem.id, text, 10, 8, 4, "stop"))
+        right.append(Completion(problem.id, text, 10, 8, 4, "stop"))
+        cut.append(Completion(problem.id, text[: len(text) // 2], 10, 8, 4, "length"))
+        # A model may end its turn at once, and that costs a token.
+        empty.append(Completion(problem.id, "", 10, 0, 1, "stop"))
 
-    ids = [list(range(12)) for _ in problems]
-    try:
-        score_rewards(reward, problems, completions, ids)
-    except UserError:
-        raise
-    except Exception as error:
-        # Whatever a user's function does.
-        raise UserError(
-            f"reward {name}: it fails on a right answer ({type(error).__name__}: {error}); fix it"
-        ) from error
+    trials = {"a right answer": right, "a thought that is cut off": cut, "an empty text": empty}
+    for what, completions in trials.items():
+        ids = [list(range(completion.tokens)) for completion in completions]
+        try:
+            score_rewards(reward, problems, completions, ids)
+        except UserError:
+            raise
+        except Exception as error:
+            # Whatever a user's function does.
+            raise UserError(f"reward {name}: it fails on {what} ({type(error).__name__}: {error}); fix it") from error
 
 
 # Use

@@ -48,6 +48,9 @@ def by_extra(problem, **columns):
 def wants_log(prompts, completions, completion_ids, log_metric, **columns):
     return [0.0 for _ in completions]
 
+def by_box(prompts, completions, completion_ids, **columns):
+    return [float(len(text.split("boxed")[1])) for text in completions]
+
 def too_few(prompts, completions, completion_ids, **columns):
     return []
 """
@@ -141,7 +144,7 @@ def test_what_is_no_finite_number_is_refused(mine, function, message):
         score(f"{mine}:{function}", write(RIGHT))
 
 
-def test_a_reward_is_tried_on_a_right_answer(mine):
+def test_a_reward_is_tried_on_a_right_answer_a_cut_thought_and_an_empty_text(mine):
     for name in ("correctness", "format", "random", f"{mine}:half", f"{mine}:by_tokens"):
         try_reward(name, [PROBLEM])
 
@@ -153,6 +156,10 @@ def test_a_reward_is_tried_on_a_right_answer(mine):
         try_reward(f"{mine}:wants_log", [PROBLEM])
     with pytest.raises(UserError, match="it gave nan"):
         try_reward(f"{mine}:infinite", [PROBLEM])
+    with pytest.raises(UserError, match=r"fails on a thought that is cut off \(IndexError: .*\); fix it"):
+        try_reward(f"{mine}:by_box", [PROBLEM])
+    with pytest.raises(UserError, match=r"fails on an empty text \(ZeroDivisionError: .*\); fix it"):
+        try_reward(f"{mine}:short", [PROBLEM])
 
 
 def test_combined_rewards_are_a_weighted_sum_with_its_parts(mine):
