@@ -8,18 +8,21 @@ SEED      ?=
 LIMIT     ?=
 SAMPLES   ?=
 BENCHMARK ?=
-SET       ?=
 ALLOW_OVERLAP ?=
 BASES     ?=
-NAME      ?=
-Q         ?=
-ANSWER    ?=
-STAGES    ?=
-BUDGET    ?=
-SOURCE    ?= own
-STAGE     ?=
-TO        ?= exported
-# Without a GPU torch is installed first and pinned: a bare `torch` may bring gigabytes of CUDA.
+# Those of one command. They are not taken from the environment, where others have a NAME too, such as WSL.
+SET       =
+NAME      =
+Q         =
+ANSWER    =
+STAGES    =
+BUDGET    =
+SOURCE    = own
+STAGE     =
+TO        = exported
+# What makes the environment.
+PYTHON3   ?= python3
+# Without a GPU torch is installed first, so that a build without CUDA can be named here (README.md).
 TORCH     ?= torch==2.13.0
 
 # PYTHON= names an interpreter whose environment exists already; then nothing is installed.
@@ -32,11 +35,12 @@ LADDER  = $(PYTHON) -m pipeline
 # What several processes do together, one for each GPU (docs/machines.md).
 SHARED  = $(PYTHON)$(if $(PROCESSES), -m torch.distributed.run --nproc-per-node "$(PROCESSES)") -m pipeline
 COMMON  = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed "$(SEED)") $(if $(LIMIT),--limit "$(LIMIT)") \
-          $(if $(SAMPLES),--samples "$(SAMPLES)") \
           $(foreach item,$(BENCHMARK),--benchmark "$(item)") $(foreach item,$(SET),--set "$(item)") \
           $(if $(ALLOW_OVERLAP),--allow-overlap)
 STUDY   = $(if $(filter file,$(origin BASE)),,--base "$(BASE)") --runs "$(RUNS)" $(foreach item,$(SET),--set "$(item)")
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(COMMON)
+# Of the stages that are trained.
+SAMPLED = $(OPTIONS) $(if $(SAMPLES),--samples "$(SAMPLES)")
 
 .DEFAULT_GOAL := all
 .PHONY: help env all plain cot sft rl adaptive table seeds report plan status ask controls tradeoff compare \
@@ -45,7 +49,7 @@ OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(COMMON)
 # The stages
 
 all: $(READY)       ## all five stages on BASE, then the table (the default)
-	@$(SHARED) all $(OPTIONS)
+	@$(SHARED) all $(SAMPLED)
 
 plain: $(READY)     ## 1: the base gives a direct answer
 	@$(SHARED) plain $(OPTIONS)
@@ -54,13 +58,13 @@ cot: $(READY)       ## 2: the base thinks step by step
 	@$(SHARED) cot $(OPTIONS)
 
 sft: $(READY)       ## 3: an adapter learns from worked solutions
-	@$(SHARED) sft $(OPTIONS)
+	@$(SHARED) sft $(SAMPLED)
 
 rl: $(READY)        ## 4: it learns from rewards (after sft)
-	@$(SHARED) rl $(OPTIONS)
+	@$(SHARED) rl $(SAMPLED)
 
 adaptive: $(READY)  ## 5: it learns when to think (after rl)
-	@$(SHARED) adaptive $(OPTIONS)
+	@$(SHARED) adaptive $(SAMPLED)
 
 # What came of them
 
@@ -84,7 +88,7 @@ ask: $(READY)       ## ask all STAGES Q="…", or what you type; ANSWER="…" gi
 		$(if $(STAGES),--stages $(STAGES))
 
 controls: $(READY)  ## stages without what they should learn from; all, or those of NAME="…"
-	@$(SHARED) controls $(OPTIONS) $(foreach item,$(NAME),"$(item)")
+	@$(SHARED) controls $(SAMPLED) $(foreach item,$(NAME),"$(item)")
 
 tradeoff: $(READY)  ## accuracy against tokens, of all ways to decide how long to think; table and plot
 	@$(LADDER) tradeoff $(OPTIONS)
@@ -109,7 +113,7 @@ export: $(READY)    ## STAGE as one merged model, with a model card, in the fold
 # The project itself
 
 smoke: $(READY)     ## all five stages on nano, in a quarter to half an hour
-	@$(SHARED) all $(OPTIONS) --base nano
+	@$(SHARED) all $(SAMPLED) --base nano
 
 test: $(READY)      ## the tests, in two processes
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile
@@ -151,7 +155,9 @@ help:               ## this list
 	@echo 'Begin with make smoke, then make plan, make and make report. Step by step: docs/tutorial.md'
 
 .venv/ready: constraints.txt pyproject.toml
-	python3 -m venv .venv
+	@$(PYTHON3) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON3) is Python " + \
+		sys.version.split()[0] + "; name one from 3.11 on: make env PYTHON3=python3.12")'
+	$(PYTHON3) -m venv .venv
 	$(if $(shell command -v nvidia-smi),,.venv/bin/python -m pip install --quiet $(TORCH))
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
