@@ -258,28 +258,32 @@ class ServedModel:
         temperature: float = 0.0,
         seed: int = 0,
         places: Sequence[int] | None = None,
+        prefixes: Sequence[Sequence[int]] | None = None,
         on_progress: OnProgress | None = None,
         on_sequence_end: OnSequence | None = None,
     ) -> list[TokenSequence]:
         """Complete every prompt; arguments and sequences are those of :func:`pipeline.generate.generate`."""
         stops = find_stop_ids(self, self.tokenizer)
-        opening = encode_text(self.tokenizer, find_forced_opening(self.tokenizer))
+        if prefixes is None:
+            opening = encode_text(self.tokenizer, find_forced_opening(self.tokenizer))
+            prefixes = [opening] * len(prompts)
         places = range(len(prompts)) if places is None else places
         lock = Lock()
 
         def complete(i: int) -> TokenSequence:
+            beginning = prefixes[i]
             sequence = self.client.complete(
-                [*prompts[i], *opening],
+                [*prompts[i], *beginning],
                 stops,
-                max_tokens=max_new_tokens - len(opening),
+                max_tokens=max_new_tokens - len(beginning),
                 temperature=temperature,
                 # The same prompt may be asked several times.
                 seed=seed + places[i],
             )
-            # What the template opens counts as part of the completion.
-            sequence.ids[:0] = opening
-            sequence.forced[:0] = [True] * len(opening)
-            sequence.logprobs[:0] = [0.0] * len(opening)
+            # What it begins with counts as part of the completion.
+            sequence.ids[:0] = beginning
+            sequence.forced[:0] = [True] * len(beginning)
+            sequence.logprobs[:0] = [0.0] * len(beginning)
             # Both write to files and bars that know no threads.
             with lock:
                 if on_sequence_end:

@@ -16,7 +16,7 @@ from pipeline import processes
 from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion
 from pipeline.models.load import get_context_tokens
 from pipeline.progress import progress_bar
-from pipeline.prompts import Prompt, encode_prompt, encode_text
+from pipeline.prompts import Prompt, encode_prompt, encode_text, find_forced_opening
 from pipeline.thinking_budget import ThinkingLimits
 
 
@@ -47,7 +47,7 @@ def evaluate(
     """Ask a model all problems under one prompt; returns a completion of each, in order.
 
     Args:
-        model: On this machine, or a :class:`pipeline.client.ServedModel` (without thinking limits and prefix).
+        model: On this machine, or a :class:`pipeline.client.ServedModel` (without thinking limits).
         prompt: The name of a prompt, or one of the user's own.
         examples: Worked problems that stand before each question.
         max_new_tokens: The most tokens of a completion.
@@ -68,6 +68,8 @@ def evaluate(
     prompts = [encode_prompt(tokenizer, problem, prompt, examples) for problem in missing]
     _check_context(model, prompts, max_new_tokens, label)
 
+    # A thought that the template opens under this prompt is a part of the completion.
+    beginning = encode_text(tokenizer, prefix or find_forced_opening(tokenizer, prompt))
     recorder = _Recorder(model, tokenizer, missing, prompts, earlier.seconds, partial)
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -75,16 +77,16 @@ def evaluate(
         "seed": seed,
         # What is left is sampled as it would have been with the others.
         "places": places,
+        "prefixes": [beginning] * len(prompts),
     }
     # Without a folder nothing is to be kept.
     settings["on_sequence_end"] = recorder.record if partial else None
 
-    # A server has its own batches, and knows neither limits nor prefixes.
+    # A server has its own batches, and knows no limits.
     decode = model.generate
     if isinstance(model, Module):
         decode = functools.partial(generate, model, tokenizer)
         settings |= {"thinking": thinking, "batch_size": batch_size}
-        settings["prefixes"] = [encode_text(tokenizer, prefix)] * len(prompts) if prefix else None
 
     with progress_bar(label, len(missing)) as on_progress:
         sequences = decode(prompts, on_progress=on_progress, **settings)

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from data.problem import Completion, Problem
 from pipeline import processes
 from pipeline.forward import merge_adapter, prefill, router_arguments
-from pipeline.prompts import encode_text, find_forced_opening
+from pipeline.prompts import encode_text, find_end_of_turn, find_forced_opening
 from pipeline.thinking_budget import ThinkingLimits, count_thinking_tokens, find_forced_tokens
 
 # Tokens in a block of the vocabulary: a block is sampled first, then a token of it.
@@ -359,11 +359,10 @@ def _invert_cumulative(
 
 
 def find_stop_ids(model, tokenizer) -> set[int]:
-    """Return the tokens that end a turn."""
-    # A chat model may have several.
+    """Return the tokens that end a turn: the tokenizer's, those that the model's settings name, and the template's."""
     eos = model.generation_config.eos_token_id
     listed = eos if isinstance(eos, list) else [eos]
-    stops = {tokenizer.eos_token_id, *listed}
+    stops = {tokenizer.eos_token_id, find_end_of_turn(tokenizer), *listed}
     return stops - {None}
 
 

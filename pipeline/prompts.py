@@ -42,15 +42,20 @@ INSTRUCTIONS = {
     "think": "Think, then answer.",
 }
 
-# For a base model without a chat template. Its end of turn is the tokenizer's own end-of-text token.
+# For a base model without a chat template. Its end of turn is the tokenizer's own end-of-text token. An answer stands on
+# a line of its own: after a space its first token would be another one than in the examples.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
     "{% elif m['role'] == 'user' %}Question: {{ m['content'] }}\n"
-    "{% else %}Answer: {{ m['content'] }}{{ eos_token }}\n{% endif %}"
+    "{% else %}Answer:\n{{ m['content'] }}{{ eos_token }}\n{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}Answer: {% endif %}"
+    "{% if add_generation_prompt %}Answer:\n{% endif %}"
 )
+
+# The same where the model read each text after a token that begins it, without which some write nonsense.
+BEGUN_TEMPLATE = "{{ bos_token }}" + PLAIN_TEMPLATE
+OUR_TEMPLATES = (PLAIN_TEMPLATE, BEGUN_TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -149,28 +154,52 @@ def prompt_sha256(prompt: Prompt, examples: Sequence[Problem] = ()) -> str:
     return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
 
 
-def render_prompt(tokenizer, messages: list[dict[str, str]]) -> str:
+def render_prompt(tokenizer, messages: list[dict[str, str]], prompt: Prompt) -> str:
     """Return the chat as text, up to where the assistant begins.
 
     A thought that the template opens itself is left out: it belongs to the completion (:func:`find_forced_opening`).
 
+    Args:
+        tokenizer: The base's.
+        messages: What :func:`build_messages` makes of the prompt, perhaps with further turns.
+        prompt: Whether there is to be a thought: some templates ask for one, or write an empty one.
+
     Raises:
         UserError: the template writes no prompt with the instruction and the question in it.
     """
-    return OPENED.sub("", _render_whole(tokenizer, messages))
+    return OPENED.sub("", _render_whole(tokenizer, messages, prompt))
 
 
-def find_forced_opening(tokenizer) -> str:
+def find_forced_opening(tokenizer, prompt: Prompt = "think") -> str:
     """Return what every completion must begin with: the opening tag where the chat template opens the thought itself.
 
     So its tokens are counted and limited like any other thought, and a training row holds the tag once.
     """
-    messages = build_messages(Problem("-", "-", "-", "text"), "think")
-    return THINK if OPENED.search(_render_whole(tokenizer, messages)) else ""
+    messages = build_messages(Problem("-", "-", "-", "text"), prompt)
+    return THINK if OPENED.search(_render_whole(tokenizer, messages, prompt)) else ""
 
 
-def _render_whole(tokenizer, messages: list[dict[str, str]]) -> str:
+def find_end_of_turn(tokenizer) -> int | None:
+    """Return the special token that the chat template writes after an answer; None where it is no such token.
+
+    It may be another than the tokenizer's own end, as in some base models with the template of their chat model.
+    """
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    answer = "The answer"
+    chat = [{"role": "user", "content": "The question"}, {"role": "assistant", "content": answer}]
+    for each in (chat, _split_into_parts(chat)):
+        text = _apply_template(tokenizer, each, add_generation_prompt=False)
+        _, found, rest = text.rpartition(answer)
+        ids = encode_text(tokenizer, rest.lstrip()) if found else []
+        if ids and ids[0] in special:
+            return ids[0]
+    return None
+
+
+def _render_whole(tokenizer, messages: list[dict[str, str]], prompt: Prompt) -> str:
     """The chat as the template writes it, in the first of four forms that keeps what is asked."""
+    # A model that can think or not is asked for steps in its answer by "cot", not for a thought before it.
+    switches = {} if resolve_prompt(prompt).format == "think" else {"enable_thinking": False}
     system, first, *rest = messages
     kept = [system["content"].strip(), messages[-1]["content"].strip()]
 
@@ -179,9 +208,9 @@ def _render_whole(tokenizer, messages: list[dict[str, str]]) -> str:
 
     # Texts first: some templates write out a list of parts as Python would.
     for chat in (messages, merged, _split_into_parts(messages), _split_into_parts(merged)):
-        text = _apply_template(tokenizer, chat, add_generation_prompt=True)
+        text = _apply_template(tokenizer, chat, add_generation_prompt=True, **switches)
         if all(part in text for part in kept):
-            return text + _find_missing_opening(tokenizer, chat, text)
+            return text + _find_missing_opening(tokenizer, chat, text, **switches)
 
     raise UserError(
         "the base's chat template leaves out the instruction or the question, whichever way they are given; "
@@ -194,30 +223,36 @@ def _split_into_parts(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
     return [message | {"content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
-def _apply_template(tokenizer, chat: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+def _apply_template(
+    tokenizer,
+    chat: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
+    **switches: bool,
+) -> str:
     """The chat as text; nothing where the template refuses it."""
     try:
         return tokenizer.apply_chat_template(
             chat,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            **switches,
         )
     except (jinja2.TemplateError, TypeError):
         # By raise_exception in the template, or where it adds a list to a text.
         return ""
 
 
-def _find_missing_opening(tokenizer, chat: list[dict[str, Any]], text: str) -> str:
+def _find_missing_opening(tokenizer, chat: list[dict[str, Any]], text: str, **switches: bool) -> str:
     """What begins the assistant's turn where the template has no generation prompt of its own.
 
     Some need none, since their assistant's turn begins with its content (Llama 2, Mistral).
     """
-    if text != _apply_template(tokenizer, chat, add_generation_prompt=False):
+    if text != _apply_template(tokenizer, chat, add_generation_prompt=False, **switches):
         return ""
 
     # Any answer will do; the last question has the right form.
     answered = [*chat, chat[-1] | {"role": "assistant"}]
-    whole = _apply_template(tokenizer, answered, add_generation_prompt=False)
+    whole = _apply_template(tokenizer, answered, add_generation_prompt=False, **switches)
     if not whole.startswith(text):
         return ""
 
@@ -240,4 +275,4 @@ def encode_prompt(
 ) -> list[int]:
     """Return the token ids of the whole prompt; the arguments are those of :func:`build_messages`."""
     messages = build_messages(problem, prompt, examples)
-    return encode_text(tokenizer, render_prompt(tokenizer, messages))
+    return encode_text(tokenizer, render_prompt(tokenizer, messages, prompt))

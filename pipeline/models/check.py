@@ -30,7 +30,7 @@ from pipeline.models.load import (
     resolve_precision,
 )
 from pipeline.progress import printable
-from pipeline.prompts import PLAIN_TEMPLATE, encode_prompt, encode_text, find_forced_opening
+from pipeline.prompts import OUR_TEMPLATES, encode_prompt, encode_text, find_end_of_turn, find_forced_opening
 from pipeline.provenance import measure_memory
 from pipeline.settings import Recipe
 
@@ -104,8 +104,12 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
         yield Finding("tokenizer", str(error), good=False)
         return
 
-    yield Finding("tokenizer", f"gives the answer format back; a turn ends with {tokenizer.eos_token!r}")
-    is_ours = tokenizer.chat_template == PLAIN_TEMPLATE
+    end = repr(tokenizer.eos_token)
+    other = find_end_of_turn(tokenizer)
+    if other not in (None, tokenizer.eos_token_id):
+        end += f", or with its template's {tokenizer.convert_ids_to_tokens(other)!r}"
+    yield Finding("tokenizer", f"gives the answer format back; a turn ends with {end}")
+    is_ours = tokenizer.chat_template in OUR_TEMPLATES
     opens = ", which opens the thought itself" if find_forced_opening(tokenizer) else ""
     yield Finding("template", "none of its own; ours" if is_ours else f"its own{opens}")
 

@@ -22,7 +22,14 @@ from pipeline.models.download import (
     make_once,
 )
 from pipeline.progress import printable
-from pipeline.prompts import PLAIN_TEMPLATE, build_messages, encode_text, format_thinking_answer, render_prompt
+from pipeline.prompts import (
+    BEGUN_TEMPLATE,
+    PLAIN_TEMPLATE,
+    build_messages,
+    encode_text,
+    format_thinking_answer,
+    render_prompt,
+)
 from pipeline.provenance import read_cpuinfo
 
 # What a fingerprint covers: weights, configuration, chat template and tokenizer.
@@ -168,14 +175,21 @@ def fingerprint(folder: Path) -> str:
 def resolve_precision(load: str) -> str:
     """Return how weights are loaded on this machine: ``base.load`` of the recipe, or what "auto" stands for here.
 
-    Auto is bf16 where the machine computes in it, which GPUs and some CPUs do, else fp32.
+    Auto is bf16 where the machine computes in it, which newer GPUs and some CPUs do, else fp32.
     """
     if load != "auto":
         return load
 
-    # Read without torch, which `status` does not need otherwise.
-    flags = set(read_cpuinfo().split())
-    return "bf16" if flags & BF16_FLAGS or processes.count_gpus() else "fp32"
+    if processes.count_gpus():
+        import torch
+
+        # Older ones only imitate it, slowly.
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Read without torch, which `status` does not need otherwise.
+        flags = set(read_cpuinfo().split())
+        has_bf16 = bool(flags & BF16_FLAGS)
+    return "bf16" if has_bf16 else "fp32"
 
 
 def load_part(loader: Any, folder: Path, what: str, **options: Any) -> Any:
@@ -240,12 +254,14 @@ def load_weights(folder: Path, **options: Any) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return a base's tokenizer, with our plain chat template where it has none, and a padding token."""
+    """Return a base's tokenizer, with one of our chat templates where it has none, and a padding token."""
     from transformers import AutoTokenizer
 
     tokenizer = load_part(AutoTokenizer, folder, "tokenizer")
     if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        first = tokenizer("-")["input_ids"][0]
+        is_begun = tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id
+        tokenizer.chat_template = BEGUN_TEMPLATE if is_begun else PLAIN_TEMPLATE
 
     if tokenizer.eos_token_id is None:
         raise UserError(f"base {folder.name}: its tokenizer has no end-of-turn token; set eos_token in its config")
@@ -368,7 +384,7 @@ def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> N
 
     messages = build_messages(SAMPLE_PROBLEM, "think")
     try:
-        render_prompt(tokenizer, messages)
+        render_prompt(tokenizer, messages, "think")
     except UserError as error:
         raise UserError(f"base {name}: {error}") from None
 

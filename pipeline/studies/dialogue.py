@@ -160,7 +160,7 @@ def ask_again(model, tokenizer, turns: Sequence[Turn], way: str, examples, setti
         messages = build_messages(turn.problem, "cot", examples)
         messages.append({"role": "assistant", "content": turn.completion.text})
         messages.append({"role": "user", "content": turn.asked[way]})
-        prompt = render_prompt(tokenizer, messages)
+        prompt = render_prompt(tokenizer, messages, "cot")
         prompts.append(encode_text(tokenizer, prompt))
 
     with progress_bar(f"dialogue: {way}", len(prompts)) as on_progress:

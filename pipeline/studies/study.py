@@ -18,7 +18,7 @@ from pipeline.config import load_studies
 from pipeline.models.load import base_folder_name, fingerprint, load_model, load_tokenizer, resolve, resolve_precision
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.progress import format_duration, log_to, say
-from pipeline.prompts import PLAIN_TEMPLATE
+from pipeline.prompts import OUR_TEMPLATES
 from pipeline.run_dir import FIRST_SEED, find_run_dir
 from pipeline.settings import Positive, Seed, Settings, Share
 from pipeline.studies import STUDIES
@@ -117,7 +117,7 @@ def check_base(study: str, needs: str, base: Base) -> None:
 
     # What a base without a template of its own is given.
     template = load_tokenizer(base.folder).chat_template
-    if template == PLAIN_TEMPLATE:
+    if template in OUR_TEMPLATES:
         raise UserError(f"{study}: has no meaning on {base.name}, which has no chat template; leave BASE out")
 
 

@@ -14,8 +14,13 @@ from eval.grade import grade
 from pipeline import prompts
 from pipeline.evaluate import evaluate
 from pipeline.prompts import (
+    BEGUN_TEMPLATE,
+    PLAIN_TEMPLATE,
     CustomPrompt,
     build_messages,
+    encode_prompt,
+    find_end_of_turn,
+    find_forced_opening,
     format_direct_answer,
     format_question,
     prompt_sha256,
@@ -127,21 +132,81 @@ def use_template(tiny):
     ],
 )
 def test_any_template_is_given_instruction_and_question_once(use_template, template, expected):
-    assert render_prompt(use_template(template), build_messages(PROBLEM, "think")) == expected
+    assert render_prompt(use_template(template), build_messages(PROBLEM, "think"), "think") == expected
 
 
 def test_examples_come_between_an_instruction_without_a_role_and_the_question(use_template):
-    text = render_prompt(use_template(DROP + PROMPT), build_messages(PROBLEM, "plain", [EXAMPLE]))
+    text = render_prompt(use_template(DROP + PROMPT), build_messages(PROBLEM, "plain", [EXAMPLE]), "plain")
     assert text == (
         f"<|user|>{prompts.INSTRUCTIONS['plain']}\n\n{EXAMPLE.question}<|end|><|assistant|>\\boxed{{2}}<|end|>"
         f"<|user|>{PROBLEM.question}<|end|><|assistant|>"
     )
 
 
+def test_a_template_that_can_leave_out_the_thought_does_so_in_the_first_two_stages(use_template):
+    # As Qwen3 has it; others open the thought where this one is silent.
+    switch = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    silent = use_template(TURNS + PROMPT.replace("{% endif %}", switch + "{% endif %}"))
+    opened = use_template(
+        TURNS + PROMPT.replace("{% endif %}", switch.replace("{% endif %}", "{% else %}<think>\n{% endif %}{% endif %}"))
+    )
+
+    own = CustomPrompt("Answer.", "plain")
+    for tokenizer in (silent, opened):
+        for prompt in ("plain", "cot", own):
+            text = tokenizer.decode(encode_prompt(tokenizer, PROBLEM, prompt))
+            assert text.endswith("<|assistant|><think>\n\n</think>\n\n")
+            assert find_forced_opening(tokenizer, prompt) == ""
+
+        assert tokenizer.decode(encode_prompt(tokenizer, PROBLEM, "think")).endswith("<|assistant|>")
+
+    assert find_forced_opening(silent) == ""
+    assert find_forced_opening(opened) == "<think>"
+
+
+def test_a_thought_is_not_forced_where_the_template_has_closed_it(tiny, use_template):
+    switch = "{% if enable_thinking is defined %}<think></think>{% else %}<think>\n{% endif %}"
+    tokenizer = use_template(TURNS + PROMPT.replace("{% endif %}", switch + "{% endif %}"))
+    for prompt, begins in (("plain", False), ("think", True)):
+        [completion] = evaluate(
+            tiny[0], tokenizer, [PROBLEM], prompt, max_new_tokens=4, batch_size=1, label="test"
+        ).completions
+        assert completion.text.startswith("<think>") == begins
+
+
+def test_the_end_of_a_turn_is_the_templates_too(use_template):
+    tokenizer = use_template(TURNS)
+    assert find_end_of_turn(tokenizer) == tokenizer.eos_token_id
+    parts = use_template(PARTS.replace("{% endfor %}{% endfor %}", "{% endfor %}<|end|>{% endfor %}"))
+    assert find_end_of_turn(parts) == tokenizer.eos_token_id
+
+    # A base with the template of its chat model.
+    tokenizer = use_template(TURNS.replace("<|end|>", "<|im_end|>\n"))
+    assert find_end_of_turn(tokenizer) is None
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    assert find_end_of_turn(tokenizer) == len(tokenizer) - 1
+
+    # Nothing, or a text that may stand in an answer.
+    assert find_end_of_turn(use_template(TURNS.replace("<|end|>", ""))) is None
+    assert find_end_of_turn(use_template(TURNS.replace("<|end|>", "\n"))) is None
+    assert find_end_of_turn(use_template("{{ raise_exception('never') }}")) is None
+
+
+def test_an_answer_stands_on_a_line_of_its_own_in_our_template(use_template):
+    tokenizer = use_template(PLAIN_TEMPLATE)
+    text = render_prompt(tokenizer, build_messages(PROBLEM, "plain", [EXAMPLE]), "plain")
+    assert text.count("Answer:\n") == 2
+    assert text.endswith("\nAnswer:\n")
+
+    begun = use_template(BEGUN_TEMPLATE)
+    begun.bos_token = "<|user|>"
+    assert render_prompt(begun, build_messages(PROBLEM, "plain", [EXAMPLE]), "plain") == f"<|user|>{text}"
+
+
 @pytest.mark.parametrize("template", ["Assistant:", "{{ raise_exception('never') }}", "{{ 1 + messages }}"])
 def test_a_template_that_loses_the_question_is_refused(use_template, template):
     with pytest.raises(UserError, match="chat template leaves out the instruction or the question") as caught:
-        render_prompt(use_template(template), build_messages(PROBLEM, "think"))
+        render_prompt(use_template(template), build_messages(PROBLEM, "think"), "think")
     assert "\n" not in str(caught.value)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import Lfm2Config, MambaConfig
 
 from data.files import UserError
@@ -26,7 +27,7 @@ from pipeline.models.load import (
     resolve,
     resolve_precision,
 )
-from pipeline.prompts import PLAIN_TEMPLATE
+from pipeline.prompts import PLAIN_TEMPLATE, encode_prompt
 
 
 @pytest.fixture
@@ -100,6 +101,20 @@ def test_a_tokenizer_gets_our_template_and_a_padding_token_where_it_has_none(tin
     assert tokenizer.pad_token == tokenizer.eos_token
 
 
+def test_a_tokenizer_that_begins_each_text_with_a_token_does_so_in_our_template(tiny, tmp_path):
+    bare = copy.deepcopy(tiny[1])
+    bare.chat_template = None
+    bare.bos_token = "<|user|>"
+    post = {"single": "<|user|> $A", "special_tokens": [("<|user|>", bare.bos_token_id)]}
+    bare.backend_tokenizer.post_processor = TemplateProcessing(**post)
+    bare.save_pretrained(tmp_path)
+
+    tokenizer = load_tokenizer(tmp_path)
+    ids = encode_prompt(tokenizer, load.SAMPLE_PROBLEM, "plain")
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(ids[0]) == 1
+
+
 def test_a_fingerprint_follows_the_weights_and_nothing_else(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
     first = fingerprint(folder)
@@ -129,10 +144,20 @@ def test_two_bases_whose_files_look_alike_have_fingerprints_of_their_own(folder,
     assert fingerprint(folder) != fingerprint(other)
 
 
-@pytest.mark.parametrize(("gpus", "flag", "precision"), [(0, "none", "fp32"), (1, "none", "bf16"), (0, "fpu", "bf16")])
-def test_auto_is_what_the_machine_computes_in(monkeypatch, gpus, flag, precision):
+@pytest.mark.parametrize(
+    ("gpus", "is_new", "flags", "precision"),
+    [
+        (0, False, "fpu sse", "fp32"),
+        (0, False, "fpu avx512_bf16", "bf16"),
+        (1, True, "fpu sse", "bf16"),
+        # A GPU before Ampere imitates it.
+        (1, False, "fpu avx512_bf16", "fp32"),
+    ],
+)
+def test_auto_is_what_the_machine_computes_in(monkeypatch, gpus, is_new, flags, precision):
     monkeypatch.setattr(processes, "count_gpus", lambda: gpus)
-    monkeypatch.setattr(load, "BF16_FLAGS", {flag})
+    monkeypatch.setattr(load, "read_cpuinfo", lambda: flags)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or is_new)
 
     assert resolve_precision("auto") == precision
     assert resolve_precision("nf4") == "nf4"
