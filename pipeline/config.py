@@ -130,7 +130,20 @@ def _find_base_file(base: str) -> list[Path]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of version 1.2 where it matters here: 1e-4 is a number, and yes, no, on and off are texts."""
+    """YAML of version 1.2 where it matters here: 1e-4 is a number, yes, no, on and off are texts, and a key is unique."""
+
+    def construct_mapping(self, node, deep=False):
+        """Return a mapping; a key that stands there twice is refused, since one of its values would be lost."""
+        seen = set()
+        for key, _ in node.value:
+            # One that is a list is no key of ours, and is refused as such.
+            if not isinstance(key.value, str):
+                continue
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -15,7 +15,7 @@ from data.splits import take_stratified
 from eval.grade import check_gold, load_benchmark
 from eval.table import POOLED
 from pipeline.config import check_trainers, count_context_tokens, default_profile, load_recipe
-from pipeline.models.load import base_folder_name, check_base, fingerprint, resolve
+from pipeline.models.load import base_folder_name, check_base, check_name, fingerprint, resolve
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
 from pipeline.settings import PromptedSettings, Recipe, RlSettings
@@ -60,6 +60,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
         UserError: The recipe, a data set, a benchmark or the base will not do; nothing is written by then.
     """
     # What takes seconds comes before what may take minutes.
+    check_name(options.base)
     recipe = read_recipe(options)
     benchmarks = load_benchmarks(options.benchmark or recipe.eval.benchmarks, recipe.eval.limit)
 
@@ -80,11 +81,15 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
         check_base(options.base, folder, count_context_tokens(recipe))
         pretraining_overlaps = find_pretraining_overlaps(folder, benchmarks, options.allow_overlap)
 
+    base_fingerprint = fingerprint(folder)
+    run_dir = find_run_dir(options.runs, base_folder_name(options.base), recipe.seed)
+    check_run_dir(run_dir, recipe, options.base, base_fingerprint)
+
     return Run(
         base=options.base,
         base_folder=folder,
-        fingerprint=fingerprint(folder),
-        dir=find_run_dir(options.runs, base_folder_name(options.base), recipe.seed),
+        fingerprint=base_fingerprint,
+        dir=run_dir,
         profile=options.profile or default_profile(),
         recipe=recipe,
         benchmarks=benchmarks,
@@ -107,6 +112,17 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
 def open_results(options: argparse.Namespace) -> RunDir:
     """Return the folder of the run that the command line names, without a look at base and benchmarks."""
     return find_run_dir(options.runs, base_folder_name(options.base), read_recipe(options).seed)
+
+
+def check_run_dir(run_dir: RunDir, recipe: Recipe, base: str, base_fingerprint: str) -> None:
+    """Raise UserError where a folder has the results of another base, whose file has the same name."""
+    for name in recipe.stages:
+        part = run_dir.stage(name).read_part("scoring")
+        if part and part["base"] != base and part["inputs"]["base"] != base_fingerprint:
+            raise UserError(
+                f"{run_dir.root}: it has the results of another base, {part['base']}; give {base} a folder of its own "
+                "(--runs FOLDER, or RUNS=FOLDER)"
+            )
 
 
 def load_benchmarks(texts: Sequence[str], limit: int) -> list[Dataset]:

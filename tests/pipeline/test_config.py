@@ -40,6 +40,12 @@ def list_own_lines(text: str) -> list[str]:
     return lines
 
 
+@pytest.mark.parametrize("profile", ["gpu", "long", "quick"])
+def test_nano_is_trained_alike_under_every_profile(profile):
+    expected = load_recipe("cpu", base="nano")
+    assert load_recipe(profile, base="nano").stages == expected.stages
+
+
 @pytest.mark.parametrize("path", sorted(config.RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_key_of_ours_has_a_comment(path):
     for line in list_own_lines(path.read_text(encoding="utf-8")):
@@ -256,6 +262,7 @@ def test_an_unknown_profile_names_the_nearest():
         ("profiles/cpu.yaml", "sft:\n  dev: many\n", "profiles/cpu.yaml: sft.dev: must be a valid integer"),
         ("profiles/cpu.yaml", "- sft\n", "profiles/cpu.yaml: must be keys with values"),
         ("bases/nano.yaml", "stf: {}\n", "bases/nano.yaml: unknown key 'stf'"),
+        ("bases/nano.yaml", "sft: {dev: 8}\nsft: {}\n", "bases/nano.yaml: not YAML: the key 'sft' stands there twice"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, monkeypatch, file, text, words):

@@ -24,6 +24,7 @@ from pipeline.run import (
     open_run,
     read_recipe,
 )
+from pipeline.stage_dir import seal
 from pipeline.stages.rl import check_guessable
 
 
@@ -269,6 +270,21 @@ def test_results_are_opened_without_the_checks_of_a_training(monkeypatch, tmp_pa
     run = open_run(make_options(runs=tmp_path), for_training=False)
     assert run.dir.root == tmp_path / "nano-tiny"
     assert run.overlaps == run.pretraining_overlaps == {}
+
+
+def test_two_bases_whose_files_have_one_name_do_not_share_a_folder(monkeypatch, tmp_path):
+    answers = {"base": "q4/model.gguf", "inputs": {"base": "abc"}}
+    seal(tmp_path / "model" / "plain", [], answers, "scoring")
+    monkeypatch.setattr(run_module, "resolve", lambda base: tmp_path)
+    monkeypatch.setattr(run_module, "fingerprint", lambda folder: "def")
+
+    with pytest.raises(UserError, match=r"model: it has the results of another base, q4/model\.gguf; give q8/model"):
+        open_run(make_options(runs=tmp_path, base="q8/model.gguf"), for_training=False)
+
+    # The file was changed, or moved.
+    open_run(make_options(runs=tmp_path, base="q4/model.gguf"), for_training=False)
+    monkeypatch.setattr(run_module, "fingerprint", lambda folder: "abc")
+    open_run(make_options(runs=tmp_path, base="q8/model.gguf"), for_training=False)
 
 
 def test_the_gate_looks_at_what_a_base_was_pretrained_on(tmp_path, own_file):
