@@ -130,7 +130,7 @@ def _find_base_file(base: str) -> list[Path]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of version 1.2 where it matters here: 1e-4 is a number, yes, no, on and off are texts, and a key is unique."""
+    """YAML of version 1.2 where it matters here: 1e-4 is a number, yes, no, on and off are texts, a key is unique."""
 
     def construct_mapping(self, node, deep=False):
         """Return a mapping; a key that stands there twice is refused, since one of its values would be lost."""

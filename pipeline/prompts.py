@@ -42,8 +42,8 @@ INSTRUCTIONS = {
     "think": "Think, then answer.",
 }
 
-# For a base model without a chat template. Its end of turn is the tokenizer's own end-of-text token. An answer stands on
-# a line of its own: after a space its first token would be another one than in the examples.
+# For a base model without a chat template. Its end of turn is the tokenizer's own end-of-text token. An answer stands
+# on a line of its own: after a space its first token would be another one than in the examples.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"

@@ -148,7 +148,8 @@ def test_a_template_that_can_leave_out_the_thought_does_so_in_the_first_two_stag
     switch = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
     silent = use_template(TURNS + PROMPT.replace("{% endif %}", switch + "{% endif %}"))
     opened = use_template(
-        TURNS + PROMPT.replace("{% endif %}", switch.replace("{% endif %}", "{% else %}<think>\n{% endif %}{% endif %}"))
+        TURNS
+        + PROMPT.replace("{% endif %}", switch.replace("{% endif %}", "{% else %}<think>\n{% endif %}{% endif %}"))
     )
 
     own = CustomPrompt("Answer.", "plain")
