@@ -65,7 +65,9 @@ def test_presets_have_the_size_that_they_say(tiny):
     assert sizes["nano-tiny"] < 200_000
 
 
-def test_nano_tiny_is_pretrained_once_and_loads():
+def test_nano_tiny_is_pretrained_once_and_loads(tmp_path, monkeypatch):
+    # Not the one that other tests, or the user, have in the cache.
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
     folder = resolve("nano-tiny")
     model, tokenizer = load_model(folder, load="fp32")
 

@@ -19,6 +19,7 @@ from pipeline.evaluate import evaluate
 from pipeline.prompts import DIRECT
 from pipeline.run_dir import RunDir
 from pipeline.stages import adaptive, adaptive_training
+from pipeline.training import ShowProgress
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 TRAINER = {
@@ -197,6 +198,23 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(make_context, monke
     again = adaptive.train(make_context())
     assert (again / "adapter_model.safetensors").read_bytes() == whole
     assert results == [(tmp_path / "work" / name).read_bytes() for name in names]
+
+
+def test_a_training_that_was_stopped_between_two_steps_goes_on_from_its_checkpoint(make_context, monkeypatch, capsys):
+    whole = (adaptive.train(make_context()) / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(make_context().work)
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ShowProgress, "on_step_begin", stop, raising=False)
+        adaptive.train(make_context())
+
+    again = adaptive.train(make_context())
+    assert "going on from step 2" in capsys.readouterr().err
+    assert (again / "adapter_model.safetensors").read_bytes() == whole
 
 
 def test_who_answers_directly_is_counted_by_family_and_level():

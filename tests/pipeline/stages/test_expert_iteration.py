@@ -29,6 +29,7 @@ from pipeline.stages.expert_iteration import (
 )
 from pipeline.stages.sft import build_training_rows
 from pipeline.traces.verify import Candidate
+from pipeline.training import ShowProgress
 
 PROBLEMS = load("arithmetic_v1", "train", 16).problems
 IDS = [problem.id for problem in PROBLEMS]
@@ -474,6 +475,33 @@ def test_a_finished_round_is_not_done_again(make_context, monkeypatch):
     monkeypatch.setattr(expert_iteration, "train_adapter", refuse)
     assert train_expert_iteration(context) == best
     assert read_files(context.work) == left
+
+
+def test_a_round_that_was_stopped_between_two_steps_goes_on_from_its_checkpoint(make_context, monkeypatch, capsys):
+    sample = expert_iteration.sample_candidates
+
+    def sample_half_right(*arguments, **options):
+        candidates = sample(*arguments, **options)
+        return [make_candidate(c.problem, PROBLEMS.index(c.problem) % 2 == 0) for c in candidates]
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(expert_iteration, "sample_candidates", sample_half_right)
+    context = make_context(samples=1, trainer=TRAINER | {"max_steps": 5, "save_steps": 2})
+    train_expert_iteration(context)
+    adapter = context.work / "adapter-1" / "adapter_model.safetensors"
+    whole = adapter.read_bytes()
+    shutil.rmtree(context.work)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ShowProgress, "on_step_begin", stop, raising=False)
+        train_expert_iteration(context)
+
+    train_expert_iteration(context)
+    assert "going on from step 2" in capsys.readouterr().err
+    assert adapter.read_bytes() == whole
 
 
 def read_files(folder):

@@ -1,11 +1,14 @@
 """Every source gives candidates that are verified alike, and sft mixes sources by their weights."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
 from data.datasets import load
 from data.files import UserError, read_json, read_jsonl, write_jsonl
@@ -14,8 +17,9 @@ from data.solutions import STYLES
 from eval.steps import find_wrong_step
 from pipeline.client import ChatAnswer
 from pipeline.config import load_recipe
-from pipeline.models.load import load_model
+from pipeline.generate import generate
 from pipeline.run_dir import RunDir
+from pipeline.stage_dir import seal
 from pipeline.traces.sources import choose_solutions, make_traces, name_file, parse_source, read_rationales
 from pipeline.traces.verify import to_conversation
 
@@ -24,6 +28,7 @@ TAKES = [
     "sft.problems=[{set: arithmetic_v1, split: train, take: 60}, {set: logic_v1, split: train, take: 40}]",
     "traces.problems=[{set: arithmetic_v1, split: train, take: 8}]",
     "traces.samples=2",
+    "base.load=fp32",
     "traces.teacher.url=http://127.0.0.1:1/v1",
     "traces.teacher.model=m",
 ]
@@ -209,23 +214,33 @@ def test_a_stage_without_an_adapter_has_no_samples(run):
         make_traces(run, "own", "sft")
 
 
-def test_own_samples_are_of_the_stages_adapter(run, tiny, monkeypatch):
-    adapter = run.dir.stage("sft").adapter
-    adapter.mkdir(parents=True)
-    loads = []
+def test_own_samples_are_of_the_stages_adapter_while_that_is_intact(run, tiny, monkeypatch):
+    stage = run.dir.stage("sft")
+    lora = LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear", task_type="CAUSAL_LM")
+    trained = get_peft_model(copy.deepcopy(tiny[0]), lora).eval()
+    trained.save_pretrained(stage.adapter)
+    seal(stage.folder, stage.adapter.iterdir(), {"inputs": {"base": run.fingerprint}}, "training")
 
-    def load_with_adapter(folder, adapter, load):
-        loads.append(adapter)
-        return load_model(folder, load=load)
+    asked = []
 
-    monkeypatch.setattr("pipeline.models.load.load_model", load_with_adapter)
-    monkeypatch.setattr("pipeline.stage_dir.StageDir.check_adapter", lambda self, base: None)
+    def generate_by_it(model, tokenizer, prompts, **options):
+        asked.append(model(torch.tensor([prompts[0]])).logits)
+        expected = trained(torch.tensor([prompts[0]])).logits
+        assert torch.allclose(asked[-1], expected, atol=1e-4)
+        return generate(model, tokenizer, prompts, **options)
+
+    monkeypatch.setattr("pipeline.traces.sample.generate", generate_by_it)
     sentence = make_traces(run, "own", "sft")
 
-    assert loads == [adapter]
+    assert asked
     assert "own_sft: 16 candidates, " in sentence
     account = read_json(run.dir.root / "traces" / "own_sft.json")
     assert account["candidates"] == account["kept"] + sum(account["dropped"].values())
+
+    weights = stage.adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="adapter_model.safetensors"):
+        make_traces(run, "own", "sft")
 
 
 def test_a_teachers_texts_are_verified(run, monkeypatch):
