@@ -4,6 +4,7 @@ One is a teacher. The other serves a model as vLLM does, and decodes by ``model.
 the tests of a served model ask a real one instead, which must serve nano-tiny.
 """
 
+import argparse
 import copy
 import json
 import os
@@ -16,14 +17,16 @@ import pytest
 import torch
 
 from data.datasets import load
-from data.files import UserError
-from data.problem import Problem
+from data.files import UserError, read_jsonl
+from data.problem import Problem, write_records
 from pipeline import client as client_module
 from pipeline.client import Client, RequestLimit, ServedModel
 from pipeline.evaluate import evaluate
 from pipeline.forward import token_logprobs
 from pipeline.generate import generate
 from pipeline.prompts import THINK, build_messages, encode_prompt
+from pipeline.score import add_score_arguments, score_model
+from pipeline.stage_dir import StageDir, seal
 
 REAL_SERVER = os.environ.get("LADDER_SERVER")
 
@@ -350,6 +353,31 @@ def test_a_served_model_gives_the_answers_of_a_loaded_one(served, tiny):
     remote = evaluate(served, served.tokenizer, problems, "think", **settings).completions
     local = evaluate(*tiny, problems, "think", **settings).completions
     assert remote == local
+
+
+def test_score_asks_a_server_as_it_asks_the_model(served, server, base, tmp_path, monkeypatch):
+    # The server computes in fp32.
+    monkeypatch.setattr("pipeline.models.load.BF16_FLAGS", set())
+    problems = load("arithmetic_v1", "dev").problems[:3]
+    write_records(tmp_path / "sums.jsonl", problems)
+    parser = argparse.ArgumentParser()
+    add_score_arguments(parser)
+
+    def score(*options):
+        out = tmp_path / str(len(options))
+        line = ["--model", str(base), "--benchmark", str(tmp_path / "sums.jsonl"), "--prompt", "cot"]
+        scores = score_model(parser.parse_args([*line, *options, "--out", str(out)]))
+        return scores, [row for _, row in read_jsonl(out / scores["completions"])]
+
+    scores, answers = score("--url", REAL_SERVER or server.url)
+    assert scores["n"] == 3
+    assert answers == score()[1]
+
+    stage = StageDir(tmp_path / "sft")
+    seal(stage.folder, [], {"base": str(base), "inputs": {"load": "fp32", "generation": {}}}, "scoring")
+    line = ["--model", str(stage.folder), "--benchmark", "arithmetic_v1", "--prompt", "think", "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="a server has no stages; export it and serve that"):
+        score_model(parser.parse_args([*line, "--url", server.url]))
 
 
 def test_its_samples_are_of_the_whole_distribution_and_its_log_probabilities_ours(served, tiny):
