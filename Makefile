@@ -37,7 +37,9 @@ SHARED  = $(PYTHON)$(if $(PROCESSES), -m torch.distributed.run --nproc-per-node 
 COMMON  = $(if $(PROFILE),--profile "$(PROFILE)") $(if $(SEED),--seed "$(SEED)") $(if $(LIMIT),--limit "$(LIMIT)") \
           $(foreach item,$(BENCHMARK),--benchmark "$(item)") $(foreach item,$(SET),--set "$(item)") \
           $(if $(ALLOW_OVERLAP),--allow-overlap)
-STUDY   = $(if $(filter file,$(origin BASE)),,--base "$(BASE)") --runs "$(RUNS)" $(foreach item,$(SET),--set "$(item)")
+STUDY   = $(if $(PROFILE)$(SEED)$(LIMIT)$(BENCHMARK),$(error a study has a recipe of its own; change it by SET=, such as \
+          SET=planning.seed=2)) \
+          $(if $(filter file,$(origin BASE)),,--base "$(BASE)") --runs "$(RUNS)" $(foreach item,$(SET),--set "$(item)")
 OPTIONS = --base "$(BASE)" --runs "$(RUNS)" $(COMMON)
 # Of the stages that are trained.
 SAMPLED = $(OPTIONS) $(if $(SAMPLES),--samples "$(SAMPLES)")
