@@ -14,6 +14,9 @@ from data.files import UserError
 # A full disk, a quota, a limit on files.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# The status that a shell gives a command which Ctrl-C has ended.
+INTERRUPTED = 130
+
 # What writes weights says it in words: safetensors as the system does, torch that a file is too short.
 FULL_IN_WORDS = re.compile(r"os error (28|122|27)\)|file write failed|unexpected pos \d+ vs")
 
@@ -53,8 +56,8 @@ def exit_on_user_error(main: Main) -> Callable[..., int]:
         except UserError as error:
             _print_once(f"error: {error}")
         except KeyboardInterrupt:
-            _print_once("stopped; run the same command to go on")
-            return 130
+            _print_once("stopped")
+            return INTERRUPTED
         except Exception as error:
             if not is_disk_full(error):
                 raise

@@ -132,8 +132,9 @@ def _find_base_file(base: str) -> list[Path]:
 class _Loader(yaml.SafeLoader):
     """YAML of version 1.2 where it matters here: 1e-4 is a number, yes, no, on and off are texts, a key is unique."""
 
-    def construct_mapping(self, node, deep=False):
-        """Return a mapping; a key that stands there twice is refused, since one of its values would be lost."""
+    def compose_mapping_node(self, anchor):
+        """Return a mapping as it is written; a key that stands there twice is refused: a value of it would be lost."""
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             # One that is a list is no key of ours, and is refused as such.
@@ -141,9 +142,9 @@ class _Loader(yaml.SafeLoader):
                 continue
             if key.value in seen:
                 problem = f"the key {key.value!r} stands there twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 _Loader.add_implicit_resolver(

@@ -9,10 +9,13 @@ import contextlib
 import datetime
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from data.command_line import INTERRUPTED
 
 T = TypeVar("T")
 
@@ -84,8 +87,11 @@ def disconnect() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """Exit with a status."""
+    """Exit with a status; after Ctrl-C by its signal, so that a loop of the shell ends, too."""
     if not is_shared():
+        if status == INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
         sys.exit(status)
 
     # gloo's threads may abort the interpreter at its end (github.com/pytorch/pytorch/pull/179291), so one of several

@@ -199,7 +199,7 @@ def find_end_of_turn(tokenizer) -> int | None:
 def _render_whole(tokenizer, messages: list[dict[str, str]], prompt: Prompt) -> str:
     """The chat as the template writes it, in the first of four forms that keeps what is asked."""
     # A model that can think or not is asked for steps in its answer by "cot", not for a thought before it.
-    switches = {} if resolve_prompt(prompt).format == "think" else {"enable_thinking": False}
+    is_thinking = resolve_prompt(prompt).format == "think"
     system, first, *rest = messages
     kept = [system["content"].strip(), messages[-1]["content"].strip()]
 
@@ -208,9 +208,9 @@ def _render_whole(tokenizer, messages: list[dict[str, str]], prompt: Prompt) -> 
 
     # Texts first: some templates write out a list of parts as Python would.
     for chat in (messages, merged, _split_into_parts(messages), _split_into_parts(merged)):
-        text = _apply_template(tokenizer, chat, add_generation_prompt=True, **switches)
+        text = _apply_template(tokenizer, chat, add_generation_prompt=True, enable_thinking=is_thinking)
         if all(part in text for part in kept):
-            return text + _find_missing_opening(tokenizer, chat, text, **switches)
+            return text + _find_missing_opening(tokenizer, chat, text, is_thinking)
 
     raise UserError(
         "the base's chat template leaves out the instruction or the question, whichever way they are given; "
@@ -227,7 +227,7 @@ def _apply_template(
     tokenizer,
     chat: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool,
-    **switches: bool,
+    enable_thinking: bool = True,
 ) -> str:
     """The chat as text; nothing where the template refuses it."""
     try:
@@ -235,24 +235,24 @@ def _apply_template(
             chat,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **switches,
+            enable_thinking=enable_thinking,
         )
     except (jinja2.TemplateError, TypeError):
         # By raise_exception in the template, or where it adds a list to a text.
         return ""
 
 
-def _find_missing_opening(tokenizer, chat: list[dict[str, Any]], text: str, **switches: bool) -> str:
+def _find_missing_opening(tokenizer, chat: list[dict[str, Any]], text: str, is_thinking: bool) -> str:
     """What begins the assistant's turn where the template has no generation prompt of its own.
 
     Some need none, since their assistant's turn begins with its content (Llama 2, Mistral).
     """
-    if text != _apply_template(tokenizer, chat, add_generation_prompt=False, **switches):
+    if text != _apply_template(tokenizer, chat, add_generation_prompt=False, enable_thinking=is_thinking):
         return ""
 
     # Any answer will do; the last question has the right form.
     answered = [*chat, chat[-1] | {"role": "assistant"}]
-    whole = _apply_template(tokenizer, answered, add_generation_prompt=False, **switches)
+    whole = _apply_template(tokenizer, answered, add_generation_prompt=False, enable_thinking=is_thinking)
     if not whole.startswith(text):
         return ""
 

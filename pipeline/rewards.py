@@ -171,8 +171,9 @@ def try_reward(name: str, problems: Sequence[Problem]) -> None:
         ids = [list(range(completion.tokens)) for completion in completions]
         try:
             score_rewards(reward, problems, completions, ids)
-        except UserError:
-            raise
+        except UserError as error:
+            # It gave no number.
+            raise UserError(f"{error} (on {what})") from None
         except Exception as error:
             # Whatever a user's function does.
             raise UserError(f"reward {name}: it fails on {what} ({type(error).__name__}: {error}); fix it") from error

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib.util
+import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,9 +118,12 @@ def open_results(options: argparse.Namespace) -> RunDir:
 
 def check_run_dir(run_dir: RunDir, recipe: Recipe, base: str, base_fingerprint: str) -> None:
     """Raise UserError where a folder has the results of another base, whose file has the same name."""
-    for name in recipe.stages:
-        part = run_dir.stage(name).read_part("scoring")
-        if part and part["base"] != base and part["inputs"]["base"] != base_fingerprint:
+    for name, part_name in itertools.product(recipe.stages, ("training", "scoring")):
+        part = run_dir.stage(name).read_part(part_name)
+        if not part or part["inputs"]["base"] == base_fingerprint:
+            continue
+        # The same folder may be spelled in two ways, and its weights be newer.
+        if os.path.normpath(part["base"]) != os.path.normpath(base):
             raise UserError(
                 f"{run_dir.root}: it has the results of another base, {part['base']}; give {base} a folder of its own "
                 "(--runs FOLDER, or RUNS=FOLDER)"

@@ -25,7 +25,7 @@ from eval.extract import EXTRACTION_VERSION
 from eval.grade import load_benchmark
 from eval.score import SAMPLING_TEMPERATURE, SCORES_VERSION, score_samples
 from pipeline.config import default_profile, load_recipe, read_yaml
-from pipeline.prompts import INSTRUCTIONS, CustomPrompt, Prompt
+from pipeline.prompts import INSTRUCTIONS, CustomPrompt, Prompt, format_question
 from pipeline.settings import Recipe
 from pipeline.stage_dir import StageDir, write_answers
 from pipeline.stages.prompted import load_examples
@@ -154,9 +154,10 @@ def score_model(options: argparse.Namespace) -> dict[str, Any]:
 
 def refuse_shown(problems: Sequence[Problem], examples: Sequence[Problem]) -> None:
     """Raise UserError where a problem is asked that stands among the examples, with its answer."""
-    shown = {example.question for example in examples}
+    # With its choices: two may ask "Which is right?".
+    shown = {format_question(example) for example in examples}
     for problem in problems:
-        if problem.question in shown:
+        if format_question(problem) in shown:
             raise UserError(
                 f"--shots: {problem.id} is asked, and it is one of the examples that are shown with their answers; "
                 "score another split, or leave --shots out"

@@ -259,8 +259,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     tokenizer = load_part(AutoTokenizer, folder, "tokenizer")
     if not tokenizer.chat_template:
-        first = tokenizer("-")["input_ids"][0]
-        is_begun = tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id
+        is_begun = tokenizer("-")["input_ids"][:1] == [tokenizer.bos_token_id]
         tokenizer.chat_template = BEGUN_TEMPLATE if is_begun else PLAIN_TEMPLATE
 
     if tokenizer.eos_token_id is None:

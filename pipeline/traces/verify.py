@@ -192,7 +192,11 @@ def select_solutions(
 def _score_candidates(candidates: Sequence[Candidate], reward: CombinedReward, tokenizer) -> list[RewardScore]:
     problems = [candidate.problem for candidate in candidates]
     completions = [candidate.completion for candidate in candidates]
-    ids = [encode_text(tokenizer, completion.text) for completion in completions]
+    ids = []
+    for completion in completions:
+        # With the end of turn, as TRL gives them.
+        end = [tokenizer.eos_token_id] if completion.finish == "stop" else []
+        ids.append(encode_text(tokenizer, completion.text) + end)
     return reward(problems, completions, ids)
 
 

@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_line_and_status_2(capsys):
 
 def test_ctrl_c_is_one_line_and_the_status_of_a_shell(capsys):
     assert run_main(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "stopped; run the same command to go on\n"
+    assert capsys.readouterr().err == "stopped\n"
 
 
 @pytest.mark.parametrize(

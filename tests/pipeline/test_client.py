@@ -357,7 +357,7 @@ def test_a_served_model_gives_the_answers_of_a_loaded_one(served, tiny):
 
 def test_score_asks_a_server_as_it_asks_the_model(served, server, base, tmp_path, monkeypatch):
     # The server computes in fp32.
-    monkeypatch.setattr("pipeline.models.load.BF16_FLAGS", set())
+    monkeypatch.setattr("pipeline.models.load.resolve_precision", lambda load: "fp32")
     problems = load("arithmetic_v1", "dev").problems[:3]
     write_records(tmp_path / "sums.jsonl", problems)
     parser = argparse.ArgumentParser()

@@ -166,7 +166,7 @@ def test_a_template_that_can_leave_out_the_thought_does_so_in_the_first_two_stag
 
 
 def test_a_thought_is_not_forced_where_the_template_has_closed_it(tiny, use_template):
-    switch = "{% if enable_thinking is defined %}<think></think>{% else %}<think>\n{% endif %}"
+    switch = "{% if not enable_thinking %}<think></think>{% else %}<think>\n{% endif %}"
     tokenizer = use_template(TURNS + PROMPT.replace("{% endif %}", switch + "{% endif %}"))
     for prompt, begins in (("plain", False), ("think", True)):
         [completion] = evaluate(

@@ -154,7 +154,7 @@ def test_a_reward_is_tried_on_a_right_answer_a_cut_thought_and_an_empty_text(min
 
     with pytest.raises(UserError, match=r"fails on a right answer \(TypeError: .*'log_metric'\); fix it"):
         try_reward(f"{mine}:wants_log", [PROBLEM])
-    with pytest.raises(UserError, match="it gave nan"):
+    with pytest.raises(UserError, match=r"it gave nan; .* \(on a right answer\)"):
         try_reward(f"{mine}:infinite", [PROBLEM])
     with pytest.raises(UserError, match=r"fails on a thought that is cut off \(IndexError: .*\); fix it"):
         try_reward(f"{mine}:by_box", [PROBLEM])

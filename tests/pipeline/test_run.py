@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -281,7 +282,14 @@ def test_two_bases_whose_files_have_one_name_do_not_share_a_folder(monkeypatch, 
     with pytest.raises(UserError, match=r"model: it has the results of another base, q4/model\.gguf; give q8/model"):
         open_run(make_options(runs=tmp_path, base="q8/model.gguf"), for_training=False)
 
+    # One that was trained on it, and not scored yet.
+    shutil.rmtree(tmp_path / "model" / "plain")
+    seal(tmp_path / "model" / "sft", [], answers, "training")
+    with pytest.raises(UserError, match="the results of another base"):
+        open_run(make_options(runs=tmp_path, base="q8/model.gguf"), for_training=False)
+
     # The file was changed, or moved.
+    open_run(make_options(runs=tmp_path, base="./q4/model.gguf"), for_training=False)
     open_run(make_options(runs=tmp_path, base="q4/model.gguf"), for_training=False)
     monkeypatch.setattr(run_module, "fingerprint", lambda folder: "abc")
     open_run(make_options(runs=tmp_path, base="q8/model.gguf"), for_training=False)

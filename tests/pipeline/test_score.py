@@ -11,7 +11,7 @@ from data.files import UserError
 from data.problem import Problem, write_records
 from pipeline import score
 from pipeline.prompts import CustomPrompt
-from pipeline.score import add_score_arguments, read_prompt, score_model
+from pipeline.score import add_score_arguments, read_prompt, refuse_shown, score_model
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} * {i}?", str(i * i), "number") for i in range(8)]
 
@@ -97,6 +97,14 @@ def test_a_problem_that_is_shown_as_an_example_is_not_asked(options, tmp_path, m
 
     with pytest.raises(UserError, match=f"--shots: {shown[1].id} is asked"):
         score_model(options("--shots", "2"))
+
+    # The same words with other choices are another question.
+    one, other = [
+        Problem("w", "Which is right?", "one", "choice", choices) for choices in (("one", "two"), ("one", "six"))
+    ]
+    refuse_shown([one], [other])
+    with pytest.raises(UserError, match="w is asked"):
+        refuse_shown([one], [one])
 
 
 def test_samples_give_pass_at_k_and_the_majority(options, tmp_path, capsys):

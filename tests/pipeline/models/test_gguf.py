@@ -102,7 +102,8 @@ def check_is(whole, folder):
     assert tokenizer.eos_token == whole[1].eos_token
 
     ids = torch.tensor([prompt])
-    assert torch.allclose(model(ids).logits, whole[0](ids).logits, atol=1e-5)
+    logits = model(ids.to(model.device)).logits.cpu()
+    assert torch.allclose(logits, whole[0](ids).logits, atol=1e-5)
 
 
 def test_a_gguf_file_is_converted_once_to_the_same_model(gguf_file, whole, tmp_path, monkeypatch):
