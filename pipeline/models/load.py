@@ -248,7 +248,7 @@ def load_weights(folder: Path, **options: Any) -> Any:
     if absent:
         raise UserError(
             f"base {folder.name}: {len(absent)} of its weights are missing or of another shape ({min(absent)}, …); "
-            "fetch it again, or take another base"
+            f"delete {folder} and fetch it again, or take another base"
         )
     return model
 
