@@ -17,6 +17,7 @@ from data.splits import take_stratified
 from eval.grade import check_gold, load_benchmark
 from eval.table import POOLED
 from pipeline.config import check_trainers, count_context_tokens, default_profile, load_recipe
+from pipeline.models.check import check_lora
 from pipeline.models.load import base_folder_name, check_base, check_name, fingerprint, resolve
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir, find_run_dir
@@ -81,6 +82,7 @@ def open_run(options: argparse.Namespace, for_training: bool = True) -> Run:
     folder = resolve(options.base)
     if for_training:
         check_base(options.base, folder, count_context_tokens(recipe))
+        check_lora(folder, recipe.stages["sft"].lora)
         pretraining_overlaps = find_pretraining_overlaps(folder, benchmarks, options.allow_overlap)
 
     base_fingerprint = fingerprint(folder)

@@ -395,23 +395,17 @@ def build_sft_trainer(
         trainer_class: For another loss.
         data_collator: For other columns.
     """
-    try:
-        built = trainer_class(
-            model=model,
-            args=build_sft_config(trainer, model, work, seed, report_to, run_name, label),
-            train_dataset=dataset,
-            # transformers wants one where there are evaluations; ours reads no row of it.
-            eval_dataset=dataset.select([0]),
-            processing_class=tokenizer,
-            peft_config=None if lora is None else LoraConfig(task_type="CAUSAL_LM", **lora),
-            callbacks=build_callbacks(work, label),
-            data_collator=data_collator,
-        )
-    except ValueError as error:
-        # PEFT's words for layers that the model lacks.
-        if not str(error).startswith("Target modules"):
-            raise
-        raise UserError(f"sft.lora.target_modules: {error}") from None
+    built = trainer_class(
+        model=model,
+        args=build_sft_config(trainer, model, work, seed, report_to, run_name, label),
+        train_dataset=dataset,
+        # transformers wants one where there are evaluations; ours reads no row of it.
+        eval_dataset=dataset.select([0]),
+        processing_class=tokenizer,
+        peft_config=None if lora is None else LoraConfig(task_type="CAUSAL_LM", **lora),
+        callbacks=build_callbacks(work, label),
+        data_collator=data_collator,
+    )
     built.remove_callback(PrinterCallback)
     if fast:
         speed_up_training(built.model)

@@ -8,7 +8,7 @@ import contextlib
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,22 @@ def check_model(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
     needed = taken / GIB + LIBRARIES_GIB
     available = _measure_memory()
     yield Finding("memory", f"sft takes {needed:.1f} GiB of {available:.1f}, and its batches", needed <= available)
+
+
+def check_lora(folder: Path, lora: Mapping[str, Any]) -> None:
+    """Raise UserError where a base has none of the layers that ``sft.lora`` names."""
+    # Building the model takes a second, and every base has linear layers.
+    if lora["target_modules"] == "all-linear":
+        return
+
+    from peft import LoraConfig, get_peft_model
+
+    model = _build_on_meta(folder, load_config(folder))
+    try:
+        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora), low_cpu_mem_usage=True)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"sft.lora: {reason}; `python -m pipeline check` names the layers of a base") from None
 
 
 def _build_on_meta(folder: Path, config) -> Any:

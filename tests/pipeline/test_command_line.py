@@ -162,6 +162,7 @@ def test_status_makes_no_base(base, tmp_path):
         (["plain", "--set", "report_to=trakio"], "'trackio', 'wandb'"),
         (["plain", "--set", "rl.rewards=[coin]"], "coin"),
         (["plain", "--set", "rl.learnability.samples=1"], "rl.learnability.samples: must be 0, or 2 or more, not 1"),
+        (["plain", "--set", "sft.lora.target_modules=[q_prj]"], "sft.lora: Target modules {'q_prj'} not found in"),
         (["plan", "--set", "sft.trainer.learning_rat=1"], "did you mean learning_rate?"),
         (["plain", "--set", "rl.grpo.trainer.disable_dropout=false"], "the pipeline sets it itself"),
         (["plain", "--benchmark", "absent.jsonl"], "no such file"),
