@@ -103,4 +103,5 @@ def test_a_served_model_is_asked_for_its_own_tokens(tiny):
 
     served = evaluate(Served(), tokenizer, PROBLEMS, "think", **SETTINGS)
     assert served.completions == evaluate(model, tokenizer, PROBLEMS, "think", **SETTINGS).completions
-    assert settings_seen.keys() == {"max_new_tokens", "temperature", "seed", "places", "on_progress", "on_sequence_end"}
+    expected = {"max_new_tokens", "temperature", "seed", "places", "prefixes", "on_progress", "on_sequence_end"}
+    assert settings_seen.keys() == expected
