@@ -452,8 +452,9 @@ def test_a_reward_counts_by_its_weight(make_context, sampler, trained_rows, dev_
     assert not trained_rows
 
 
-def test_a_finished_round_is_not_done_again(make_context, monkeypatch):
-    """With real sampling, training and scoring; only what the untrained model writes is replaced."""
+@pytest.fixture
+def half_right(monkeypatch):
+    """Makes half of what is sampled right; sampling, training and scoring are real."""
     sample = expert_iteration.sample_candidates
 
     def sample_half_right(*arguments, **options):
@@ -461,6 +462,9 @@ def test_a_finished_round_is_not_done_again(make_context, monkeypatch):
         return [make_candidate(c.problem, PROBLEMS.index(c.problem) % 2 == 0) for c in candidates]
 
     monkeypatch.setattr(expert_iteration, "sample_candidates", sample_half_right)
+
+
+def test_a_finished_round_is_not_done_again(make_context, half_right, monkeypatch):
     context = make_context(samples=1)
     best = train_expert_iteration(context)
     left = read_files(context.work)
@@ -477,18 +481,13 @@ def test_a_finished_round_is_not_done_again(make_context, monkeypatch):
     assert read_files(context.work) == left
 
 
-def test_a_round_that_was_stopped_between_two_steps_goes_on_from_its_checkpoint(make_context, monkeypatch, capsys):
-    sample = expert_iteration.sample_candidates
-
-    def sample_half_right(*arguments, **options):
-        candidates = sample(*arguments, **options)
-        return [make_candidate(c.problem, PROBLEMS.index(c.problem) % 2 == 0) for c in candidates]
-
+def test_a_round_that_was_stopped_between_two_steps_goes_on_from_its_checkpoint(
+    make_context, half_right, monkeypatch, capsys
+):
     def stop(self, args, state, control, **kwargs):
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(expert_iteration, "sample_candidates", sample_half_right)
     context = make_context(samples=1, trainer=TRAINER | {"max_steps": 5, "save_steps": 2})
     train_expert_iteration(context)
     adapter = context.work / "adapter-1" / "adapter_model.safetensors"
