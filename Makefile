@@ -10,7 +10,7 @@ SAMPLES   ?=
 BENCHMARK ?=
 ALLOW_OVERLAP ?=
 BASES     ?=
-# Those of one command. They are not taken from the environment, where others have a NAME too, such as WSL.
+# These are not taken from the environment, where other programs have a NAME, too, such as WSL.
 SET       =
 NAME      =
 Q         =

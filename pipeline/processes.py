@@ -90,6 +90,8 @@ def leave(status: int) -> NoReturn:
     """Exit with a status; after Ctrl-C by its signal, so that a loop of the shell ends, too."""
     if not is_shared():
         if status == INTERRUPTED:
+            # The signal ends the interpreter at once.
+            sys.stdout.flush()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
         sys.exit(status)
