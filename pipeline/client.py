@@ -21,7 +21,7 @@ from data.files import UserError
 from pipeline.generate import OnProgress, OnSequence, TokenSequence, find_stop_ids
 from pipeline.models.load import load_config, load_tokenizer
 from pipeline.progress import printable
-from pipeline.prompts import END_THINK, THINK, encode_text, find_forced_opening
+from pipeline.prompts import END_THINK, THINK, encode_forced_opening
 
 # Times that the package repeats a request that was refused for now, or lost, or whose answer cannot be read.
 RETRIES = 5
@@ -265,8 +265,7 @@ class ServedModel:
         """Complete every prompt; arguments and sequences are those of :func:`pipeline.generate.generate`."""
         stops = find_stop_ids(self, self.tokenizer)
         if prefixes is None:
-            opening = encode_text(self.tokenizer, find_forced_opening(self.tokenizer))
-            prefixes = [opening] * len(prompts)
+            prefixes = [encode_forced_opening(self.tokenizer)] * len(prompts)
         places = range(len(prompts)) if places is None else places
         lock = Lock()
 

@@ -16,7 +16,7 @@ from pipeline import processes
 from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion
 from pipeline.models.load import get_context_tokens
 from pipeline.progress import progress_bar
-from pipeline.prompts import Prompt, encode_prompt, encode_text, find_forced_opening
+from pipeline.prompts import Prompt, encode_forced_opening, encode_prompt, encode_text
 from pipeline.thinking_budget import ThinkingLimits
 
 
@@ -69,7 +69,7 @@ def evaluate(
     _check_context(model, prompts, max_new_tokens, label)
 
     # A thought that the template opens under this prompt is a part of the completion.
-    beginning = encode_text(tokenizer, prefix or find_forced_opening(tokenizer, prompt))
+    beginning = encode_text(tokenizer, prefix) or encode_forced_opening(tokenizer, prompt)
     recorder = _Recorder(model, tokenizer, missing, prompts, earlier.seconds, partial)
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from data.problem import Completion, Problem
 from pipeline import processes
 from pipeline.forward import merge_adapter, prefill, router_arguments
-from pipeline.prompts import encode_text, find_end_of_turn, find_forced_opening
+from pipeline.prompts import encode_forced_opening, find_end_of_turn
 from pipeline.thinking_budget import ThinkingLimits, count_thinking_tokens, find_forced_tokens
 
 # Tokens in a block of the vocabulary: a block is sampled first, then a token of it.
@@ -102,9 +102,7 @@ def generate(
     settings = DecodingSettings(**options)
     if settings.prefixes is None:
         # The same thought would else be counted under one template and not under another.
-        tag = find_forced_opening(tokenizer)
-        opening = encode_text(tokenizer, tag)
-        prefixes = [opening] * len(prompts)
+        prefixes = [encode_forced_opening(tokenizer)] * len(prompts)
         settings = dataclasses.replace(settings, prefixes=prefixes)
 
     rows = []

@@ -157,7 +157,7 @@ def prompt_sha256(prompt: Prompt, examples: Sequence[Problem] = ()) -> str:
 def render_prompt(tokenizer, messages: list[dict[str, str]], prompt: Prompt) -> str:
     """Return the chat as text, up to where the assistant begins.
 
-    A thought that the template opens itself is left out: it belongs to the completion (:func:`find_forced_opening`).
+    A thought that the template opens itself is left out: it belongs to the completion (:func:`encode_forced_opening`).
 
     Args:
         tokenizer: The base's.
@@ -170,13 +170,14 @@ def render_prompt(tokenizer, messages: list[dict[str, str]], prompt: Prompt) -> 
     return OPENED.sub("", _render_whole(tokenizer, messages, prompt))
 
 
-def find_forced_opening(tokenizer, prompt: Prompt = "think") -> str:
-    """Return what every completion must begin with: the opening tag where the chat template opens the thought itself.
+def encode_forced_opening(tokenizer, prompt: Prompt = "think") -> list[int]:
+    """Return the ids that every completion must begin with: the opening tag where the template opens the thought.
 
     So its tokens are counted and limited like any other thought, and a training row holds the tag once.
     """
     messages = build_messages(Problem("-", "-", "-", "text"), prompt)
-    return THINK if OPENED.search(_render_whole(tokenizer, messages, prompt)) else ""
+    is_opened = OPENED.search(_render_whole(tokenizer, messages, prompt))
+    return encode_text(tokenizer, THINK) if is_opened else []
 
 
 def find_end_of_turn(tokenizer) -> int | None:

@@ -16,7 +16,7 @@ from pipeline.forward import token_logprobs
 from pipeline.generate import TokenSequence, find_stop_ids, generate, to_completion
 from pipeline.learnability import is_mixed
 from pipeline.problem_sampler import ProblemSampler
-from pipeline.prompts import encode_prompt, encode_text, find_forced_opening
+from pipeline.prompts import encode_forced_opening, encode_prompt
 from pipeline.rewards import CombinedReward, RewardScore
 
 # Samples of a step on which the sampler's log-probabilities are compared with the model's own.
@@ -111,8 +111,7 @@ def sample_by_vllm(
     mine = [prompts[i % count] for i in range(start, start + share)]
 
     # A thought that the chat template opens is a part of the completion everywhere else.
-    tag = find_forced_opening(tokenizer)
-    opening = encode_text(tokenizer, tag)
+    opening = encode_forced_opening(tokenizer)
     asked = [prompt + opening for prompt in mine]
     _, texts, logprobs, _ = engine.generate(prompts=asked, images=None, num_generations=1)
 

@@ -30,7 +30,7 @@ from pipeline.models.load import (
     resolve_precision,
 )
 from pipeline.progress import printable
-from pipeline.prompts import OUR_TEMPLATES, encode_prompt, encode_text, find_end_of_turn, find_forced_opening
+from pipeline.prompts import OUR_TEMPLATES, encode_forced_opening, encode_prompt, encode_text, find_end_of_turn
 from pipeline.provenance import measure_memory
 from pipeline.settings import Recipe
 
@@ -110,7 +110,8 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
         end += f", or with its template's {tokenizer.convert_ids_to_tokens(other)!r}"
     yield Finding("tokenizer", f"gives the answer format back; a turn ends with {end}")
     is_ours = tokenizer.chat_template in OUR_TEMPLATES
-    opens = ", which opens the thought itself" if find_forced_opening(tokenizer) else ""
+    opening = encode_forced_opening(tokenizer)
+    opens = ", which opens the thought itself" if opening else ""
     yield Finding("template", "none of its own; ours" if is_ours else f"its own{opens}")
 
     # One token a digit makes sums easier.
@@ -119,8 +120,7 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
 
     # Decoded from the ids, so it shows what the tokenizer makes of the text.
     prompt = encode_prompt(tokenizer, SAMPLE_PROBLEM, "think")
-    beginning = encode_text(tokenizer, find_forced_opening(tokenizer))
-    text = printable(tokenizer.decode(prompt + beginning))
+    text = printable(tokenizer.decode(prompt + opening))
     yield Finding("prompt", f"{len(prompt)} tokens, for example:\n{textwrap.indent(text, SHOWN_PROMPT_INDENT)}")
 
 

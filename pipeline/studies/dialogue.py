@@ -26,7 +26,7 @@ from eval.studies import Findings, estimate_mean, make_line, subtract
 from pipeline.evaluate import evaluate
 from pipeline.generate import find_stop_ids, generate, to_completion
 from pipeline.progress import progress_bar
-from pipeline.prompts import build_messages, encode_text, find_forced_opening, format_example_answer, render_prompt
+from pipeline.prompts import build_messages, encode_forced_opening, encode_text, format_example_answer, render_prompt
 from pipeline.settings import Count, Greedy, refuse_twice
 from pipeline.studies.study import Base, Level, StudySettings
 
@@ -163,7 +163,7 @@ def ask_again(model, tokenizer, turns: Sequence[Turn], way: str, examples, setti
         prompt = render_prompt(tokenizer, messages, "cot")
         prompts.append(encode_text(tokenizer, prompt))
 
-    opening = encode_text(tokenizer, find_forced_opening(tokenizer, "cot"))
+    opening = encode_forced_opening(tokenizer, "cot")
     with progress_bar(f"dialogue: {way}", len(prompts)) as on_progress:
         sequences = generate(
             model,

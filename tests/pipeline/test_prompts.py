@@ -18,9 +18,9 @@ from pipeline.prompts import (
     PLAIN_TEMPLATE,
     CustomPrompt,
     build_messages,
+    encode_forced_opening,
     encode_prompt,
     find_end_of_turn,
-    find_forced_opening,
     format_direct_answer,
     format_question,
     prompt_sha256,
@@ -157,12 +157,12 @@ def test_a_template_that_can_leave_out_the_thought_does_so_in_the_first_two_stag
         for prompt in ("plain", "cot", own):
             text = tokenizer.decode(encode_prompt(tokenizer, PROBLEM, prompt))
             assert text.endswith("<|assistant|><think>\n\n</think>\n\n")
-            assert find_forced_opening(tokenizer, prompt) == ""
+            assert encode_forced_opening(tokenizer, prompt) == []
 
         assert tokenizer.decode(encode_prompt(tokenizer, PROBLEM, "think")).endswith("<|assistant|>")
 
-    assert find_forced_opening(silent) == ""
-    assert find_forced_opening(opened) == "<think>"
+    assert encode_forced_opening(silent) == []
+    assert opened.decode(encode_forced_opening(opened)) == "<think>"
 
 
 def test_a_thought_is_not_forced_where_the_template_has_closed_it(tiny, use_template):
