@@ -87,6 +87,26 @@ def test_one_of_several_leaves_past_what_aborts_at_the_interpreters_end(root, wo
     assert done.stdout == b"x\n"
 
 
+def test_after_ctrl_c_a_command_says_so_and_ends_by_its_signal(root):
+    """So a loop of the shell ends, too."""
+    code = """
+import sys
+from data.command_line import exit_on_user_error
+from pipeline import processes
+
+@exit_on_user_error
+def main(arguments=None):
+    print("begun")
+    raise KeyboardInterrupt
+
+processes.leave(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+
+    assert done.returncode == -signal.SIGINT
+    assert (done.stdout, done.stderr) == ("begun\n", "stopped\n")
+
+
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "multi_gpu"), ("fsdp2", "use_fsdp")])
 def test_accelerate_takes_our_configurations(root, name, kind):
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
