@@ -60,12 +60,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What both ways of answering a problem come to; ``probability`` is that of the direct beginning, of the two."""
+    """What both ways of answering a problem come to."""
 
     problem: Problem
     thinking: Answer
     direct: Answer
-    probability: float
 
     def compute_advantage(self, price: float) -> float:
         """Return what a direct answer is worth over a thought, in right answers, at a price of 100 tokens."""

@@ -8,7 +8,7 @@ within the margin is kept. It is what greedy decoding does, so an exported adapt
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -65,8 +65,9 @@ class AdaptiveTraining:
         say(f"{self.context.stage.name}: share {kept.share:g} of the training is the best on dev")
 
         adapter = self.mix(parent, trained, kept.share)
-        outcomes = self.update(adapter, outcomes)
-        on_main_process(lambda: self.write_results(outcomes, points, kept, min_accuracy))
+        model, tokenizer = self.context.load_model(adapter)
+        probabilities = choice.compute_direct_probabilities(model, tokenizer, self.problems)
+        on_main_process(lambda: self.write_results(outcomes, probabilities, points, kept, min_accuracy))
         return adapter
 
     def search(self, parent: Path, trained: Path, min_accuracy: float) -> list[Point]:
@@ -123,23 +124,7 @@ class AdaptiveTraining:
         """Return the outcomes of problems under an adapter."""
         thinking = self.answer(adapter, problems, "train, thinking", THINKING)
         direct = self.answer(adapter, problems, "train, direct", DIRECT)
-
-        outcomes = []
-        for answered in zip(problems, thinking, direct, strict=True):
-            outcomes.append(Outcome(*answered, probability=0.0))
-        # The probabilities of all are computed in batches.
-        return self.update(adapter, outcomes)
-
-    def update(self, adapter: Path, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return the outcomes with the probabilities that an adapter gives."""
-        model, tokenizer = self.context.load_model(adapter)
-        problems = [outcome.problem for outcome in outcomes]
-        probabilities = choice.compute_direct_probabilities(model, tokenizer, problems)
-
-        updated = []
-        for outcome, probability in zip(outcomes, probabilities, strict=True):
-            updated.append(replace(outcome, probability=probability))
-        return updated
+        return list(map(Outcome, problems, thinking, direct))
 
     def train(self, adapter: Path, outcomes: Sequence[Outcome]) -> Path:
         """Train an adapter further on the choice; returns the folder of what comes of it."""
@@ -173,6 +158,7 @@ class AdaptiveTraining:
     def write_results(
         self,
         outcomes: Sequence[Outcome],
+        probabilities: Sequence[float],
         points: Sequence[Point],
         kept: Point,
         min_accuracy: float,
@@ -180,29 +166,31 @@ class AdaptiveTraining:
         """Write what is known of every training problem, what the kept adapter chooses, and the points on dev."""
         work = self.context.work
         write_json(work / "curve.json", [asdict(point) for point in points])
-        write_jsonl(work / "outcomes.jsonl", [_to_record(outcome) for outcome in outcomes])
+        write_jsonl(work / "outcomes.jsonl", list(map(_to_record, outcomes, probabilities)))
 
         summary = {
             "share": kept.share,
             "min_accuracy": min_accuracy,
-            "direct_rate": compute_direct_rates(outcomes),
+            "direct_rate": compute_direct_rates(self.problems, probabilities),
         }
         write_json(work / "choice.json", summary)
 
 
-def compute_direct_rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return the share of problems that greedy decoding answers directly, by family and level ("sums 3")."""
+def compute_direct_rates(problems: Sequence[Problem], probabilities: Sequence[float]) -> dict[str, float]:
+    """Return the share of problems that greedy decoding answers directly, by family and level ("sums 3").
+
+    A probability is that of the direct beginning of a problem, of the two.
+    """
     groups: dict[str, list[bool]] = {}
-    for outcome in outcomes:
-        problem = outcome.problem
+    for problem, probability in zip(problems, probabilities, strict=True):
         # A problem may have no family.
         name = f"{problem.family} {problem.level}".strip()
         group = groups.setdefault(name, [])
-        group.append(outcome.probability > GREEDY)
+        group.append(probability > GREEDY)
     return {name: fmean(groups[name]) for name in sorted(groups)}
 
 
-def _to_record(outcome: Outcome) -> dict[str, Any]:
+def _to_record(outcome: Outcome, probability: float) -> dict[str, Any]:
     problem = outcome.problem
     return {
         "id": problem.id,
@@ -212,5 +200,5 @@ def _to_record(outcome: Outcome) -> dict[str, Any]:
         "thinking_tokens": outcome.thinking.tokens,
         "direct": outcome.direct.verdict,
         "direct_tokens": outcome.direct.tokens,
-        "probability": outcome.probability,
+        "probability": probability,
     }

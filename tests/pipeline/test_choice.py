@@ -31,7 +31,6 @@ def make_outcome(thinking, direct, number=6, finish="stop", thinking_tokens=108,
         problem,
         make_answer(problem, thinking, long, thinking_tokens, finish),
         make_answer(problem, direct, short, direct_tokens, finish),
-        probability=0.3,
     )
 
 

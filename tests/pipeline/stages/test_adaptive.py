@@ -12,9 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from data.files import UserError
-from data.problem import Completion, Problem
+from data.problem import Problem
 from pipeline import choice
-from pipeline.choice import Answer, Outcome, Point
+from pipeline.choice import Point
 from pipeline.evaluate import evaluate
 from pipeline.prompts import DIRECT
 from pipeline.run_dir import RunDir
@@ -218,8 +218,7 @@ def test_a_training_that_was_stopped_between_two_steps_goes_on_from_its_checkpoi
 
 
 def test_who_answers_directly_is_counted_by_family_and_level():
-    answer = Answer(Completion("p", "", 1, 1, 1, "stop"), "wrong")
-    outcomes = [Outcome(problem, answer, answer, 0.9 if problem.level == 2 else 0.2) for problem in PROBLEMS]
-    outcomes[0] = Outcome(PROBLEMS[0], answer, answer, 0.8)
+    probabilities = [0.9 if problem.level == 2 else 0.2 for problem in PROBLEMS]
+    probabilities[0] = 0.8
 
-    assert adaptive_training.compute_direct_rates(outcomes) == {"sums 1": 0.25, "sums 2": 1.0}
+    assert adaptive_training.compute_direct_rates(PROBLEMS, probabilities) == {"sums 1": 0.25, "sums 2": 1.0}
