@@ -101,7 +101,7 @@ def load_train(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
 
     problems = _open_source(spec).read_train()
     _check_count(problems, spec)
-    return take_stratified(problems, n)
+    return take_stratified(problems, spec.take if n is None else n)
 
 
 def load_dev(spec: DatasetSpec, n: int | None = None) -> list[Problem]:
