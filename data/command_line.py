@@ -1,7 +1,6 @@
 """What the command lines of all three packages do alike: bad input is one line and exit status 2."""
 
 import argparse
-import errno
 import functools
 import os
 import re
@@ -9,10 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from data.files import UserError
-
-# A full disk, a quota, a limit on files.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from data.files import DISK_FULL, UserError
 
 # The status that a shell gives a command which Ctrl-C has ended.
 INTERRUPTED = 130
@@ -78,7 +74,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or the one that it came from, is that of a full disk, a quota or a limit on files."""
     if error is None:
         return False
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
 
     # The error that was caught first may lie behind others.

@@ -4,6 +4,7 @@ A file is either there whole or not at all. What grows while a run goes on is ap
 a line that a kill or a bad disk has damaged is noticed and left out.
 """
 
+import contextlib
 import difflib
 import errno
 import hashlib
@@ -14,9 +15,12 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 AnyPath = Path | str
+
+# A full disk, a quota or a limit on files, which a command tells at its end.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -126,8 +130,8 @@ def make_folder(path: Path, remedy: str = "name another place") -> None:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy}") from None
+    except OSError as error:
+        _refuse_unless_full(path, error, remedy)
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -139,7 +143,8 @@ def write_text(path: AnyPath, text: str) -> None:
         return
 
     path = Path(os.path.realpath(path))
-    if path.is_dir() or path.is_symlink():
+    # Unlike those of a Path, these take a name that is too long.
+    if os.path.isdir(path) or os.path.islink(path):
         raise UserError(f"{path}: cannot be written (it is a folder, or a link to itself); name another place")
     make_folder(path.parent)
 
@@ -152,14 +157,25 @@ def write_text(path: AnyPath, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        # Under a name that is too long it was never there.
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError):
+            _refuse_unless_full(path, error)
         raise
+
+
+def _refuse_unless_full(path: Path, error: OSError, remedy: str = "name another place") -> NoReturn:
+    """Raise the error of a full disk as it is, any other as a UserError."""
+    if error.errno in DISK_FULL:
+        raise error
+    raise UserError(f"{path}: cannot be written to ({error.strerror}); {remedy}") from None
 
 
 def _write_through(path: Path, text: str) -> bool:
     """Write a text into what is no file, or is where our own output goes; False where a path is neither."""
-    if not path.exists() or path.is_dir():
+    if not os.path.exists(path) or path.is_dir():
         return False
 
     # Standard output or standard error under its path, such as /dev/stdout.
@@ -174,9 +190,7 @@ def _write_through(path: Path, text: str) -> bool:
         with open(target, "w", encoding="utf-8", errors="backslashreplace", closefd=not streams) as file:
             file.write(text)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise UserError(f"{path}: cannot be written to ({error.strerror}); name another place") from None
+        _refuse_unless_full(path, error)
     return True
 
 

@@ -151,6 +151,14 @@ def test_what_cannot_be_written_to_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot be written to"):
         make_folder(tmp_path / "file" / "runs")
 
+    # The name of the file that is written aside is longer than its own.
+    for name in ("x" * 250, "x" * 300):
+        with pytest.raises(UserError, match=r"cannot be written to \(File name too long\)"):
+            write_text(tmp_path / name, "x")
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(UserError, match=r"cannot be written to \(File name too long\)"):
+        make_folder(tmp_path / ("x" * 300))
+
 
 def test_a_file_that_grows_keeps_what_is_whole(tmp_path):
     path = tmp_path / "new" / "growing.jsonl"
