@@ -167,6 +167,8 @@ class RolloutFunction:
             "prompt_ids": [rollout.prompt_ids for rollout in mine],
             "completion_ids": [rollout.sequence.ids for rollout in mine],
             "logprobs": [rollout.sequence.logprobs for rollout in mine],
+            # TRL's name for the tokens that are the model's own, which alone are trained.
+            "env_mask": [[int(not forced) for forced in rollout.sequence.forced] for rollout in mine],
             "reward_parts": [rollout.reward.parts for rollout in mine],
         }
 
@@ -215,11 +217,13 @@ class RolloutFunction:
 
 
 def measure_drift(model, rollout: Rollout, temperature: float) -> float:
-    """Return how far the sampler's log-probabilities are from the model's own, in nats a token."""
+    """Return how far the sampler's log-probabilities are from the model's own, in nats a sampled token."""
     sequence = rollout.sequence
     own = token_logprobs(model, rollout.prompt_ids, sequence.ids, temperature)
     sampled = torch.tensor(sequence.logprobs)
-    return float((own - sampled).abs().mean())
+    # What is forced has no log-probability of its own.
+    is_sampled = ~torch.tensor(sequence.forced)
+    return float((own - sampled).abs()[is_sampled].mean())
 
 
 def build_reward_functions(

@@ -345,6 +345,11 @@ def test_the_drift_shows_samples_of_other_weights(tiny):
     rollout = Rollout(Problem("p", "q", "4", "number"), prompt, sequence, None, None)
     assert measure_drift(model, rollout, 1.0) < 1e-4
 
+    # What is forced may be as unlikely as it will.
+    [sequence] = generate(model, tokenizer, [prompt], max_new_tokens=30, temperature=1.0, prefixes=[[5] * 10])
+    forced = Rollout(rollout.problem, prompt, sequence, None, None)
+    assert measure_drift(model, forced, 1.0) < 1e-4
+
     with torch.no_grad():
         for weights in model.parameters():
             if weights.requires_grad:

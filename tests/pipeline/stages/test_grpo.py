@@ -303,6 +303,19 @@ def test_a_reward_counts_by_its_weight(train, tmp_path):
         assert step["reward"] == pytest.approx(0.5 * part)
 
 
+def test_a_tag_that_the_template_opens_is_not_trained(tiny, train, tmp_path, monkeypatch):
+    def count_trained(work):
+        train(work)
+        return [step["completions/max_length"] for step in read_log(tmp_path / work)]
+
+    assert count_trained("closed") == [12, 12]
+
+    # The tag is one token here, and TRL counts those that are the model's own.
+    opened = tiny[1].chat_template + "{% if add_generation_prompt %}<think>{% endif %}"
+    monkeypatch.setattr(tiny[1], "chat_template", opened)
+    assert count_trained("opened") == [11, 11]
+
+
 def test_few_samples_are_said_before_training(train, capsys):
     train()
     assert "the recipe takes 16 samples; GRPO at this size is known to gain from about 90,000" in " ".join(
