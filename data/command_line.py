@@ -10,8 +10,9 @@ from typing import NoReturn
 
 from data.files import DISK_FULL, UserError
 
-# The status that a shell gives a command which Ctrl-C has ended.
+# The statuses that a shell gives a command which Ctrl-C has ended, and one whose reader has gone.
 INTERRUPTED = 130
+UNREAD = 141
 
 # What writes weights says it in words: safetensors as the system does, torch that a file is too short.
 FULL_IN_WORDS = re.compile(r"os error (28|122|27)\)|file write failed|unexpected pos \d+ vs")
@@ -42,18 +43,26 @@ def exit_on_user_error(main: Main) -> Callable[..., int]:
     """Make a command end with status 2 and one line where the input is bad or the disk is full.
 
     A command takes its arguments, or None for those of the process, and returns its exit status. Ctrl-C gives one line
-    too, and the status that shells give. Anything else that fails is a traceback and status 1.
+    too, and the status that shells give. A reader that has gone gives no line, and its status. Anything else that fails
+    is a traceback and status 1.
     """
 
     @functools.wraps(main)
     def run(arguments: Sequence[str] | None = None) -> int:
         try:
-            return main(arguments)
+            status = main(arguments)
+            # Whoever reads it may be gone, which is to be known here.
+            sys.stdout.flush()
+            return status
         except UserError as error:
             _print_once(f"error: {error}")
         except KeyboardInterrupt:
             _print_once("stopped")
             return INTERRUPTED
+        except BrokenPipeError:
+            # Such as head, which has seen enough. The interpreter writes what is left at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
         except Exception as error:
             if not is_disk_full(error):
                 raise

@@ -217,6 +217,30 @@ def test_a_user_error_is_one_line_and_status_2(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+PRINT = """
+import sys
+from data.command_line import exit_on_user_error
+
+@exit_on_user_error
+def main(arguments=None):
+    for _ in range(int(sys.argv[1])):
+        print("a line")
+    return 0
+
+sys.exit(main())
+"""
+
+
+# More than a pipe holds, and what is written at the end alone.
+@pytest.mark.parametrize("lines", [100_000, 2])
+def test_a_reader_that_has_gone_ends_a_command_in_silence(lines):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", PRINT, str(lines)], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_full_disk_is_one_line_and_status_2(capsys):
     assert run_main(OSError(errno.ENOSPC, "No space left on device", "runs/adapter")) == 2
     assert capsys.readouterr().err == "error: runs/adapter: no space left on the disk; free some and rerun\n"
