@@ -9,7 +9,7 @@ from pipeline.config import load_recipe
 from pipeline.run_dir import RunDir
 from pipeline.stages import STAGES, get_stage
 from pipeline.tools import plan
-from pipeline.tools.plan import Plan, find_rates, make_plan, read_answer_tokens
+from pipeline.tools.plan import ANSWER_TOKENS, THINKING_TOKENS, Plan, find_rates, make_plan, read_answer_tokens
 
 RATES = {"decoded": 1000.0, "trained": 1000.0, "source": "measured here"}
 
@@ -32,8 +32,9 @@ def test_the_sum_and_a_line_for_each_stage(new_run, monkeypatch):
     assert [line.split()[0] for line in lines] == [stage.name for stage in STAGES]
     assert first.startswith("plan: about ")
     assert "1,000 tokens/s decoded, 1,000 trained on; measured here" in first
-    # Seven problems at 106 tokens without examples, and the same without a known figure with one.
-    assert f"{7 * (106 + 53)} tokens decoded, 0 trained on" in lines[0].replace(",", "", 1)
+    # Seven problems without examples, and the same with one, of which no figure is known.
+    tokens = ANSWER_TOKENS["plain zero-shot"] + THINKING_TOKENS
+    assert f"{7 * tokens} tokens decoded, 0 trained on" in lines[0].replace(",", "", 1)
 
 
 def test_work_follows_from_the_recipe(new_run):
@@ -49,7 +50,7 @@ def test_work_follows_from_the_recipe(new_run):
     points = count("sft", *one_pass, "sft.trainer.eval_steps=5", "sft.dev=10")
     none = count("sft", *one_pass, "sft.trainer.eval_steps=1000", "sft.dev=10")
     steps = Plan(new_run()).sft_rows
-    assert points[0] - none[0] == pytest.approx((steps // 5) * 10 * 53)
+    assert points[0] - none[0] == pytest.approx((steps // 5) * 10 * THINKING_TOKENS)
 
     half = count("rl", "rl.expert_iteration.samples=2")
     assert count("rl", "rl.expert_iteration.samples=4")[0] > half[0]
@@ -60,9 +61,9 @@ def test_work_follows_from_the_recipe(new_run):
     both = count("rl", "rl.algorithm=both", "rl.grpo.trainer.max_steps=6")
     assert both[1] == pytest.approx(steps[1] + count("rl")[1])
     assert count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=12")[1] == pytest.approx(2 * steps[1])
-    # Six steps of 64 samples of 53 tokens, once in place of twice.
+    # Six steps of 64 samples, once in place of twice.
     once = count("rl", "rl.algorithm=grpo", "rl.grpo.trainer.max_steps=6", "rl.grpo.max_resample=1")
-    assert steps[0] - once[0] == pytest.approx(6 * 64 * 53)
+    assert steps[0] - once[0] == pytest.approx(6 * 64 * THINKING_TOKENS)
 
 
 def test_later_rounds_ask_again_what_was_not_solved(new_run):
@@ -71,7 +72,7 @@ def test_later_rounds_ask_again_what_was_not_solved(new_run):
         return Plan(new_run(f"rl.expert_iteration.rounds={rounds}", *few_points)).count_stage(get_stage("rl"))[0]
 
     # Of 20 problems, each asked four times: three tenths of a half of them, and the one dev problem.
-    assert count_decoded(2) - count_decoded(1) == pytest.approx(53 * (20 * 4 * 0.3 / 2 + 1))
+    assert count_decoded(2) - count_decoded(1) == pytest.approx(THINKING_TOKENS * (20 * 4 * 0.3 / 2 + 1))
 
 
 def test_what_is_done_is_left_out(finished_run, monkeypatch):
