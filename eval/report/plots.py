@@ -79,17 +79,15 @@ def plot_cost(series: Sequence[Series], title: str) -> str:
 
 
 def plot_learning_curves(training: TrainingLog, title: str) -> str:
-    """Return what was measured over the steps of a training; "" where nothing was."""
+    """Return what was measured over the steps of a training."""
     panels = {}
     for label, keys in PANELS.items():
         lines = {key: _collect_points(training, key) for key in keys}
         if any(lines.values()):
             panels[label] = lines
-    if not panels:
-        return ""
 
     # All points of a curve go by the same.
-    dev_axis = _find_place(training.curve[0]) if training.curve else "step"
+    dev_axis = _find_place(training.curve[0])
 
     figure = _make_figure(WIDTH, 1.7 * len(panels))
     grid = figure.subplots(len(panels), squeeze=False)
@@ -122,11 +120,7 @@ def plot_study(result: Mapping[str, Any]) -> str:
 
 def save_study_plot(result: Mapping[str, Any], path: Path) -> None:
     """Write the plot of a study as a PNG file."""
-    from matplotlib import pyplot
-
-    figure = _draw_study(result)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    _draw_study(result).savefig(path, dpi=150)
 
 
 def _draw_study(result: Mapping[str, Any]) -> Any:
@@ -196,23 +190,18 @@ def _collect_points(training: TrainingLog, key: str) -> list[tuple[float, float]
 
 def _make_figure(width: float, height: float) -> Any:
     """Return an empty figure; both are in inches."""
+    # Slow to import, and only plots need it.
     import matplotlib
+    from matplotlib.figure import Figure
 
-    # It needs no display.
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update(STYLE)
-    return pyplot.figure(figsize=(width, height), layout="constrained")
+    matplotlib.rcParams.update(STYLE)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _to_svg(figure: Any, title: str) -> str:
-    from matplotlib import pyplot
-
     # Without a date the same plot gives the same bytes.
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
 
     # Within a page the SVG begins with its element.
     svg = buffer.getvalue()
