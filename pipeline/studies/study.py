@@ -25,8 +25,6 @@ from pipeline.studies import STUDIES
 
 DATA = Path(__file__).resolve().parent.parent.parent / "data" / "studies"
 
-NEEDED_GIB = 4.0
-
 Level = Annotated[int, Field(ge=LEVELS[0], le=LEVELS[-1])]
 
 
@@ -74,7 +72,6 @@ def run_studies(names: Sequence[str], base: str | None, runs: Path, overrides: S
     recipes = load_studies(models, overrides)
 
     # Of all bases before the first study, which may take minutes.
-    check_memory(Path("/proc/meminfo"))
     bases = {}
     for name in names:
         chosen = base or recipes[name].base
@@ -90,20 +87,6 @@ def run_studies(names: Sequence[str], base: str | None, runs: Path, overrides: S
 def load_study(name: str) -> ModuleType:
     """Return the module of a study."""
     return importlib.import_module(f"pipeline.studies.{name}")
-
-
-def check_memory(meminfo: Path) -> None:
-    """Raise UserError where less memory is free than the studies need."""
-    # Only Linux has it.
-    if not meminfo.is_file():
-        return
-
-    text = meminfo.read_text()
-    lines = dict(line.split(":", 1) for line in text.splitlines())
-    kib = lines["MemAvailable"].split()[0]
-    gib = int(kib) / 2**20
-    if gib < NEEDED_GIB:
-        raise UserError(f"studies: {gib:.1f} GiB of memory are free, {NEEDED_GIB:.0f} are needed; end other programs")
 
 
 def check_base(study: str, needs: str, base: Base) -> None:

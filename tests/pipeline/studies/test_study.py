@@ -11,7 +11,7 @@ from pipeline.config import load_studies
 from pipeline.models.nano import PRETRAINING_FILE
 from pipeline.run_dir import RunDir
 from pipeline.studies import STUDIES
-from pipeline.studies.study import DATA, Base, StudySettings, check_base, check_memory, load_study, run_studies
+from pipeline.studies.study import DATA, Base, StudySettings, check_base, load_study, run_studies
 
 
 @pytest.fixture
@@ -105,13 +105,6 @@ def test_a_base_on_which_a_study_has_no_meaning_is_refused(base, tiny, tmp_path)
     check_base("planning", "", mini)
     with pytest.raises(UserError, match="analogy: .* only sums"):
         check_base("analogy", "words", mini)
-
-
-def test_too_little_memory_is_said(tmp_path):
-    (tmp_path / "meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 2000000 kB\n")
-    with pytest.raises(UserError, match="1.9 GiB of memory are free, 4 are needed"):
-        check_memory(tmp_path / "meminfo")
-    check_memory(tmp_path / "missing")
 
 
 def test_every_study_has_a_question_a_recipe_and_limits():
