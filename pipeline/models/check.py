@@ -97,7 +97,7 @@ def check_text(folder: Path, config, recipe: Recipe) -> Iterator[Finding]:
 
     try:
         tokenizer = load_tokenizer(folder)
-        check_tokenizer(tokenizer, needed, needed, folder.name)
+        check_tokenizer(tokenizer, folder.name)
         check_vocabulary(config, tokenizer, folder.name)
         check_layers(config, folder.name)
     except UserError as error:

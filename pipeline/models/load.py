@@ -323,13 +323,19 @@ def _avoid_packed_rows(model) -> None:
 
 
 def check_base(name: str, folder: Path, needed_tokens: int) -> None:
-    """Refuse a base whose tokenizer or context will not do for a run; see :func:`check_tokenizer`."""
+    """Refuse a base whose tokenizer, context or layers will not do for a run."""
     config = load_config(folder)
-    context = get_context_tokens(config) or needed_tokens
     tokenizer = load_tokenizer(folder)
-    check_tokenizer(tokenizer, context, needed_tokens, name)
+    check_tokenizer(tokenizer, name)
     check_vocabulary(config, tokenizer, name)
     check_layers(config, name)
+
+    context = get_context_tokens(config)
+    if context is not None and context < needed_tokens:
+        raise UserError(
+            f"base {name}: its context of {context} tokens is below the {needed_tokens} needed; "
+            "lower eval.generation.max_new_tokens"
+        )
 
 
 def check_layers(config, name: str) -> None:
@@ -358,19 +364,8 @@ def check_vocabulary(config, tokenizer, name: str) -> None:
         )
 
 
-def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> None:
-    """Refuse early what would fail late.
-
-    Args:
-        tokenizer: The base's.
-        context: Its tokens of context.
-        needed_tokens: What the recipe needs of them.
-        name: What errors call the base.
-
-    Raises:
-        UserError: the answer format or the end of turn does not survive the tokenizer, its chat template writes no
-            prompt, or the context is too short.
-    """
+def check_tokenizer(tokenizer, name: str) -> None:
+    """Refuse a tokenizer that the answer format or the end of turn does not survive, or that writes no prompt."""
     # Some tokenizers change spaces and line breaks.
     answer = format_thinking_answer("25 * 4 = 100", "100")
     if tokenizer.decode(encode_text(tokenizer, answer)) != answer:
@@ -386,9 +381,3 @@ def check_tokenizer(tokenizer, context: int, needed_tokens: int, name: str) -> N
         render_prompt(tokenizer, messages, "think")
     except UserError as error:
         raise UserError(f"base {name}: {error}") from None
-
-    if context < needed_tokens:
-        raise UserError(
-            f"base {name}: its context of {context} tokens is below the {needed_tokens} needed; "
-            "lower eval.generation.max_new_tokens"
-        )

@@ -22,6 +22,7 @@ from pipeline.models.load import (
     check_layers,
     check_tokenizer,
     fingerprint,
+    get_context_tokens,
     load_model,
     load_tokenizer,
     resolve,
@@ -163,13 +164,13 @@ def test_auto_is_what_the_machine_computes_in(monkeypatch, gpus, is_new, flags, 
     assert resolve_precision("nf4") == "nf4"
 
 
-def test_a_base_that_a_run_can_use_passes(folder):
-    check_base("tiny", folder, 672)
-
-
-def test_a_context_that_is_too_short_is_refused(tiny):
-    with pytest.raises(UserError, match="base tiny: its context of 128 tokens is below the 672 needed"):
-        check_tokenizer(tiny[1], 128, 672, "tiny")
+def test_a_context_that_is_too_short_is_refused(tiny, folder):
+    context = get_context_tokens(tiny[0].config)
+    check_base("tiny", folder, context)
+    with pytest.raises(
+        UserError, match=f"base tiny: its context of {context} tokens is below the {context + 1} needed"
+    ):
+        check_base("tiny", folder, context + 1)
 
 
 def test_a_tokenizer_that_changes_the_answer_format_is_refused(tiny):
@@ -184,7 +185,7 @@ def test_a_tokenizer_that_changes_the_answer_format_is_refused(tiny):
             return tiny[1].decode(ids).lower().replace("\n", " ")
 
     with pytest.raises(UserError, match="does not give the answer format back unchanged"):
-        check_tokenizer(Lossy(), 2048, 672, "tiny")
+        check_tokenizer(Lossy(), "tiny")
 
 
 def test_an_end_of_turn_of_several_tokens_is_refused(tiny):
@@ -193,7 +194,7 @@ def test_an_end_of_turn_of_several_tokens_is_refused(tiny):
     broken._special_tokens_map["eos_token"] = "not one token"
 
     with pytest.raises(UserError, match="its end-of-turn token 'not one token' is not one token"):
-        check_tokenizer(broken, 2048, 672, "tiny")
+        check_tokenizer(broken, "tiny")
 
 
 # What a folder may lack
@@ -314,7 +315,7 @@ def test_a_template_that_loses_the_question_is_refused(tiny, folder):
     tokenizer = copy.deepcopy(tiny[1])
     tokenizer.chat_template = "Assistant:"
     with pytest.raises(UserError, match="base tiny: the base's chat template leaves out"):
-        check_tokenizer(tokenizer, 2048, 672, "tiny")
+        check_tokenizer(tokenizer, "tiny")
 
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="chat template leaves out"):
