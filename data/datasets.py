@@ -79,7 +79,7 @@ def load_spec(spec: DatasetSpec) -> Dataset:
     # A file that is taken as it is has the checksum that `sha256sum` gives.
     is_whole = split == "all" and list_given(spec).keys() <= {"split"}
     is_whole_file = is_whole and Path(spec.set).is_file()
-    sha256 = sha256_file(spec.set) if is_whole_file else _hash_problems(problems)
+    sha256 = sha256_file(spec.set) if is_whole_file else hash_problems(problems)
     return Dataset(source.name, problems, source.places, sha256, source.origin, spec)
 
 
@@ -157,7 +157,7 @@ def _load_ours(spec: DatasetSpec) -> Dataset:
     # Problems that were made on the spot stand in no line.
     places = {problem.id: str(path) for problem in problems}
     places |= {problem.id: f"{path}:{line}" for line, problem in enumerate(committed, 1)}
-    sha256 = sha256_file(path) if given <= {"split"} else _hash_problems(problems)
+    sha256 = sha256_file(path) if given <= {"split"} else hash_problems(problems)
     return Dataset(spec.set, problems, places, sha256, "", spec)
 
 
@@ -210,7 +210,8 @@ def _check_count(problems: Sequence[Problem], spec: DatasetSpec) -> None:
         raise UserError(f"data set {spec.set}: has only {len(problems)} problems; lower take")
 
 
-def _hash_problems(problems: Iterable[Problem]) -> str:
+def hash_problems(problems: Iterable[Problem]) -> str:
+    """The sha256 of problems, every field of them."""
     return sha256_json([record_to_json(problem) for problem in problems])
 
 

@@ -15,7 +15,8 @@ Choices = Sequence[str] | None
 # For labels these are one value.
 _SYNONYMS = {"true": "yes", "yes": "true", "false": "no", "no": "false"}
 _SHORT = {"true": "t", "false": "f", "yes": "y", "no": "n"}
-_OPPOSITES = (
+# A question may ask for them without naming them.
+OPPOSITES = (
     {"true", "false"},
     {"yes", "no"},
     {"valid", "invalid"},
@@ -99,7 +100,7 @@ def _make_offer(kind: str, choices: tuple[str, ...]) -> _Offer:
         numbers = {}
 
     opposites = {}
-    if set(values) in _OPPOSITES and len(values) == 2:
+    if set(values) in OPPOSITES and len(values) == 2:
         opposites = {0: 1, 1: 0}
     # Where the choices are letters, a letter is the text of one.
     has_letters = any(len(value) != 1 for value in values) or bool(numbers)

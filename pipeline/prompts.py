@@ -21,7 +21,7 @@ import jinja2
 
 from data.files import UserError
 from data.problem import Problem
-from eval.choices import list_letters
+from eval.choices import OPPOSITES, list_letters
 
 THINK = "<think>"
 END_THINK = "</think>"
@@ -31,9 +31,6 @@ DIRECT = f"{THINK}{END_THINK}\n"
 
 # How a chat template ends that opens the thought itself.
 OPENED = re.compile(rf"{THINK}\s*$")
-
-# Labels that a question asks for without naming them.
-USUAL_LABELS = ({"yes", "no"}, {"true", "false"}, {"valid", "invalid"})
 
 # The instruction takes the place of a template's default system prompt, which would cost tokens and say nothing.
 INSTRUCTIONS = {
@@ -106,7 +103,7 @@ def resolve_prompt(prompt: Prompt) -> CustomPrompt:
 def format_question(problem: Problem) -> str:
     """Return the question, with the choices under it unless it names them all, or they are a usual pair of labels."""
     choices = problem.choices or ()
-    is_usual = {choice.casefold() for choice in choices} in USUAL_LABELS
+    is_usual = {choice.casefold() for choice in choices} in OPPOSITES
     if is_usual or all(_names_choice(problem.question, choice) for choice in choices):
         return problem.question
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.dataset_spec import DatasetSpec
-from data.datasets import load_dev, load_spec, load_train
-from data.files import UserError, sha256_json
-from data.problem import Problem, read_problems, record_to_json
+from data.datasets import hash_problems, load_dev, load_spec, load_train
+from data.files import UserError
+from data.problem import Problem, read_problems
 from data.solutions import STYLES
 from data.splits import take_stratified
 from pipeline.prompts import format_question
@@ -142,12 +142,6 @@ def hash_sources(specs: Iterable[DatasetSpec]) -> dict[str, list[str]]:
         # A set may be named several times, such as with another configuration.
         hashes.setdefault(spec.set, []).extend([train, dev])
     return hashes
-
-
-def hash_problems(problems: Iterable[Problem]) -> str:
-    """Return the sha256 of problems, every field of them."""
-    records = [record_to_json(problem) for problem in problems]
-    return sha256_json(records)
 
 
 def _find_seen(spec: DatasetSpec, seen_specs: Iterable[DatasetSpec]) -> list[Problem]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data.contamination import find_overlaps
-from data.datasets import Dataset
+from data.datasets import Dataset, hash_problems
 from data.files import read_json, sha256_file, sha256_json, write_json, write_text
 from data.problem import Problem, read_completions
 from eval.extract import EXTRACTION_VERSION
@@ -29,7 +29,7 @@ from pipeline.processes import on_main_process
 from pipeline.progress import console, log_to, say
 from pipeline.prompts import prompt_sha256
 from pipeline.stage_dir import StageDir, write_answers
-from pipeline.stages.problems import hash_problems, hash_sources, select_stage_problems
+from pipeline.stages.problems import hash_sources, select_stage_problems
 from pipeline.stages.prompted import load_examples
 from pipeline.stages.stage import Stage, TrainingContext, apply_overrides
 from pipeline.traces.sources import choose_solutions
