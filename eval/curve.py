@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from data.problem import Completion, Grade, Problem
 from eval.stats import wilson_interval
 
 NEVER = "never think"
@@ -41,33 +40,6 @@ class Outcome:
     def take(self, rows: np.ndarray) -> "Outcome":
         """Return the outcome on some of the problems."""
         return Outcome(self.correct[rows], self.tokens[rows])
-
-
-def collect_outcome(
-    problems: Sequence[Problem],
-    completions: Sequence[Completion],
-    grades: Sequence[Grade],
-) -> Outcome:
-    """Return the outcome of one completion a problem; KeyError where a problem has none."""
-    tokens_of = {}
-    for completion in completions:
-        tokens_of[completion.id] = completion.tokens
-    correct_of = {grade.id: grade.correct for grade in grades}
-
-    # In the order of the problems, which all ways to answer share.
-    correct = [correct_of[problem.id] for problem in problems]
-    tokens = [tokens_of[problem.id] for problem in problems]
-    return Outcome(
-        correct=np.array(correct, dtype=float),
-        tokens=np.array(tokens, dtype=float),
-    )
-
-
-def pool_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return one outcome over the problems of several benchmarks."""
-    correct = np.concatenate([outcome.correct for outcome in outcomes])
-    tokens = np.concatenate([outcome.tokens for outcome in outcomes])
-    return Outcome(correct, tokens)
 
 
 def mix_outcomes(never: Outcome, always: Outcome, thinking: np.ndarray | float) -> Outcome:
@@ -186,10 +158,7 @@ def _measure_gain(never: Outcome, always: Outcome, choice: Outcome) -> float:
 def plot_curve(curve: Mapping[str, Any], path: Path) -> None:
     """Plot a curve into a file, whose suffix names the format (.png, .svg)."""
     # Slow to import, and only plots need it.
-    import matplotlib
-
-    matplotlib.use("agg")  # needs no screen
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     # A colour, a marker, and a line where a limit moves the point.
     styles = {
@@ -201,7 +170,8 @@ def plot_curve(curve: Mapping[str, Any], path: Path) -> None:
         COIN: "C3o",
         ORACLE: "C4P",
     }
-    figure, axes = pyplot.subplots(figsize=(5.5, 4), layout="constrained")
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.subplots()
 
     for name, style in styles.items():
         points = [point for point in curve["points"] if point["name"] == name]
@@ -220,7 +190,6 @@ def plot_curve(curve: Mapping[str, Any], path: Path) -> None:
     )
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=160)
-    pyplot.close(figure)
 
 
 def _plot_points(

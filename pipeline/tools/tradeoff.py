@@ -6,7 +6,6 @@ curve.json, curve.png, and the answers that they are drawn from.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from data.datasets import Dataset
 from data.files import read_json, write_json
 from data.problem import read_completions, write_records
-from eval.curve import Outcome, collect_outcome, make_curve, plot_curve, pool_outcomes
+from eval.curve import Outcome, make_curve, plot_curve
 from eval.grade import grade_all
 from eval.table import format_markdown, group_benchmarks
 from pipeline.choice import THINKING, compute_direct_probabilities
@@ -38,21 +37,9 @@ PROBABILITIES = "probabilities.json"
 HEADINGS = ("benchmark", "variant", "limit", "accuracy", "tokens")
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way to answer: how each text begins, and the limits on its thought."""
-
-    prefix: str
-    thinking: ThinkingLimits | None
-
-
-# A limit of 0 forces a direct answer by itself, so nothing stands before it.
-WAYS = {
-    "never": Way("", ThinkingLimits(max_tokens=0)),
-    "always": Way(THINKING, None),
-}
-for _budget in BUDGETS:
-    WAYS[f"budget-{_budget}"] = Way(THINKING, ThinkingLimits(max_tokens=_budget))
+# How each text begins, and the most tokens of its thought. A limit of 0 forces a direct answer by itself.
+WAYS: dict[str, tuple[str, int | None]] = {"never": ("", 0), "always": (THINKING, None)}
+WAYS |= {f"budget-{budget}": (THINKING, budget) for budget in BUDGETS}
 
 
 def measure_tradeoff(run: Run) -> str:
@@ -87,7 +74,7 @@ def answer_all(run: Run, answers: StageDir) -> None:
     partial = answers.begin("scoring", inputs)
     files = []
     model, tokenizer = load_stage_model(run, RL)
-    for name, way in WAYS.items():
+    for name, (prefix, limit) in WAYS.items():
         for benchmark in run.benchmarks:
             evaluation = evaluate(
                 model,
@@ -96,8 +83,8 @@ def answer_all(run: Run, answers: StageDir) -> None:
                 RL.prompt,
                 max_new_tokens=run.recipe.eval.generation["max_new_tokens"],
                 batch_size=run.recipe.eval.batch_size,
-                thinking=way.thinking,
-                prefix=way.prefix,
+                thinking=ThinkingLimits(max_tokens=limit),
+                prefix=prefix,
                 label=f"tradeoff {name} {benchmark.name}",
                 partial=partial / name / benchmark.name,
             )
@@ -154,13 +141,15 @@ def make_curves(run: Run, answers: StageDir) -> dict[str, dict[str, Any]]:
 
 def read_outcome(folder: Path, benchmarks: Sequence[Dataset]) -> Outcome:
     """Return what one way came to on benchmarks, from the completions in its folder."""
-    outcomes = []
+    correct = []
+    tokens = []
     for benchmark in benchmarks:
+        # In the order of the problems, which all ways to answer share.
         completions = read_completions(folder / f"{benchmark.name}.jsonl")
         grades = grade_all(benchmark.problems, completions)
-        outcome = collect_outcome(benchmark.problems, completions, grades)
-        outcomes.append(outcome)
-    return pool_outcomes(outcomes)
+        correct += [grade.correct for grade in grades]
+        tokens += [completion.tokens for completion in completions]
+    return Outcome(np.array(correct, dtype=float), np.array(tokens, dtype=float))
 
 
 def format_curves(curves: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from data.problem import Completion, Grade, Problem
 from eval.curve import (
     ALWAYS,
     CHOICE,
@@ -16,11 +15,9 @@ from eval.curve import (
     SWEEP,
     SWEEP_POINTS,
     Outcome,
-    collect_outcome,
     make_curve,
     mix_outcomes,
     plot_curve,
-    pool_outcomes,
     toss_coin,
 )
 
@@ -44,18 +41,6 @@ def curve():
 
 def find_points(curve, name):
     return [point for point in curve["points"] if point["name"] == name]
-
-
-def test_an_outcome_is_in_the_order_of_the_problems():
-    problems = [Problem("a", "q", "1", "number"), Problem("b", "q", "1", "number")]
-    completions = [Completion("b", "", 9, 3, 4, "stop"), Completion("a", "", 9, 1, 1, "stop")]
-    grades = [Grade("b", True, "1", "correct", True), Grade("a", False, "2", "wrong", True)]
-    result = collect_outcome(problems, completions, grades)
-
-    assert result.correct.tolist() == [0, 1]
-    assert result.tokens.tolist() == [2, 7]
-    with pytest.raises(KeyError):
-        collect_outcome(problems, completions[1:], grades)
 
 
 def test_the_ends_and_the_budgets_are_means(curve):
@@ -117,13 +102,6 @@ def test_mixing_takes_a_probability_for_each_problem():
 
     assert mixed.correct.tolist() == [1, 1, 0.5, 0]
     assert mixed.tokens.tolist() == [8, 50, 34, 8]
-
-
-def test_outcomes_of_several_benchmarks_are_pooled():
-    pooled = pool_outcomes([DIRECT, THINKING])
-
-    assert pooled.tokens.tolist() == [*DIRECT.tokens, *THINKING.tokens]
-    assert pooled.correct.mean() == 0.5
 
 
 def test_every_accuracy_has_its_interval(curve):
