@@ -21,7 +21,7 @@ from data.files import UserError
 from pipeline.generate import OnProgress, OnSequence, TokenSequence, find_stop_ids
 from pipeline.models.load import load_config, load_tokenizer
 from pipeline.progress import printable
-from pipeline.prompts import END_THINK, THINK, encode_forced_opening
+from pipeline.prompts import END_THINK, THINK
 
 # Times that the package repeats a request that was refused for now, or lost, or whose answer cannot be read.
 RETRIES = 5
@@ -254,19 +254,16 @@ class ServedModel:
         self,
         prompts: Sequence[Sequence[int]],
         *,
+        places: Sequence[int],
+        prefixes: Sequence[Sequence[int]],
         max_new_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-        places: Sequence[int] | None = None,
-        prefixes: Sequence[Sequence[int]] | None = None,
         on_progress: OnProgress | None = None,
         on_sequence_end: OnSequence | None = None,
     ) -> list[TokenSequence]:
         """Complete every prompt; arguments and sequences are those of :func:`pipeline.generate.generate`."""
         stops = find_stop_ids(self, self.tokenizer)
-        if prefixes is None:
-            prefixes = [encode_forced_opening(self.tokenizer)] * len(prompts)
-        places = range(len(prompts)) if places is None else places
         lock = Lock()
 
         def complete(i: int) -> TokenSequence:

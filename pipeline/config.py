@@ -277,7 +277,7 @@ def check_trainers(recipe: Recipe) -> None:
     import peft
     import trl
 
-    from pipeline.training import split_batch
+    from pipeline.training import count_batch_rows, split_batch
 
     sections = {name: settings.model_dump() for name, settings in recipe.stages.items()}
     for key, value in _flatten(sections):
@@ -296,7 +296,7 @@ def check_trainers(recipe: Recipe) -> None:
 
     # TRL says so, too, but only once the earlier stages have been trained.
     grpo = recipe.stages["rl"].grpo.trainer
-    batch = grpo["per_device_train_batch_size"] * grpo.get("gradient_accumulation_steps", 1)
+    batch = count_batch_rows(grpo)
     if batch % grpo["num_generations"]:
         raise UserError(
             f"rl.grpo.trainer: a batch of {batch} rows is not whole groups of num_generations="

@@ -24,7 +24,7 @@ from pipeline.client import Client, RequestLimit, ServedModel
 from pipeline.evaluate import evaluate
 from pipeline.forward import token_logprobs
 from pipeline.generate import generate
-from pipeline.prompts import THINK, build_messages, encode_prompt
+from pipeline.prompts import THINK, build_messages, encode_forced_opening, encode_prompt
 from pipeline.score import add_score_arguments, score_model
 from pipeline.stage_dir import StageDir, seal
 
@@ -346,6 +346,12 @@ def served(server, tiny, base):
     return ServedModel(REAL_SERVER or server.url, base)
 
 
+def complete(served, prompts, **options):
+    """Ask it as an evaluation does."""
+    opening = encode_forced_opening(served.tokenizer)
+    return served.generate(prompts, places=range(len(prompts)), prefixes=[opening] * len(prompts), **options)
+
+
 def test_a_served_model_gives_the_answers_of_a_loaded_one(served, tiny):
     problems = load("arithmetic_v1", "dev").problems[:12]
     settings = {"max_new_tokens": 12, "batch_size": 8, "label": "test"}
@@ -388,7 +394,8 @@ def test_its_samples_are_of_the_whole_distribution_and_its_log_probabilities_our
 
     ends = {}
     counts = Counter()
-    sequences = served.generate(
+    sequences = complete(
+        served,
         prompts,
         max_new_tokens=16,
         temperature=1.0,
@@ -408,7 +415,7 @@ def test_its_samples_are_of_the_whole_distribution_and_its_log_probabilities_our
 
 def test_a_served_sequence_is_like_one_of_ours(served, tiny):
     prompt = encode_prompt(tiny[1], PROBLEM, "think")
-    [remote] = served.generate([prompt], max_new_tokens=8)
+    [remote] = complete(served, [prompt], max_new_tokens=8)
     [local] = generate(*tiny, [prompt], max_new_tokens=8)
 
     assert (remote.ids, remote.forced, remote.finish) == (local.ids, local.forced, local.finish)
@@ -420,7 +427,7 @@ def test_a_thought_that_the_template_opens_begins_a_served_sequence_too(served, 
     prompt = encode_prompt(served.tokenizer, PROBLEM, "think")
     assert prompt == encode_prompt(tiny[1], PROBLEM, "think")
 
-    [remote] = served.generate([prompt], max_new_tokens=8)
+    [remote] = complete(served, [prompt], max_new_tokens=8)
     [local] = generate(tiny[0], served.tokenizer, [prompt], max_new_tokens=8)
     assert (remote.ids, remote.forced, remote.finish) == (local.ids, local.forced, local.finish)
     assert served.tokenizer.decode(remote.ids[:1]) == THINK
@@ -437,7 +444,7 @@ def test_a_server_that_gives_no_ids_is_refused(server, served):
     whole = server.answer
     server.answer = lambda body: drop_ids(whole(body))
     with pytest.raises(UserError, match="its answer cannot be read"):
-        served.generate([[5, 6]], max_new_tokens=4)
+        complete(served, [[5, 6]], max_new_tokens=4)
 
 
 @pytest.mark.parametrize(
