@@ -15,7 +15,7 @@ Choices = Sequence[str] | None
 # For labels these are one value.
 _SYNONYMS = {"true": "yes", "yes": "true", "false": "no", "no": "false"}
 _SHORT = {"true": "t", "false": "f", "yes": "y", "no": "n"}
-# A question may ask for them without naming them.
+# Two labels of which one denies the other; a question may ask for them without naming them.
 OPPOSITES = (
     {"true", "false"},
     {"yes", "no"},
