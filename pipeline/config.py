@@ -255,7 +255,7 @@ def _describe_fault(tree: Mapping[str, Any], fault: Any) -> str:
             valid += [f"{block}.{field.name}" for field in dataclasses.fields(DatasetSpec)]
 
         matches = difflib.get_close_matches(key, valid, n=1)
-        hint = f"did you mean {matches[0]}?" if matches else "see recipes/README.md"
+        hint = f"did you mean {matches[0]}?" if matches else "the files in recipes/ have all there are"
         return f"unknown key {key!r}; {hint}"
     if fault["type"].startswith("missing"):
         return f"{key} is missing; write it there"
