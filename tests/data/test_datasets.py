@@ -193,6 +193,7 @@ def test_fewer_problems_than_take(mine):
 def test_n_may_be_more_than_there_are(mine):
     spec = DatasetSpec(mine, split="train", take=10)
     assert load_train(spec, 10_000) == load(mine, "train").problems
+    assert load_train(spec) == load(mine, "train").problems[:10]
 
 
 def test_an_empty_split(tmp_path):
