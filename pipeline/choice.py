@@ -6,15 +6,18 @@ advantage A = right(direct) - right(thinking) + price x (hundreds of tokens that
 the direct beginning where A > 0, else the thinking one, and its weight is |A|: cost-sensitive classification, whose
 optimum answers directly exactly where the expected A is above 0. So long thoughts that seldom help go first. Of
 problems with a level A may be the mean over their family and level, since one outcome is a matter of luck. A policy
-gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured). With a
-content weight the model is also trained on its own right answers, of thoughts on those without a wrong step, to keep
-them as they are. nano needs that. On the default base the last layer alone is trained, which leaves most thoughts as
-they are (docs/trials.md).
+gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured).
 
-Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only.
+What is learnt for the choice changes what is written after it, too. So the content of some answers is kept: each of its
+tokens is to stay as likely as it was to the parent. On the default base the last layer alone is trained, which also
+changes less (docs/trials.md).
+
+Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only;
+Learning without Forgetting, arXiv 1606.09282, section 3, for keeping what was known by the outputs of the parent.
 """
 
 import functools
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -25,8 +28,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.problem import Completion, Problem
 from data.splits import LEVELS
-from eval.steps import find_wrong_step
-from pipeline.forward import merge_adapter, prefill
+from pipeline.forward import merge_adapter, prefill, token_logprobs
 from pipeline.processes import gather_weights
 from pipeline.prompts import DIRECT, THINK, encode_prompt, encode_text
 from pipeline.training import DevScoredSftTrainer, Row
@@ -38,6 +40,9 @@ GREEDY = 0.5
 
 # Prompts whose probability is computed at once.
 PROMPTS_AT_ONCE = 128
+
+# The probability of a token is told from 1 up to here, so that what is left has a logarithm.
+CERTAIN = -1e-6
 
 
 @dataclass(frozen=True)
@@ -150,79 +155,114 @@ def build_choice_rows(
     tokenizer,
     outcomes: Sequence[Outcome],
     advantages: Sequence[float],
-    content_weight: float,
+    keep_share: float,
+    keep_weight: float,
+    seed: int,
 ) -> list[Row]:
-    """Return the rows that train the choice and the content of right answers.
+    """Return a row for each training problem: the answer that pays, whose beginning is the label of the choice.
 
     Args:
         tokenizer: Of the model.
         outcomes: Of the training problems.
         advantages: Of a direct answer to each, as :func:`compute_advantages` gives them.
-        content_weight: Of the mean cross-entropy of a right answer.
+        keep_share: Of the problems, how many have their content kept; the rows of the others end with the beginning.
+        keep_weight: Of that content, against the choice.
+        seed: Of the draw of these.
+
+    Returns:
+        Rows with a weight for each token: ``weights`` on the choice, ``kept`` on the content.
     """
     beginnings = encode_beginnings(tokenizer)
+    rng = random.Random(seed)
+    count = round(keep_share * len(outcomes))
+    kept = set(rng.sample(range(len(outcomes)), count))
+
     rows: list[Row] = []
-
-    for outcome, advantage in zip(outcomes, advantages, strict=True):
-        start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
-        thinking: list[int] = []
-        direct: list[int] = []
-        if content_weight:
-            direct = _encode_content(tokenizer, outcome.direct, DIRECT)
-            # Right by luck: there is nothing in it to keep.
-            if not find_wrong_step(outcome.problem, outcome.thinking.completion.text):
-                thinking = _encode_content(tokenizer, outcome.thinking, THINKING)
-
+    for number, (outcome, advantage) in enumerate(zip(outcomes, advantages, strict=True)):
         # A choice that does not pay is not pushed away: its rival is the label.
-        rows.append(_build_row(start, beginnings.thinking, thinking, max(-advantage, 0.0), content_weight))
-        rows.append(_build_row(start, beginnings.direct, direct, max(advantage, 0.0), content_weight))
-    return [row for row in rows if any(row["weights"])]
+        is_direct = advantage > 0
+        answer = outcome.direct if is_direct else outcome.thinking
+        beginning = beginnings.direct if is_direct else beginnings.thinking
+        content: list[int] = []
+        if number in kept:
+            content = _encode_content(tokenizer, answer, DIRECT if is_direct else THINKING)
+
+        start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
+        before = [0.0] * len(start)
+        # All tokens of the content share one weight, so that long answers count no more.
+        share = keep_weight / max(1, len(content))
+        rows.append(
+            {
+                "input_ids": start + beginning + content,
+                "completion_mask": [0] * len(start) + [1] * len(beginning + content),
+                # The choice is the first token. The others are trained with it, or they would be repetitions of it:
+                # "<think></think></think>", on and on.
+                "weights": before + [abs(advantage)] * len(beginning) + [0.0] * len(content),
+                "kept": before + [0.0] * len(beginning) + [share] * len(content),
+            }
+        )
+    return rows
 
 
 def _encode_content(tokenizer, answer: Answer, beginning: str) -> list[int]:
-    """What follows the beginning, where the answer is right and whole."""
-    if not answer.is_right or answer.completion.finish != "stop":
+    """What follows the beginning; nothing where the answer did not come to its end."""
+    if answer.completion.finish != "stop":
         return []
 
     rest = encode_text(tokenizer, answer.completion.text.removeprefix(beginning))
     return [*rest, tokenizer.eos_token_id]
 
 
-def _build_row(
-    start: list[int],
-    beginning: list[int],
-    content: list[int],
-    choice_weight: float,
-    content_weight: float,
-) -> Row:
-    """A row with a weight for each token: 0 before the choice."""
-    # The choice is the first token. The others are trained with it, or they would be repetitions of it:
-    # "<think></think></think>", on and on.
-    weights = [choice_weight] * len(beginning)
-    # All tokens of the content share one weight, so that long answers count no more.
-    weights += [content_weight / len(content)] * len(content) if content else []
-    answer = beginning + content
-    return {
-        "input_ids": start + answer,
-        "completion_mask": [0] * len(start) + [int(weight > 0) for weight in weights],
-        "weights": [0.0] * len(start) + weights,
-    }
+def add_parent_logprobs(parent, rows: Sequence[Row]) -> list[Row]:
+    """Return rows with ``parent_logprobs`` (nats): what the parent gives each token that is kept, 0 elsewhere."""
+    parent.eval()
+    scored = []
+    with gather_weights(parent):
+        for row in rows:
+            ids = row["input_ids"]
+            # Kept tokens are the last of a row.
+            count = sum(weight > 0 for weight in row["kept"])
+            start = len(ids) - count
+            logprobs = token_logprobs(parent, ids[:start], ids[start:]).tolist() if count else []
+            scored.append({**row, "parent_logprobs": [0.0] * start + logprobs})
+    return scored
 
 
 def collate_weighted(pad_token_id: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Return a batch with ``weights``; all tensors are (rows, longest row)."""
+    """Return a batch with the weights of its rows; all tensors are (rows, longest row)."""
     pad = functools.partial(pad_sequence, batch_first=True)
     ids = [torch.tensor(row["input_ids"]) for row in rows]
-    return {
+    batch = {
         "input_ids": pad(ids, padding_value=pad_token_id),
         "attention_mask": pad([torch.ones_like(row) for row in ids]),
         "labels": pad([torch.tensor(row["labels"]) for row in rows], padding_value=-100),
-        "weights": pad([torch.tensor(row["weights"]) for row in rows]),
     }
+    for name in ("weights", "kept", "parent_logprobs"):
+        batch[name] = pad([torch.tensor(row[name]) for row in rows])
+    return batch
+
+
+def compute_divergences(parent_logprobs: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+    """Return the KL divergence from the parent's to the model's distribution over "this token" and "another" (nats).
+
+    It is at most that over the whole vocabulary, and needs no more than the probability of one token.
+
+    Args:
+        parent_logprobs: Of the tokens, by the parent.
+        logprobs: The same by the model, of the same shape.
+    """
+    parent = parent_logprobs.float().clamp(max=CERTAIN)
+    model = logprobs.float().clamp(max=CERTAIN)
+    parent_others = torch.log(-torch.expm1(parent))
+    model_others = torch.log(-torch.expm1(model))
+    return parent.exp() * (parent - model) + parent_others.exp() * (parent_others - model_others)
 
 
 class ChoiceTrainer(DevScoredSftTrainer):
-    """TRL's trainer with the weighted cross-entropy of a row, in the mean over rows, as its loss."""
+    """TRL's trainer with a loss of its own, in the mean over rows.
+
+    It is the weighted cross-entropy of the choice and, on the content, the weighted divergence from the parent.
+    """
 
     # The loss is divided by the rows of the whole step, below.
     loss_is_scaled_for_ga: Any = True
@@ -235,13 +275,14 @@ class ChoiceTrainer(DevScoredSftTrainer):
         num_items_in_batch=None,
     ):
         """Return the loss of a micro-batch, its share of the batch of the step."""
-        weights = inputs.pop("weights")
+        # Log-probabilities begin with the second token of a row.
+        weights, kept, parent_logprobs = (inputs.pop(name)[:, 1:] for name in ("weights", "kept", "parent_logprobs"))
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
 
-        # Log-probabilities begin with the second token of a row.
-        weighted = weights[:, 1:] * outputs.log_probs
+        choice = -(weights * outputs.log_probs).sum()
+        change = (kept * compute_divergences(parent_logprobs, outputs.log_probs)).sum()
         rows = len(weights) * self.current_gradient_accumulation_steps
-        loss = -weighted.sum() / rows
+        loss = (choice + change) / rows
         return (loss, outputs) if return_outputs else loss
 
 

@@ -172,7 +172,8 @@ class AdaptiveSettings(Settings):
     problems: Problems
     dev: Count
     price: Annotated[float, Field(ge=0)]
-    content_weight: Annotated[float, Field(ge=0)]
+    keep_share: Share
+    keep_weight: Positive
     group_share: Share
     last_layers: Count | None
     accuracy_margin: Share

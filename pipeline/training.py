@@ -417,11 +417,8 @@ def _fill_last_batch(rows: Sequence[Row], batch: int, tokenizer) -> list[Row]:
     if processes.get_state().num_processes == 1:
         return list(rows)
 
-    # Stage 5 has weights in the place of the mask.
-    empty = {
-        "input_ids": [tokenizer.eos_token_id] * 2,
-        "completion_mask": [0, 0],
-        "weights": [0.0, 0.0],
-    }
+    # No column of it has a loss.
+    empty: Row = {name: [0, 0] for name in rows[0]}
+    empty["input_ids"] = [tokenizer.eos_token_id] * 2
     missing = -len(rows) % batch
     return [*rows, *[empty] * missing]

@@ -130,8 +130,18 @@ class AdaptiveTraining:
         """Train an adapter further on the choice; returns the folder of what comes of it."""
         settings = self.settings
         advantages = choice.compute_advantages(outcomes, settings.price, settings.group_share)
-        rows = choice.build_choice_rows(self.tokenizer, outcomes, advantages, settings.content_weight)
-        # The weights are a column that transformers does not know.
+        rows = choice.build_choice_rows(
+            self.tokenizer,
+            outcomes,
+            advantages,
+            settings.keep_share,
+            settings.keep_weight,
+            self.context.seed,
+        )
+        model, _ = self.context.load_model(adapter)
+        rows = choice.add_parent_logprobs(model, rows)
+
+        # The weights are columns that transformers does not know.
         trainer = {**settings.trainer, "remove_unused_columns": False}
         return train_adapter(
             self.context,

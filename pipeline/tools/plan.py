@@ -44,8 +44,6 @@ DIRECT_TOKENS = 14
 ASKED_SHARE = 0.8
 # Of the problems of a round, assumed: every later round of expert iteration asks these again. On nano it was more.
 UNSOLVED_SHARE = 0.3
-# Rows of a problem in stage 5 with content: both answers where both are right, the better one else, often none.
-CHOICE_ROWS = 1.2
 
 # Of the time of a step that trains all layers: 226 steps took 131 s; in all layers 0.68 a second (smollm2-135m).
 LAST_LAYERS_COST = 0.4
@@ -174,15 +172,13 @@ class Plan:
         on_dev = (2 + LOOKS) * count_dev_problems(settings) * tokens
         answering = (problems * (tokens + DIRECT_TOKENS) + on_dev, 0.0)
 
-        # Without content a problem is one row, a prompt and its choice.
-        rows, row_tokens = float(problems), self.prompt_tokens
-        if settings.content_weight:
-            rows, row_tokens = problems * CHOICE_ROWS, self.row_tokens
+        # A problem is one row; those without content are padded to those with it.
+        row_tokens = self.row_tokens if settings.keep_share else self.prompt_tokens
         if settings.last_layers:
             row_tokens *= LAST_LAYERS_COST
 
         # The training scores no dev of its own.
-        _, trained = self.count_training(settings, settings.trainer, rows, row_tokens)
+        _, trained = self.count_training(settings, settings.trainer, problems, row_tokens)
         return [answering, (0.0, trained)]
 
     def count_dev(self, settings: Any) -> Work:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -34,8 +35,13 @@ def make_outcome(thinking, direct, number=6, finish="stop", thinking_tokens=108,
     )
 
 
-def build_rows(tokenizer, outcome, content_weight=0.5):
-    return choice.build_choice_rows(tokenizer, [outcome], [outcome.compute_advantage(PRICE)], content_weight)
+def build_rows(tokenizer, outcomes, keep_share=1.0, keep_weight=0.5, parent=None):
+    """The rows of outcomes; with a parent's log-probabilities where one is given, else with zeros."""
+    advantages = [outcome.compute_advantage(PRICE) for outcome in outcomes]
+    rows = choice.build_choice_rows(tokenizer, outcomes, advantages, keep_share, keep_weight, seed=1)
+    if parent:
+        return choice.add_parent_logprobs(parent, rows)
+    return [{**row, "parent_logprobs": [0.0] * len(row["input_ids"])} for row in rows]
 
 
 def read_choice(tokenizer, outcome, row):
@@ -55,13 +61,11 @@ def test_the_choice_is_weighted_by_what_it_pays(tiny, thinking, direct, advantag
     beginnings = choice.encode_beginnings(tokenizer)
     assert outcome.compute_advantage(PRICE) == pytest.approx(advantage)
 
-    weights = dict.fromkeys((beginnings.thinking[0], beginnings.direct[0]), 0.0)
-    for row in build_rows(tokenizer, outcome):
-        weight, token = read_choice(tokenizer, outcome, row)
-        weights[token] += weight
-
-    assert weights[beginnings.direct[0]] == pytest.approx(max(advantage, 0))
-    assert weights[beginnings.thinking[0]] == pytest.approx(max(-advantage, 0))
+    [row] = build_rows(tokenizer, [outcome])
+    expected = beginnings.direct[0] if advantage > 0 else beginnings.thinking[0]
+    weight, token = read_choice(tokenizer, outcome, row)
+    assert token == expected
+    assert weight == pytest.approx(abs(advantage))
 
 
 def test_an_advantage_is_shared_by_a_family_and_level():
@@ -79,16 +83,17 @@ def test_an_advantage_is_shared_by_a_family_and_level():
     assert choice.compute_advantages(unknown, PRICE, 1.0) == pytest.approx(own[:2])
 
 
-def test_without_a_content_weight_the_beginning_is_trained_and_nothing_else(tiny):
+def test_what_is_not_kept_ends_with_the_beginning_which_is_trained_whole(tiny):
     """All of it: what follows the choice would else be learnt as a repetition of it."""
     _, tokenizer = tiny
     outcome = make_outcome(True, True)
-    [row] = build_rows(tokenizer, outcome, content_weight=0.0)
+    [row] = build_rows(tokenizer, [outcome], keep_share=0.0)
 
     direct = choice.encode_beginnings(tokenizer).direct
     assert len(direct) > 1
     assert row["input_ids"][-len(direct) :] == direct
     assert row["weights"] == pytest.approx([0.0] * (len(row["weights"]) - len(direct)) + [PRICE] * len(direct))
+    assert not any(row["kept"])
 
 
 def test_a_longer_thought_must_bring_more():
@@ -105,41 +110,43 @@ def test_the_beginnings_differ_in_one_token(tiny):
     assert beginnings.thinking[0] != beginnings.direct[0]
 
 
-def test_the_content_of_right_and_whole_answers_is_trained_and_no_other(tiny):
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_content_of_the_answer_that_pays_is_kept_right_or_wrong(tiny, is_right):
     _, tokenizer = tiny
+    thought = make_outcome(True, False)
+    direct = make_outcome(is_right, is_right)
 
-    [thinking, direct] = build_rows(tokenizer, make_outcome(True, True))
-    for row, text in ((direct, "direct"), (thinking, "thinking")):
-        answer = getattr(make_outcome(True, True), text).completion.text
-        assert tokenizer.decode(row["input_ids"]).endswith(answer + tokenizer.eos_token)
-    assert sum(thinking["weights"]) == pytest.approx(0.5)
-    beginning = choice.encode_beginnings(tokenizer).direct
-    assert sum(direct["weights"]) == pytest.approx(0.5 + PRICE * len(beginning))
-
-    [row] = build_rows(tokenizer, make_outcome(False, False))
-    assert sum(row["completion_mask"]) == len(beginning)
-    assert row["input_ids"][-len(beginning) :] == beginning
-
-    [row] = build_rows(tokenizer, make_outcome(True, True, finish="length"))
-    assert sum(row["completion_mask"]) == len(beginning)
+    for outcome, kind in ((thought, "thinking"), (direct, "direct")):
+        [row] = build_rows(tokenizer, [outcome])
+        content = getattr(outcome, kind).completion.text.removeprefix("<think>\n").removeprefix(prompts.DIRECT)
+        ids = prompts.encode_text(tokenizer, content) + [tokenizer.eos_token_id]
+        assert row["input_ids"][-len(ids) :] == ids
+        assert row["kept"] == pytest.approx([0.0] * (len(row["kept"]) - len(ids)) + [0.5 / len(ids)] * len(ids))
+        # The choice is trained beside it, and nothing has both weights.
+        assert not any(weight and kept for weight, kept in zip(row["weights"], row["kept"], strict=True))
 
 
-def test_the_content_of_a_thought_with_a_wrong_step_is_not_trained(tiny):
+def test_of_a_truncated_answer_only_the_choice_is_trained(tiny):
     _, tokenizer = tiny
-    outcome = make_outcome(True, False)
-    lucky = prompts.format_thinking_answer("6 + 5 = 12", outcome.problem.answer)
-    outcome = replace(outcome, thinking=make_answer(outcome.problem, True, lucky, 108))
+    [row] = build_rows(tokenizer, [make_outcome(True, False, finish="length")])
+    assert not any(row["kept"])
+    assert tokenizer.decode(row["input_ids"]).endswith("<think>\n")
 
-    [row] = build_rows(tokenizer, outcome)
-    assert sum(row["completion_mask"]) == 1
-    assert sum(row["weights"]) == pytest.approx(1 - PRICE)
+
+def test_a_share_of_the_problems_is_kept_by_chance(tiny):
+    _, tokenizer = tiny
+    outcomes = [make_outcome(True, False, number=number) for number in range(6, 26)]
+    are_kept = [any(row["kept"]) for row in build_rows(tokenizer, outcomes, keep_share=0.25)]
+    assert sum(are_kept) == 5
+    # Problems come in an order of levels and families.
+    assert are_kept != [number % 4 == 0 for number in range(20)]
 
 
 def test_a_row_is_what_generation_writes(tiny):
     """The prompt, the beginning and the rest of the completion, each in the tokens that decoding has."""
     _, tokenizer = tiny
     outcome = make_outcome(True, False)
-    [row] = build_rows(tokenizer, outcome)
+    [row] = build_rows(tokenizer, [outcome])
 
     prompt = prompts.encode_prompt(tokenizer, outcome.problem, "think")
     beginning = prompts.encode_text(tokenizer, "<think>\n")
@@ -166,12 +173,16 @@ def train(tiny, rows, work, fast=True, **trainer):
     )
 
 
+@pytest.fixture
+def two_outcomes():
+    return [make_outcome(True, False), make_outcome(False, True, number=7)]
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_loss_is_the_weighted_cross_entropy_in_the_mean_over_rows(tiny, tmp_path, accumulation):
+def test_the_loss_is_the_weighted_cross_entropy_in_the_mean_over_rows(tiny, tmp_path, two_outcomes, accumulation):
     model, tokenizer = tiny
-    outcomes = [make_outcome(True, False), make_outcome(False, True, number=7)]
-    rows = [row for outcome in outcomes for row in build_rows(tokenizer, outcome)]
-    rows *= 2
+    # Nothing has changed yet, so the divergence is 0.
+    rows = build_rows(tokenizer, two_outcomes, parent=model) * 2
 
     size = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
     train(tiny, rows, tmp_path, **size)
@@ -180,18 +191,70 @@ def test_the_loss_is_the_weighted_cross_entropy_in_the_mean_over_rows(tiny, tmp_
     for row in rows:
         logprobs = token_logprobs(model, row["input_ids"][:1], row["input_ids"][1:])
         losses.append(float(-(torch.tensor(row["weights"][1:]) * logprobs).sum()))
-    logged = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])["loss"]
-    assert logged == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert read_losses(tmp_path)[0] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
-def test_the_stock_forward_gives_the_same_loss(tiny, tmp_path):
-    rows = build_rows(tiny[1], make_outcome(True, False)) * 4
-    logs = []
+def test_another_content_than_the_parents_adds_to_the_loss(tiny, tmp_path, two_outcomes):
+    model, tokenizer = tiny
+    rows = build_rows(tokenizer, two_outcomes, parent=model) * 2
+    # As if the parent had been surer of each token.
+    changed = [{**row, "parent_logprobs": [value / 2 for value in row["parent_logprobs"]]} for row in rows]
+
+    train(tiny, rows, tmp_path / "same")
+    train(tiny, changed, tmp_path / "changed")
+
+    added = []
+    for row in changed:
+        parent = torch.tensor(row["parent_logprobs"])
+        divergence = choice.compute_divergences(parent, 2 * parent)
+        added.append(float((torch.tensor(row["kept"]) * divergence).sum()))
+    before, after = (read_losses(tmp_path / name)[0] for name in ("same", "changed"))
+    assert after - before == pytest.approx(sum(added) / len(added), rel=1e-3)
+
+
+def read_losses(work):
+    return [json.loads(line)["loss"] for line in (work / "train.jsonl").read_text().splitlines()]
+
+
+def test_a_divergence_is_that_of_a_token_and_all_others():
+    parent, model = torch.tensor([0.8, 0.3, 1.0]).log(), torch.tensor([0.5, 0.3, 1.0]).log()
+    expected = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert choice.compute_divergences(parent, model).tolist() == pytest.approx([expected, 0, 0], abs=1e-6)
+
+
+def test_a_token_that_both_are_sure_of_has_a_gradient_without_an_error():
+    model = torch.zeros(2, requires_grad=True)
+    choice.compute_divergences(torch.tensor([0.0, -20.0]), model).sum().backward()
+    assert model.grad.isfinite().all()
+
+
+def test_the_stock_forward_gives_the_same_loss(tiny, tmp_path, two_outcomes):
+    rows = build_rows(tiny[1], two_outcomes, parent=tiny[0]) * 2
     for fast in (True, False):
         train(tiny, rows, tmp_path / str(fast), fast=fast)
-        lines = (tmp_path / str(fast) / "train.jsonl").read_text().splitlines()
-        logs.append([json.loads(line)["loss"] for line in lines])
-    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+    assert read_losses(tmp_path / "True") == pytest.approx(read_losses(tmp_path / "False"), rel=1e-4)
+
+
+def test_content_that_is_kept_changes_less(tiny, tmp_path):
+    """Both are trained on the same choices, which change the content unless it is kept."""
+    model, tokenizer = tiny
+    outcomes = [make_outcome(number % 2 == 0, number % 2 == 1, number=number) for number in range(6, 14)]
+    # A parent that is sure of its content has something to lose.
+    learnt = [{**row, "weights": [float(kept > 0) for kept in row["kept"]]} for row in build_rows(tokenizer, outcomes)]
+    trained = train(tiny, learnt, tmp_path / "parent", num_train_epochs=20).merge_and_unload()
+    # A trainer leaves its own forward on what it trained.
+    parent = copy.deepcopy(model)
+    parent.load_state_dict(trained.state_dict())
+    contents = build_rows(tokenizer, outcomes, parent=parent)
+
+    changes = []
+    for share in (0.0, 1.0):
+        rows = build_rows(tokenizer, outcomes, share, keep_weight=10.0, parent=parent)
+        trained = train((parent, tokenizer), rows, tmp_path / str(share), num_train_epochs=10)
+        losses = [-sum(row["parent_logprobs"]) for row in choice.add_parent_logprobs(trained, contents)]
+        changes.append(sum(losses) + sum(sum(row["parent_logprobs"]) for row in contents))
+    # What is lost is the log-probability of the parent's own tokens.
+    assert changes[1] < 0.5 * changes[0]
 
 
 def test_the_choice_that_pays_is_learnt(tiny, tmp_path):
@@ -199,7 +262,7 @@ def test_the_choice_that_pays_is_learnt(tiny, tmp_path):
     _, tokenizer = tiny
     outcomes = [make_outcome(number % 2 == 0, number % 2 == 1, number=number) for number in range(6, 14)]
     problems = [outcome.problem for outcome in outcomes]
-    rows = [row for outcome in outcomes for row in build_rows(tokenizer, outcome, 0.1)]
+    rows = build_rows(tokenizer, outcomes, 0.0)
 
     model = train(tiny, rows, tmp_path, num_train_epochs=25, learning_rate=2e-2)
 
