@@ -8,9 +8,10 @@ optimum answers directly exactly where the expected A is above 0. So long though
 problems with a level A may be the mean over their family and level, since one outcome is a matter of luck. A policy
 gradient on the same outcomes stalls at probabilities near 0, since it carries the factor p (1 - p) (measured).
 
-What is learnt for the choice changes what is written after it, too. So the content of some answers is kept: each of its
-tokens is to stay as likely as it was to the parent. On the default base the last layer alone is trained, which also
-changes less (docs/trials.md).
+What is learnt for the choice changes what is written after it, too. Two things keep it. By ``keep_share`` each token of
+some answers is to stay as likely as it was to the parent. By ``content_weight`` the model is trained on its own right
+answers, of thoughts on those without a wrong step; nano, whose direct answers get better by it, needs that. On the
+default base the last layer alone is trained, which also changes less (docs/trials.md).
 
 Source: AdaptThink, arXiv 2505.13417, for the aim; LHRM, arXiv 2505.14631, for an advantage on the mode token only;
 Learning without Forgetting, arXiv 1606.09282, section 3, for keeping what was known by the outputs of the parent.
@@ -28,9 +29,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from data.problem import Completion, Problem
 from data.splits import LEVELS
+from eval.steps import find_wrong_step
 from pipeline.forward import merge_adapter, prefill, token_logprobs
 from pipeline.processes import gather_weights
 from pipeline.prompts import DIRECT, THINK, encode_prompt, encode_text
+from pipeline.settings import AdaptiveSettings
 from pipeline.training import DevScoredSftTrainer, Row
 
 THINKING = f"{THINK}\n"
@@ -155,62 +158,79 @@ def build_choice_rows(
     tokenizer,
     outcomes: Sequence[Outcome],
     advantages: Sequence[float],
-    keep_share: float,
-    keep_weight: float,
+    settings: AdaptiveSettings,
     seed: int,
 ) -> list[Row]:
-    """Return a row for each training problem: the answer that pays, whose beginning is the label of the choice.
+    """Return the rows that train the choice and, as the settings say, keep or train the content of answers.
 
     Args:
         tokenizer: Of the model.
         outcomes: Of the training problems.
         advantages: Of a direct answer to each, as :func:`compute_advantages` gives them.
-        keep_share: Of the problems, how many have their content kept; the rows of the others end with the beginning.
-        keep_weight: Of that content, against the choice.
-        seed: Of the draw of these.
+        settings: Of the stage.
+        seed: Of the draw of the problems whose answers are kept.
 
     Returns:
-        Rows with a weight for each token: ``weights`` on the choice, ``kept`` on the content.
+        Rows with two weights for each token: ``weights`` of its cross-entropy, ``kept`` of its divergence.
     """
-    beginnings = encode_beginnings(tokenizer)
     rng = random.Random(seed)
-    count = round(keep_share * len(outcomes))
+    count = round(settings.keep_share * len(outcomes))
     kept = set(rng.sample(range(len(outcomes)), count))
 
     rows: list[Row] = []
     for number, (outcome, advantage) in enumerate(zip(outcomes, advantages, strict=True)):
+        keep_weight = settings.keep_weight if number in kept else 0.0
         # A choice that does not pay is not pushed away: its rival is the label.
-        is_direct = advantage > 0
-        answer = outcome.direct if is_direct else outcome.thinking
-        beginning = beginnings.direct if is_direct else beginnings.thinking
-        content: list[int] = []
-        if number in kept:
-            content = _encode_content(tokenizer, answer, DIRECT if is_direct else THINKING)
-
-        start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
-        before = [0.0] * len(start)
-        # All tokens of the content share one weight, so that long answers count no more.
-        share = keep_weight / max(1, len(content))
-        rows.append(
-            {
-                "input_ids": start + beginning + content,
-                "completion_mask": [0] * len(start) + [1] * len(beginning + content),
-                # The choice is the first token. The others are trained with it, or they would be repetitions of it:
-                # "<think></think></think>", on and on.
-                "weights": before + [abs(advantage)] * len(beginning) + [0.0] * len(content),
-                "kept": before + [0.0] * len(beginning) + [share] * len(content),
-            }
-        )
-    return rows
+        for is_direct, choice_weight in ((False, max(-advantage, 0.0)), (True, max(advantage, 0.0))):
+            # What is not to be chosen need not be kept.
+            keeps = keep_weight if choice_weight else 0.0
+            rows.append(_build_row(tokenizer, outcome, is_direct, choice_weight, settings.content_weight, keeps))
+    return [row for row in rows if any(row["weights"])]
 
 
-def _encode_content(tokenizer, answer: Answer, beginning: str) -> list[int]:
-    """What follows the beginning; nothing where the answer did not come to its end."""
-    if answer.completion.finish != "stop":
-        return []
+def _build_row(
+    tokenizer,
+    outcome: Outcome,
+    is_direct: bool,
+    choice_weight: float,
+    content_weight: float,
+    keep_weight: float,
+) -> Row:
+    """A prompt and an answer, with weights of 0 before the choice."""
+    beginnings = encode_beginnings(tokenizer)
+    start = encode_prompt(tokenizer, outcome.problem, "think") + beginnings.shared
+    beginning = beginnings.direct if is_direct else beginnings.thinking
+    answer = outcome.direct if is_direct else outcome.thinking
 
-    rest = encode_text(tokenizer, answer.completion.text.removeprefix(beginning))
-    return [*rest, tokenizer.eos_token_id]
+    learnt_weight = content_weight if _is_to_be_learnt(outcome, answer) else 0.0
+    content: list[int] = []
+    # A truncated answer is nothing to learn or to keep.
+    if (learnt_weight or keep_weight) and answer.completion.finish == "stop":
+        text = answer.completion.text.removeprefix(DIRECT if is_direct else THINKING)
+        content = [*encode_text(tokenizer, text), tokenizer.eos_token_id]
+
+    # The choice is the first token. The others are trained with it, or they would be repetitions of it:
+    # "<think></think></think>", on and on.
+    weights = [choice_weight] * len(beginning)
+    # All tokens of the content share one weight, so that long answers count no more.
+    weights += [learnt_weight / len(content)] * len(content) if content else []
+    kept = [0.0] * len(beginning)
+    kept += [keep_weight / len(content)] * len(content) if content else []
+
+    pairs = zip(weights, kept, strict=True)
+    return {
+        "input_ids": start + beginning + content,
+        "completion_mask": [0] * len(start) + [int(weight > 0 or keeps > 0) for weight, keeps in pairs],
+        "weights": [0.0] * len(start) + weights,
+        "kept": [0.0] * len(start) + kept,
+    }
+
+
+def _is_to_be_learnt(outcome: Outcome, answer: Answer) -> bool:
+    """Whether an answer is right, and not by luck."""
+    if not answer.is_right:
+        return False
+    return answer is outcome.direct or not find_wrong_step(outcome.problem, answer.completion.text)
 
 
 def add_parent_logprobs(parent, rows: Sequence[Row]) -> list[Row]:
@@ -261,7 +281,7 @@ def compute_divergences(parent_logprobs: torch.Tensor, logprobs: torch.Tensor) -
 class ChoiceTrainer(DevScoredSftTrainer):
     """TRL's trainer with a loss of its own, in the mean over rows.
 
-    It is the weighted cross-entropy of the choice and, on the content, the weighted divergence from the parent.
+    It is the weighted cross-entropy of the tokens and their weighted divergence from the parent.
     """
 
     # The loss is divided by the rows of the whole step, below.
@@ -279,10 +299,10 @@ class ChoiceTrainer(DevScoredSftTrainer):
         weights, kept, parent_logprobs = (inputs.pop(name)[:, 1:] for name in ("weights", "kept", "parent_logprobs"))
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
 
-        choice = -(weights * outputs.log_probs).sum()
-        change = (kept * compute_divergences(parent_logprobs, outputs.log_probs)).sum()
+        learnt = -(weights * outputs.log_probs).sum()
+        changed = (kept * compute_divergences(parent_logprobs, outputs.log_probs)).sum()
         rows = len(weights) * self.current_gradient_accumulation_steps
-        loss = (choice + change) / rows
+        loss = (learnt + changed) / rows
         return (loss, outputs) if return_outputs else loss
 
 

@@ -174,6 +174,7 @@ class AdaptiveSettings(Settings):
     price: Annotated[float, Field(ge=0)]
     keep_share: Share
     keep_weight: Positive
+    content_weight: Annotated[float, Field(ge=0)]
     group_share: Share
     last_layers: Count | None
     accuracy_margin: Share

@@ -130,14 +130,7 @@ class AdaptiveTraining:
         """Train an adapter further on the choice; returns the folder of what comes of it."""
         settings = self.settings
         advantages = choice.compute_advantages(outcomes, settings.price, settings.group_share)
-        rows = choice.build_choice_rows(
-            self.tokenizer,
-            outcomes,
-            advantages,
-            settings.keep_share,
-            settings.keep_weight,
-            self.context.seed,
-        )
+        rows = choice.build_choice_rows(self.tokenizer, outcomes, advantages, settings, self.context.seed)
         model, _ = self.context.load_model(adapter)
         rows = choice.add_parent_logprobs(model, rows)
 

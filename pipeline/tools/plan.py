@@ -44,6 +44,8 @@ DIRECT_TOKENS = 14
 ASKED_SHARE = 0.8
 # Of the problems of a round, assumed: every later round of expert iteration asks these again. On nano it was more.
 UNSOLVED_SHARE = 0.3
+# Rows of a problem in stage 5 with content: both answers where both are right, the better one else, often none.
+CHOICE_ROWS = 1.2
 
 # Of the time of a step that trains all layers: 226 steps took 131 s; in all layers 0.68 a second (smollm2-135m).
 LAST_LAYERS_COST = 0.4
@@ -172,13 +174,15 @@ class Plan:
         on_dev = (2 + LOOKS) * count_dev_problems(settings) * tokens
         answering = (problems * (tokens + DIRECT_TOKENS) + on_dev, 0.0)
 
-        # A problem is one row; those without content are padded to those with it.
-        row_tokens = self.row_tokens if settings.keep_share else self.prompt_tokens
+        # Without content a problem is one row, a prompt and its choice; beside content it is padded.
+        rows = problems * CHOICE_ROWS if settings.content_weight else problems
+        has_content = settings.content_weight or settings.keep_share
+        row_tokens = self.row_tokens if has_content else self.prompt_tokens
         if settings.last_layers:
             row_tokens *= LAST_LAYERS_COST
 
         # The training scores no dev of its own.
-        _, trained = self.count_training(settings, settings.trainer, problems, row_tokens)
+        _, trained = self.count_training(settings, settings.trainer, rows, row_tokens)
         return [answering, (0.0, trained)]
 
     def count_dev(self, settings: Any) -> Work:

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import math
+import types
 from dataclasses import replace
 
 import pytest
@@ -35,10 +36,11 @@ def make_outcome(thinking, direct, number=6, finish="stop", thinking_tokens=108,
     )
 
 
-def build_rows(tokenizer, outcomes, keep_share=1.0, keep_weight=0.5, parent=None):
+def build_rows(tokenizer, outcomes, keep_share=1.0, keep_weight=0.5, content_weight=0.0, parent=None):
     """The rows of outcomes; with a parent's log-probabilities where one is given, else with zeros."""
     advantages = [outcome.compute_advantage(PRICE) for outcome in outcomes]
-    rows = choice.build_choice_rows(tokenizer, outcomes, advantages, keep_share, keep_weight, seed=1)
+    settings = types.SimpleNamespace(keep_share=keep_share, keep_weight=keep_weight, content_weight=content_weight)
+    rows = choice.build_choice_rows(tokenizer, outcomes, advantages, settings, seed=1)
     if parent:
         return choice.add_parent_logprobs(parent, rows)
     return [{**row, "parent_logprobs": [0.0] * len(row["input_ids"])} for row in rows]
@@ -126,10 +128,39 @@ def test_the_content_of_the_answer_that_pays_is_kept_right_or_wrong(tiny, is_rig
         assert not any(weight and kept for weight, kept in zip(row["weights"], row["kept"], strict=True))
 
 
-def test_of_a_truncated_answer_only_the_choice_is_trained(tiny):
+@pytest.mark.parametrize("content_weight", [0.0, 0.5])
+def test_of_a_truncated_answer_only_the_choice_is_trained(tiny, content_weight):
     _, tokenizer = tiny
-    [row] = build_rows(tokenizer, [make_outcome(True, False, finish="length")])
+    [row] = build_rows(tokenizer, [make_outcome(True, False, finish="length")], content_weight=content_weight)
     assert not any(row["kept"])
+    assert tokenizer.decode(row["input_ids"]).endswith("<think>\n")
+
+
+def test_with_a_content_weight_right_answers_of_both_kinds_are_trained(tiny):
+    _, tokenizer = tiny
+    outcome = make_outcome(True, True)
+    [thinking, direct] = build_rows(tokenizer, [outcome], keep_share=0.0, content_weight=0.5)
+    for row, answer in ((direct, outcome.direct), (thinking, outcome.thinking)):
+        assert tokenizer.decode(row["input_ids"]).endswith(answer.completion.text + tokenizer.eos_token)
+    assert sum(thinking["weights"]) == pytest.approx(0.5)
+    beginning = choice.encode_beginnings(tokenizer).direct
+    assert sum(direct["weights"]) == pytest.approx(0.5 + PRICE * len(beginning))
+    # Nothing but the weights of tokens that are trained.
+    assert sum(thinking["completion_mask"]) == sum(weight > 0 for weight in thinking["weights"])
+
+    [row] = build_rows(tokenizer, [make_outcome(False, False)], keep_share=0.0, content_weight=0.5)
+    assert row["input_ids"][-len(beginning) :] == beginning
+
+
+def test_a_thought_with_a_wrong_step_is_not_trained(tiny):
+    _, tokenizer = tiny
+    outcome = make_outcome(True, False)
+    lucky = prompts.format_thinking_answer("6 + 5 = 12", outcome.problem.answer)
+    outcome = replace(outcome, thinking=make_answer(outcome.problem, True, lucky, 108))
+
+    [row] = build_rows(tokenizer, [outcome], keep_share=0.0, content_weight=0.5)
+    beginning = choice.encode_beginnings(tokenizer).thinking
+    assert sum(row["weights"]) == pytest.approx((1 - PRICE) * len(beginning))
     assert tokenizer.decode(row["input_ids"]).endswith("<think>\n")
 
 

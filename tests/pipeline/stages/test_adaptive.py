@@ -65,6 +65,7 @@ def make_context(tiny, tmp_path, monkeypatch):
         price=0.1,
         keep_share=0.5,
         keep_weight=1.0,
+        content_weight=0.1,
         group_share=0.0,
         last_layers=None,
         accuracy_margin=0.01,
